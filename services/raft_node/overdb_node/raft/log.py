@@ -1,0 +1,111 @@
+"""The log in memory. Its first element is always a snapshot (PROTOCOL 1.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from overdb_node.raft.types import Entry, EntryKind, Member, Snapshot
+
+MembersDecoder = Callable[[bytes], tuple[Member, ...]]
+
+
+class Log:
+    """``log[0]`` is ``snapshot``; the entries ``snapshot.index + 1 .. last_index`` follow.
+
+    Holds every entry behind the snapshot in memory: compaction bounds it. Knows nothing of disks; what
+    of it is durable is the core's to know.
+    """
+
+    __slots__ = ("_configurations", "_decode_members", "_entries", "snapshot")
+
+    def __init__(
+        self, snapshot: Snapshot, entries: Sequence[Entry], decode_members: MembersDecoder
+    ) -> None:
+        self.snapshot = snapshot
+        self._entries: list[Entry] = []
+        self._decode_members = decode_members
+        # (index, members) of every configuration entry in the log, ascending.
+        self._configurations: list[tuple[int, tuple[Member, ...]]] = []
+        self.append(entries)
+
+    @property
+    def first_index(self) -> int:
+        """Index of the first element, which is the snapshot."""
+        return self.snapshot.index
+
+    @property
+    def last_index(self) -> int:
+        return self.snapshot.index + len(self._entries)
+
+    @property
+    def last_term(self) -> int:
+        return self._entries[-1].term if self._entries else self.snapshot.term
+
+    @property
+    def members(self) -> tuple[Member, ...]:
+        """Members by the newest configuration entry, committed or not, else log[0]'s (PROTOCOL 3.1)."""
+        return self._configurations[-1][1] if self._configurations else self.snapshot.members
+
+    def members_at(self, index: int) -> tuple[Member, ...]:
+        """Members as of ``index``, which is in the log: what a snapshot of that index must carry."""
+        for at, members in reversed(self._configurations):
+            if at <= index:
+                return members
+        return self.snapshot.members
+
+    def term_at(self, index: int) -> int | None:
+        """Term of the entry at ``index``; None below the first element and behind the end."""
+        position = index - self.snapshot.index
+        if position == 0:
+            return self.snapshot.term
+        if position < 0 or position > len(self._entries):
+            return None
+        return self._entries[position - 1].term
+
+    def slice(self, first: int, last: int) -> list[Entry]:
+        """Entries ``[first..last]``; ``first`` is behind the snapshot."""
+        base = self.snapshot.index + 1
+        assert first >= base, f"entry {first} is compacted: the log begins at {base}"
+        return self._entries[first - base : last - base + 1]
+
+    def slice_bytes(self, first: int, bytes_max: int) -> tuple[tuple[Entry, ...], int]:
+        """Entries from ``first`` on, at least one and no more than ``bytes_max`` of payload; their bytes."""
+        position = first - self.snapshot.index - 1
+        assert position >= 0, f"entry {first} is compacted: the log begins at {self.snapshot.index}"
+        entries = self._entries
+        end, size = position, 0
+        while end < len(entries):
+            size += len(entries[end].payload)
+            if size > bytes_max and end > position:
+                size -= len(entries[end].payload)
+                break
+            end += 1
+        return tuple(entries[position:end]), size
+
+    def append(self, entries: Sequence[Entry]) -> None:
+        """Add entries that follow the last one without a gap."""
+        for entry in entries:
+            assert entry.index == self.last_index + 1, f"gap: {entry.index} after {self.last_index}"
+            self._entries.append(entry)
+            if entry.kind is EntryKind.CONFIGURATION:
+                self._configurations.append((entry.index, self._decode_members(entry.payload)))
+
+    def cut(self, index: int) -> None:
+        """Drop the entry at ``index`` and all behind it."""
+        assert index > self.snapshot.index
+        del self._entries[index - self.snapshot.index - 1 :]
+        while self._configurations and self._configurations[-1][0] >= index:
+            self._configurations.pop()
+
+    def begin_with(self, snapshot: Snapshot) -> None:
+        """Make ``snapshot`` the first element: keep what follows it if the log has its entry.
+
+        Compaction and installation are this same step (PROTOCOL 1.1, 1.2).
+        """
+        if self.term_at(snapshot.index) == snapshot.term:
+            del self._entries[: snapshot.index - self.snapshot.index]
+        else:
+            self._entries.clear()
+        self.snapshot = snapshot
+        last = self.last_index
+        self._configurations = [c for c in self._configurations if snapshot.index < c[0] <= last]

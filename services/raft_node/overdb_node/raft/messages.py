@@ -1,0 +1,112 @@
+"""What replicas of one group say to each other (PROTOCOL 1.2). ``transport`` converts to the wire.
+
+Every message carries the sender's term. The sender's and receiver's ids travel beside the message.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from overdb_node.raft.types import Entry
+
+
+class VoteRequest(NamedTuple):
+    """Ask for a vote (Raft paper 5.2, 5.4.1).
+
+    With ``pre`` it is only a question (dissertation 9.6): ``term`` is then the term that the sender
+    would campaign in. With ``transfer`` the present leader asked for this election (dissertation
+    3.10), so that a voter grants although it hears from a leader.
+    """
+
+    term: int
+    last_index: int
+    last_term: int
+    pre: bool = False
+    transfer: bool = False
+
+
+class VoteAnswer(NamedTuple):
+    term: int
+    granted: bool
+    pre: bool = False
+
+
+class Append(NamedTuple):
+    """Entries from ``first_index`` on; without entries, a heartbeat. There is no previous index."""
+
+    term: int
+    round: int
+    first_index: int
+    entries: tuple[Entry, ...]
+    leader_commit: int
+
+
+class Answer(NamedTuple):
+    """To an Append, an offer or an installed snapshot: ``agreed`` is min(agreed, durable)."""
+
+    term: int
+    round: int
+    ok: bool
+    agreed: int
+    agreed_term: int
+
+
+class Offer(NamedTuple):
+    """The leader's log begins with a snapshot of entry (``index``, ``element_term``)."""
+
+    term: int
+    round: int
+    index: int
+    element_term: int
+    size: int
+
+
+class OfferAnswer(NamedTuple):
+    """The entry is not here: send the snapshot's bytes from ``send_from`` on."""
+
+    term: int
+    round: int
+    index: int
+    element_term: int
+    send_from: int
+
+
+class Chunk(NamedTuple):
+    """Bytes ``[offset, offset + len(data))`` of a snapshot stream of ``size`` bytes."""
+
+    term: int
+    round: int
+    index: int
+    element_term: int
+    offset: int
+    size: int
+    data: bytes
+
+
+class ChunkAnswer(NamedTuple):
+    """Everything below ``next_offset`` is staged on disk."""
+
+    term: int
+    round: int
+    index: int
+    element_term: int
+    next_offset: int
+
+
+class TimeoutNow(NamedTuple):
+    """Campaign at once (dissertation 3.10)."""
+
+    term: int
+
+
+Message = (
+    VoteRequest
+    | VoteAnswer
+    | Append
+    | Answer
+    | Offer
+    | OfferAnswer
+    | Chunk
+    | ChunkAnswer
+    | TimeoutNow
+)

@@ -1,0 +1,100 @@
+"""What the core asks of its host. One value, taken whole; the order of handling it is part of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import NamedTuple
+
+from overdb_node.raft.messages import Message
+from overdb_node.raft.types import Entry, HardState, Snapshot
+
+
+class Role(Enum):
+    FOLLOWER = "follower"
+    PRE_CANDIDATE = "pre-candidate"
+    CANDIDATE = "candidate"
+    LEADER = "leader"
+
+
+class Persist(NamedTuple):
+    """To be fsynced, in the order of tokens. An entry at an index that the disk has already replaces it
+    and everything behind it. Report with ``Raft.persisted(token)``."""
+
+    token: int
+    hard_state: HardState
+    entries: list[Entry]
+
+
+class ChunkToSend(NamedTuple):
+    """Read bytes of the snapshot stream from ``offset`` on and send them as a ``Chunk``."""
+
+    to: int
+    term: int
+    round: int
+    snapshot: Snapshot
+    offset: int
+
+
+class Stage(NamedTuple):
+    """Write received snapshot bytes. Report with ``Raft.staged``."""
+
+    term: int
+    leader: int
+    index: int
+    element_term: int
+    offset: int
+    size: int
+    data: bytes
+
+
+class Install(NamedTuple):
+    """Make a staged snapshot the first element and the state, atomically. Report with ``Raft.installed``.
+
+    Until then the core answers nothing and does not campaign.
+    """
+
+    snapshot: Snapshot
+    keep_entries_after: bool
+
+
+class EventKind(Enum):
+    CAMPAIGN = "campaign"
+    ELECTED = "elected"
+    STEPPED_DOWN = "stepped_down"
+    NEW_LEADER = "new_leader"
+    SNAPSHOT_OFFERED = "snapshot_offered"
+    SNAPSHOT_INSTALLED = "snapshot_installed"
+    REPLICA_DAMAGED = "replica_damaged"
+    TRANSFER_ABANDONED = "transfer_abandoned"
+
+
+class Event(NamedTuple):
+    """For the log and the metrics; nothing depends on it."""
+
+    kind: EventKind
+    term: int
+    replica: int = 0
+    detail: str = ""
+
+
+@dataclass(slots=True)
+class Output:
+    """Everything since the last ``take_output``.
+
+    ``send_now`` may leave at once. ``send_after_persist`` may leave only when every ``Persist`` handed
+    out so far, this one included, has been fsynced (PROTOCOL 1.0). ``committed`` is to be applied in
+    order. Of ``reads``, each ``(read, index)`` may be answered once ``index`` is applied; those in
+    ``reads_failed`` never (this replica does not lead any more).
+    """
+
+    persist: Persist | None = None
+    send_now: list[tuple[int, Message]] = field(default_factory=list)
+    send_after_persist: list[tuple[int, Message]] = field(default_factory=list)
+    committed: list[Entry] = field(default_factory=list)
+    reads: list[tuple[object, int]] = field(default_factory=list)
+    reads_failed: list[object] = field(default_factory=list)
+    chunks: list[ChunkToSend] = field(default_factory=list)
+    stage: Stage | None = None
+    install: Install | None = None
+    events: list[Event] = field(default_factory=list)

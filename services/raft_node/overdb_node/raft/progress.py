@@ -1,0 +1,49 @@
+"""What a leader knows of one other replica."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+
+
+@dataclass(slots=True)
+class Transfer:
+    """A snapshot under way to a follower, one chunk at a time."""
+
+    index: int
+    element_term: int
+    silent_ticks: int = 0  # since a chunk was asked for or acknowledged
+    offset: int = -1  # of the chunk under way; -1: none yet
+
+
+@dataclass(slots=True)
+class Progress:
+    """``match`` counts for commit. ``next`` is only a guess of what to send: wrong guesses cost a message.
+
+    ``inflight`` holds (last index, bytes) of Appends sent and not answered, oldest first.
+    """
+
+    next: int
+    match: int = 0
+    round: int = 0  # the newest that it has answered
+    active: bool = True  # heard from since the last CheckQuorum
+    damaged: bool = False  # its log contradicts ours (the tripwire): not counted any more
+    transfer: Transfer | None = None
+    inflight_bytes: int = 0
+    inflight: deque[tuple[int, int]] = field(default_factory=deque)
+
+    def sent(self, last_index: int, size: int) -> None:
+        self.inflight.append((last_index, size))
+        self.inflight_bytes += size
+        self.next = last_index + 1
+
+    def acknowledged(self, index: int) -> None:
+        """Everything up to ``index`` has arrived."""
+        while self.inflight and self.inflight[0][0] <= index:
+            self.inflight_bytes -= self.inflight.popleft()[1]
+
+    def restart_at(self, index: int) -> None:
+        """Forget what is under way and send from ``index`` on."""
+        self.next = index
+        self.inflight.clear()
+        self.inflight_bytes = 0

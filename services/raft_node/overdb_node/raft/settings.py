@@ -1,0 +1,31 @@
+"""The numbers of the core. Time is counted in ticks: the host says how long one is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class RaftSettings:
+    """Defaults suit a tick of 50 ms: heartbeats of 100 ms, elections after 1 to 2 s.
+
+    ``append_bytes_max`` bounds one Append (a single larger entry goes alone), ``inflight_bytes_max``
+    what is under way to one follower, ``uncommitted_bytes_max`` what the leader takes in before a
+    majority has it, ``committed_bytes_max`` what one output hands out to be applied.
+    """
+
+    heartbeat_ticks: int = 2
+    election_ticks_min: int = 20
+    election_ticks_max: int = 40
+    append_bytes_max: int = 1 << 20
+    inflight_bytes_max: int = 8 << 20
+    uncommitted_bytes_max: int = 64 << 20
+    committed_bytes_max: int = 4 << 20
+    chunk_retry_ticks: int = 20
+
+    def __post_init__(self) -> None:
+        if not 0 < self.heartbeat_ticks < self.election_ticks_min <= self.election_ticks_max:
+            raise ValueError(
+                "0 < heartbeat_ticks < election_ticks_min <= election_ticks_max does not hold: "
+                f"{self.heartbeat_ticks}, {self.election_ticks_min}, {self.election_ticks_max}"
+            )

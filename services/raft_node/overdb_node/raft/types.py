@@ -1,0 +1,62 @@
+"""The values that the Raft core works on: entries, the snapshot element, members, hard state."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import NamedTuple
+
+
+class EntryKind(IntEnum):
+    """What an entry's payload is. The numbers are on disk: never change one, never use one again."""
+
+    NOOP = 1
+    COMMANDS = 2
+    CONFIGURATION = 3
+
+
+class Entry(NamedTuple):
+    """One element of the log. ``payload`` is opaque to Raft, except for CONFIGURATION entries."""
+
+    index: int
+    term: int
+    kind: EntryKind
+    payload: bytes
+
+
+class Member(NamedTuple):
+    """A replica of the group. Ids are never used twice (PROTOCOL 3.5)."""
+
+    replica_id: int
+    address: str
+    voter: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The first element of every log (PROTOCOL 1.1): the state after applying ``index``.
+
+    ``term`` is the term of the entry at ``index``; ``clock`` and ``members`` are those after applying
+    it, never newer ones. ``checkpoint`` names the directory that holds the state ("" for the genesis
+    snapshot, index 0 and term 0, whose state is empty). ``size`` is the length of its byte stream.
+    """
+
+    index: int
+    term: int
+    clock: int
+    members: tuple[Member, ...]
+    checkpoint: str = ""
+    size: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class HardState:
+    """What must be on disk before any message that depends on it leaves (PROTOCOL 1.0).
+
+    ``vote`` is the replica voted for in ``term``, 0 for none. ``commit_index`` rides along with some
+    log fsync: an old value is safe (PROTOCOL 1.2, after a restart).
+    """
+
+    term: int = 0
+    vote: int = 0
+    commit_index: int = 0
