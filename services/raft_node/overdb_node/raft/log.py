@@ -69,7 +69,7 @@ class Log:
         return self._entries[first - base : last - base + 1]
 
     def slice_bytes(self, first: int, bytes_max: int) -> tuple[tuple[Entry, ...], int]:
-        """Entries from ``first`` on, at least one and no more than ``bytes_max`` of payload; their bytes."""
+        """Entries from ``first`` on, at least one, within ``bytes_max`` of payload; and their bytes."""
         position = first - self.snapshot.index - 1
         assert position >= 0, f"entry {first} is compacted: the log begins at {self.snapshot.index}"
         entries = self._entries

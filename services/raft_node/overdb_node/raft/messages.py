@@ -5,12 +5,13 @@ Every message carries the sender's term. The sender's and receiver's ids travel 
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from overdb_node.raft.types import Entry
 
 
-class VoteRequest(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class VoteRequest:
     """Ask for a vote (Raft paper 5.2, 5.4.1).
 
     With ``pre`` it is only a question (dissertation 9.6): ``term`` is then the term that the sender
@@ -25,13 +26,15 @@ class VoteRequest(NamedTuple):
     transfer: bool = False
 
 
-class VoteAnswer(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class VoteAnswer:
     term: int
     granted: bool
     pre: bool = False
 
 
-class Append(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Append:
     """Entries from ``first_index`` on; without entries, a heartbeat. There is no previous index."""
 
     term: int
@@ -41,7 +44,8 @@ class Append(NamedTuple):
     leader_commit: int
 
 
-class Answer(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Answer:
     """To an Append, an offer or an installed snapshot: ``agreed`` is min(agreed, durable)."""
 
     term: int
@@ -51,7 +55,8 @@ class Answer(NamedTuple):
     agreed_term: int
 
 
-class Offer(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Offer:
     """The leader's log begins with a snapshot of entry (``index``, ``element_term``)."""
 
     term: int
@@ -61,7 +66,8 @@ class Offer(NamedTuple):
     size: int
 
 
-class OfferAnswer(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class OfferAnswer:
     """The entry is not here: send the snapshot's bytes from ``send_from`` on."""
 
     term: int
@@ -71,7 +77,8 @@ class OfferAnswer(NamedTuple):
     send_from: int
 
 
-class Chunk(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Chunk:
     """Bytes ``[offset, offset + len(data))`` of a snapshot stream of ``size`` bytes."""
 
     term: int
@@ -83,7 +90,8 @@ class Chunk(NamedTuple):
     data: bytes
 
 
-class ChunkAnswer(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class ChunkAnswer:
     """Everything below ``next_offset`` is staged on disk."""
 
     term: int
@@ -93,7 +101,8 @@ class ChunkAnswer(NamedTuple):
     next_offset: int
 
 
-class TimeoutNow(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class TimeoutNow:
     """Campaign at once (dissertation 3.10)."""
 
     term: int

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import NamedTuple
 
 from overdb_node.raft.messages import Message
 from overdb_node.raft.types import Entry, HardState, Snapshot
@@ -17,7 +16,8 @@ class Role(Enum):
     LEADER = "leader"
 
 
-class Persist(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Persist:
     """To be fsynced, in the order of tokens. An entry at an index that the disk has already replaces it
     and everything behind it. Report with ``Raft.persisted(token)``."""
 
@@ -26,7 +26,8 @@ class Persist(NamedTuple):
     entries: list[Entry]
 
 
-class ChunkToSend(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class ChunkToSend:
     """Read bytes of the snapshot stream from ``offset`` on and send them as a ``Chunk``."""
 
     to: int
@@ -36,7 +37,8 @@ class ChunkToSend(NamedTuple):
     offset: int
 
 
-class Stage(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Stage:
     """Write received snapshot bytes. Report with ``Raft.staged``."""
 
     term: int
@@ -48,8 +50,11 @@ class Stage(NamedTuple):
     data: bytes
 
 
-class Install(NamedTuple):
-    """Make a staged snapshot the first element and the state, atomically. Report with ``Raft.installed``.
+@dataclass(frozen=True, slots=True)
+class Install:
+    """Make a staged snapshot the first element and the state, atomically.
+
+    Report with ``Raft.installed``.
 
     Until then the core answers nothing and does not campaign.
     """
@@ -69,7 +74,8 @@ class EventKind(Enum):
     TRANSFER_ABANDONED = "transfer_abandoned"
 
 
-class Event(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Event:
     """For the log and the metrics; nothing depends on it."""
 
     kind: EventKind

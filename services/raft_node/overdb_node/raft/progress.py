@@ -18,7 +18,7 @@ class Transfer:
 
 @dataclass(slots=True)
 class Progress:
-    """``match`` counts for commit. ``next`` is only a guess of what to send: wrong guesses cost a message.
+    """``match`` counts for commit. ``next`` only guesses what to send: a wrong guess costs a message.
 
     ``inflight`` holds (last index, bytes) of Appends sent and not answered, oldest first.
     """

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import NamedTuple
 
 
 class EntryKind(IntEnum):
@@ -15,7 +14,8 @@ class EntryKind(IntEnum):
     CONFIGURATION = 3
 
 
-class Entry(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Entry:
     """One element of the log. ``payload`` is opaque to Raft, except for CONFIGURATION entries."""
 
     index: int
@@ -24,7 +24,8 @@ class Entry(NamedTuple):
     payload: bytes
 
 
-class Member(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Member:
     """A replica of the group. Ids are never used twice (PROTOCOL 3.5)."""
 
     replica_id: int

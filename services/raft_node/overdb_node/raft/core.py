@@ -1,0 +1,359 @@
+"""One replica's Raft as a pure state machine (PROTOCOL section 1).
+
+Inputs are method calls: ``tick``, ``receive``, ``propose``, ``read``, ``transfer``, and the host's
+reports ``persisted``, ``applied_to``, ``staged``, ``installed``, ``compact``. All effects come out of
+``take_output``. No clock, no disk, no network, no randomness of its own: the simulator and production
+run this very code.
+
+The parts: ``election`` (who leads), ``leading`` (what a leader sends and counts), ``following`` (what
+a follower accepts), ``reading`` (ReadIndex). They share the state that is kept here.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Sequence
+from random import Random
+
+from overdb_node.raft.election import Election
+from overdb_node.raft.errors import NotLeader, ProtocolViolation
+from overdb_node.raft.following import Following
+from overdb_node.raft.leading import Leading
+from overdb_node.raft.log import Log
+from overdb_node.raft.messages import (
+    Answer,
+    Append,
+    Chunk,
+    ChunkAnswer,
+    Message,
+    Offer,
+    OfferAnswer,
+    TimeoutNow,
+    VoteAnswer,
+    VoteRequest,
+)
+from overdb_node.raft.output import Event, EventKind, Output, Persist, Role
+from overdb_node.raft.reading import Reading
+from overdb_node.raft.settings import RaftSettings
+from overdb_node.raft.types import EntryKind, HardState, Snapshot
+
+
+class Raft:
+    """The core. Invariants, asserted after every input (PROTOCOL 1.0):
+
+    ``applied <= commit_index <= agreed <= last`` and ``applied <= durable <= last``.
+
+    Members of one package reach into this state; hosts use the methods and the read-only names below.
+    """
+
+    def __init__(
+        self,
+        replica_id: int,
+        settings: RaftSettings,
+        random: Random,
+        log: Log,
+        hard_state: HardState,
+        applied: int,
+    ) -> None:
+        """Start, or start again: the log and the hard state as found on disk, all of it durable.
+
+        ``hard_state.commit_index`` may be old; the commit index becomes the largest of that, of
+        ``applied`` and of the first element's index (PROTOCOL 1.2).
+        """
+        self.replica_id = replica_id
+        self.settings = settings
+        self.random = random
+        self.log = log
+        self.term = hard_state.term
+        self.vote = hard_state.vote
+        self.role = Role.FOLLOWER
+        self.leader_id = 0
+        self.durable = log.last_index
+        self.commit_index = max(
+            applied, log.first_index, min(hard_state.commit_index, log.last_index)
+        )
+        self.applied = applied
+        self.agreed_term = 0
+        self.agreed = self.commit_index
+        self.installing: Snapshot | None = None
+
+        self._handed_out = applied  # last entry given to the host to apply
+        self._persist_from = log.last_index + 1  # first entry not handed out to be fsynced
+        self._persists: deque[tuple[int, int]] = (
+            deque()
+        )  # (token, last index that it makes durable)
+        self._token = 0  # of the newest Persist handed out
+        self._persisted = 0  # newest token reported back
+        self._hard_state_dirty = False
+        self._hard_state_token = 0  # the Persist that carries the present term and vote
+
+        self.output = Output()
+        self.election = Election(self)
+        self.leading = Leading(self)
+        self.following = Following(self)
+        self.reading = Reading(self)
+        self._check()
+
+    # --- what a host may read -------------------------------------------------------------------
+
+    @property
+    def is_leader(self) -> bool:
+        return self.role is Role.LEADER
+
+    @property
+    def voters(self) -> list[int]:
+        """Ids of the voters by the newest configuration in the log (PROTOCOL 3.1)."""
+        return [member.replica_id for member in self.log.members if member.voter]
+
+    @property
+    def is_voter(self) -> bool:
+        return self.replica_id in self.voters
+
+    # --- inputs ---------------------------------------------------------------------------------
+
+    def tick(self) -> None:
+        """One unit of time has passed."""
+        if self.is_leader:
+            self.leading.tick()
+        elif self.installing is None:
+            self.election.tick()
+        self._check()
+
+    def receive(self, sender: int, message: Message) -> None:
+        """Handle one message of another replica of this group."""
+        if self.installing is not None:
+            return  # as if the network had lost it
+        if isinstance(message, VoteRequest):
+            self.election.on_request(sender, message)
+        elif isinstance(message, VoteAnswer):
+            self.election.on_answer(sender, message)
+        elif isinstance(message, Append | Offer | Chunk):
+            self._receive_from_leader(sender, message)
+        elif isinstance(message, TimeoutNow):
+            if message.term == self.term and self.role is Role.FOLLOWER and self.is_voter:
+                self.election.campaign(transfer=True)
+        elif self._is_of_my_term(message.term):
+            self._receive_answer(sender, message)
+        self._check()
+
+    def propose(self, payloads: Sequence[bytes], kind: EntryKind = EntryKind.COMMANDS) -> int:
+        """Append entries to the leader's log and return the index of the first; their term is ``term``.
+
+        Raises NotLeader (also while leadership is being handed over) and Overloaded.
+        """
+        return self.leading.propose(payloads, kind)
+
+    def read(self, read: object) -> None:
+        """Ask for a linearizable read (PROTOCOL 1.3); it comes back in ``reads`` or ``reads_failed``.
+
+        Raises NotLeader.
+        """
+        if not self.is_leader:
+            raise NotLeader
+        self.reading.waiting.append(read)
+
+    def transfer(self, to: int) -> None:
+        """Hand leadership over to a voter (dissertation 3.10).
+
+        Proposals are refused until it is done or an election timeout has passed, after which this
+        leader goes on. Raises NotLeader, and ValueError if ``to`` is no other voter.
+        """
+        self.leading.transfer(to)
+
+    def persisted(self, token: int) -> None:
+        """Everything handed out up to the Persist with this token is fsynced."""
+        self._persisted = max(self._persisted, token)
+        while self._persists and self._persists[0][0] <= token:
+            # A cut has lowered what this one still makes durable; one that was lowered below what is
+            # durable by now has nothing to add.
+            self.durable = max(self.durable, self._persists.popleft()[1])
+        self.election.on_persisted()
+        if self.is_leader:
+            self.leading.advance_commit()
+        else:
+            self.following.on_persisted()
+        self._check()
+
+    def applied_to(self, index: int) -> None:
+        """The host has applied everything up to ``index``."""
+        assert self.applied <= index <= self._handed_out
+        self.applied = index
+
+    def staged(
+        self, index: int, element_term: int, next_offset: int, snapshot: Snapshot | None
+    ) -> None:
+        """The bytes of a Stage are on disk up to ``next_offset`` (0: they were damaged and dropped).
+
+        ``snapshot`` is given with the last chunk, when all of it is verified and in place.
+        """
+        self.following.on_staged(index, element_term, next_offset, snapshot)
+        self._check()
+
+    def installed(self) -> None:
+        """The Install is done: disk and state machine are at the snapshot."""
+        snapshot = self.installing
+        assert snapshot is not None
+        kept = self.log.term_at(snapshot.index) == snapshot.term
+        self.log.begin_with(snapshot)
+        if not kept:
+            self._persists.clear()
+            self.durable = snapshot.index
+            self._persist_from = snapshot.index + 1
+        self.durable = max(self.durable, snapshot.index)
+        self._persist_from = max(self._persist_from, snapshot.index + 1)
+        self.agreed = snapshot.index if not kept else max(self.agreed, snapshot.index)
+        self.commit_index = max(self.commit_index, snapshot.index)
+        self.applied = self._handed_out = snapshot.index
+        self.installing = None
+        self.emit(EventKind.SNAPSHOT_INSTALLED, detail=f"index {snapshot.index}")
+        self.following.on_installed()
+        self._check()
+
+    def compact(self, snapshot: Snapshot) -> bool:
+        """Make ``snapshot`` of an applied entry the first element.
+
+        False, and nothing done, while a follower is being sent the present first element: the entries
+        after it are kept as long as that goes on (PROTOCOL 1.2).
+        """
+        if snapshot.index <= self.log.first_index or self.leading.is_streaming:
+            return False
+        assert snapshot.index <= min(self.applied, self.durable), "only applied and durable entries"
+        assert self.log.term_at(snapshot.index) == snapshot.term
+        self.log.begin_with(snapshot)
+        self._check()
+        return True
+
+    def take_output(self) -> Output:
+        """Return everything to be done since the last call."""
+        if self.is_leader:
+            self.reading.start_round()
+            self.leading.send_all()
+        output = self.output
+        self._hand_out_persist(output)
+        self._hand_out_committed(output)
+        self.output = Output()
+        return output
+
+    # --- shared by the parts --------------------------------------------------------------------
+
+    def send(self, to: int, message: Message) -> None:
+        """Send a message; behind the fsync of term and vote if that is still to come (PROTOCOL 1.0)."""
+        if self._hard_state_dirty or self._hard_state_token > self._persisted:
+            self.output.send_after_persist.append((to, message))
+        else:
+            self.output.send_now.append((to, message))
+
+    def emit(self, kind: EventKind, replica: int = 0, detail: str = "") -> None:
+        self.output.events.append(Event(kind, self.term, replica, detail))
+
+    def become_follower(self, term: int, leader: int = 0) -> None:
+        """Follow ``leader`` (0: nobody known yet) in ``term``, which is this one or a newer one."""
+        assert term >= self.term
+        was_leader = self.is_leader
+        known = self.leader_id
+        if term > self.term:
+            self.set_hard_state(term, 0)
+        self.role = Role.FOLLOWER
+        self.leader_id = leader
+        if was_leader:
+            self.leading.stop()
+            self.reading.fail_all()
+            self.election.restart_timer()
+            self.emit(EventKind.STEPPED_DOWN)
+        if leader and leader != known:
+            self.emit(EventKind.NEW_LEADER, leader)
+
+    def set_hard_state(self, term: int, vote: int) -> None:
+        self.term, self.vote = term, vote
+        self._hard_state_dirty = True
+
+    def hard_state_is_durable(self) -> bool:
+        return not self._hard_state_dirty and self._hard_state_token <= self._persisted
+
+    def cut_log(self, index: int) -> None:
+        """Drop the entries from ``index`` on; what is durable ends before it (PROTOCOL 1.0)."""
+        if index <= self.commit_index:
+            raise ProtocolViolation(
+                f"term {self.term}: leader {self.leader_id} contradicts the committed entry {index} "
+                f"(commit index {self.commit_index}): one of the two logs is damaged or foreign"
+            )
+        self.log.cut(index)
+        self.durable = min(self.durable, index - 1)
+        self._persist_from = min(self._persist_from, index)
+        self._persists = deque((token, min(last, index - 1)) for token, last in self._persists)
+
+    def is_quorum(self, replicas: Iterable[int]) -> bool:
+        """Whether these replicas hold a majority of the voters."""
+        voters = self.voters
+        counted = set(replicas)
+        return 2 * sum(voter in counted for voter in voters) > len(voters)
+
+    # --- inside ---------------------------------------------------------------------------------
+
+    def _is_of_my_term(self, term: int) -> bool:
+        """Whether an answer counts: those of another term never do, a newer one is adopted (1.2)."""
+        if term > self.term:
+            self.become_follower(term)
+        return term == self.term and self.is_leader
+
+    def _receive_from_leader(self, sender: int, message: Append | Offer | Chunk) -> None:
+        if message.term < self.term:
+            # My term and nothing else. (A candidate that was cut off learns the term like this too.)
+            self.send(sender, Answer(self.term, 0, False, 0, 0))
+            return
+        if self.is_leader and message.term == self.term:
+            raise ProtocolViolation(f"replica {sender} leads in my own term {self.term} too")
+        self.become_follower(message.term, sender)
+        self.election.heard_from_leader()
+        self.following.on_message(sender, message)
+
+    def _receive_answer(self, sender: int, message: Answer | OfferAnswer | ChunkAnswer) -> None:
+        progress = self.leading.progress.get(sender)
+        if progress is None:
+            return
+        progress.active = True
+        progress.round = max(progress.round, message.round)
+        if isinstance(message, Answer):
+            self.leading.on_answer(sender, progress, message)
+        else:
+            self.leading.on_transfer_answer(sender, progress, message)
+        self.reading.on_round()
+
+    def _hand_out_persist(self, output: Output) -> None:
+        last = self.log.last_index
+        if not self._hard_state_dirty and self._persist_from > last:
+            return
+        self._token += 1
+        entries = self.log.slice(self._persist_from, last) if self._persist_from <= last else []
+        if self._hard_state_dirty:
+            self._hard_state_dirty = False
+            self._hard_state_token = self._token
+        hard_state = HardState(self.term, self.vote, min(self.commit_index, self.durable))
+        output.persist = Persist(self._token, hard_state, entries)
+        self._persists.append((self._token, last))
+        self._persist_from = last + 1
+
+    def _hand_out_committed(self, output: Output) -> None:
+        end = min(self.commit_index, self.durable)
+        if self._handed_out < end and self.installing is None:
+            entries, _ = self.log.slice_bytes(
+                self._handed_out + 1, self.settings.committed_bytes_max
+            )
+            output.committed.extend(entries[: end - self._handed_out])
+            self._handed_out = output.committed[-1].index
+
+    @property
+    def has_committed_to_hand_out(self) -> bool:
+        """Whether ``take_output`` has more to apply: an output is bounded in bytes."""
+        return self._handed_out < min(self.commit_index, self.durable)
+
+    def _check(self) -> None:
+        last = self.log.last_index
+        assert self.applied <= self.commit_index <= self.agreed <= last, self._describe()
+        assert self.applied <= self.durable <= last, self._describe()
+
+    def _describe(self) -> str:
+        return (
+            f"applied {self.applied}, commit {self.commit_index}, agreed {self.agreed} of term "
+            f"{self.agreed_term}, durable {self.durable}, last {self.log.last_index}, term {self.term}"
+        )

@@ -1,0 +1,188 @@
+"""What a follower accepts: the one-step override, and snapshots (PROTOCOL 1.2)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from overdb_node.raft.messages import Answer, Append, Chunk, ChunkAnswer, Offer, OfferAnswer
+from overdb_node.raft.output import EventKind, Install, Stage
+from overdb_node.raft.types import Snapshot
+
+if TYPE_CHECKING:
+    from overdb_node.raft.core import Raft
+
+
+@dataclass(frozen=True, slots=True)
+class _StagingKey:
+    """What is staged is dropped when any of these changes."""
+
+    term: int
+    leader: int
+    index: int
+    element_term: int
+
+
+class Following:
+    """The follower's half of replication. ``agreed`` itself lives in the core."""
+
+    def __init__(self, raft: Raft) -> None:
+        self._raft = raft
+        self._leader_commit = 0  # largest heard from the leader of agreed_term
+        self._round = 0  # newest round heard from it
+        self._answer_due = False  # an Append was accepted and waits for its fsync
+        self._staging: _StagingKey | None = None
+        self._staged = 0
+        self._stage_under_way = False
+
+    def on_message(self, leader: int, message: Append | Offer | Chunk) -> None:
+        """A message of the leader of this very term."""
+        raft = self._raft
+        if raft.agreed_term != raft.term:
+            # First contact in this term, also one that was adopted earlier through a vote. The
+            # committed prefix is safe ground, by leader completeness; nothing above it is.
+            raft.agreed_term, raft.agreed = raft.term, raft.commit_index
+            self._leader_commit = self._round = 0
+            self._answer_due = False
+        self._round = max(self._round, message.round)
+        if isinstance(message, Append):
+            self._on_append(leader, message)
+        elif isinstance(message, Offer):
+            self._on_offer(leader, message)
+        else:
+            self._on_chunk(leader, message)
+
+    # --- entries --------------------------------------------------------------------------------
+
+    def _on_append(self, leader: int, message: Append) -> None:
+        raft = self._raft
+        if message.first_index > raft.agreed + 1:
+            self._answer(leader, ok=False)
+            return
+        self._leader_commit = max(self._leader_commit, message.leader_commit)
+        added = self._take(message) if message.entries else False
+        self._advance_commit()
+        if added:
+            self._answer_due = True  # one answer, after the fsync
+        else:
+            self._answer(leader, ok=True)
+
+    def _take(self, message: Append) -> bool:
+        """Walk the entries; cut at the first difference only; return whether anything was added."""
+        raft, log = self._raft, self._raft.log
+        entries = message.entries
+        position = max(0, raft.commit_index + 1 - message.first_index)  # those below are equal
+        while position < len(entries):
+            entry = entries[position]
+            mine = log.term_at(entry.index)
+            if mine is None:
+                break
+            if mine != entry.term:
+                raft.cut_log(entry.index)
+                break
+            position += 1
+        log.append(entries[position:])
+        raft.agreed = max(raft.agreed, message.first_index + len(entries) - 1)
+        return position < len(entries)
+
+    def on_persisted(self) -> None:
+        self._advance_commit()
+        raft = self._raft
+        if self._answer_due and raft.leader_id and raft.agreed_term == raft.term:
+            if raft.durable >= raft.agreed:
+                self._answer_due = False
+            self._answer(raft.leader_id, ok=True)
+
+    def _advance_commit(self) -> None:
+        raft = self._raft
+        if raft.agreed_term == raft.term and raft.leader_id:
+            raft.commit_index = max(
+                raft.commit_index, min(self._leader_commit, raft.agreed, raft.durable)
+            )
+
+    def _answer(self, leader: int, *, ok: bool) -> None:
+        raft = self._raft
+        agreed = min(raft.agreed, raft.durable)
+        term_there = raft.log.term_at(agreed)
+        assert term_there is not None
+        raft.send(leader, Answer(raft.term, self._round, ok, agreed, term_there))
+
+    # --- snapshots ------------------------------------------------------------------------------
+
+    def _on_offer(self, leader: int, offer: Offer) -> None:
+        raft = self._raft
+        if raft.log.term_at(offer.index) == offer.element_term:
+            # The leader's first element is committed, and this log has it with all before it.
+            raft.agreed = max(raft.agreed, offer.index)
+            raft.commit_index = max(raft.commit_index, min(offer.index, raft.durable))
+        if offer.index <= raft.agreed:
+            self._answer(leader, ok=True)
+            return
+        key = _StagingKey(raft.term, leader, offer.index, offer.element_term)
+        if self._staging != key:
+            raft.emit(
+                EventKind.SNAPSHOT_OFFERED, leader, f"index {offer.index}, {offer.size} bytes"
+            )
+        self._adopt(key)
+        raft.send(
+            leader,
+            OfferAnswer(raft.term, self._round, offer.index, offer.element_term, self._staged),
+        )
+
+    def _adopt(self, key: _StagingKey) -> None:
+        if self._staging != key:
+            self._staging = key
+            self._staged = 0
+            self._stage_under_way = False
+
+    def _on_chunk(self, leader: int, chunk: Chunk) -> None:
+        raft = self._raft
+        if chunk.index <= raft.agreed:
+            self._answer(leader, ok=True)
+            return
+        self._adopt(_StagingKey(raft.term, leader, chunk.index, chunk.element_term))
+        if self._stage_under_way:
+            return  # a duplicate; the answer to the one under way will do
+        if chunk.offset != self._staged:
+            self._answer_chunk(leader)
+            return
+        self._stage_under_way = True
+        raft.output.stage = Stage(
+            raft.term, leader, chunk.index, chunk.element_term, chunk.offset, chunk.size, chunk.data
+        )
+
+    def on_staged(
+        self, index: int, element_term: int, next_offset: int, snapshot: Snapshot | None
+    ) -> None:
+        raft, key = self._raft, self._staging
+        if key is None or (index, element_term) != (key.index, key.element_term):
+            return  # another transfer has begun since
+        if not self._stage_under_way:
+            return
+        self._stage_under_way = False
+        self._staged = next_offset
+        if key.term != raft.term or key.leader != raft.leader_id:
+            return
+        if snapshot is None:
+            self._answer_chunk(key.leader)
+            return
+        self._staging, self._staged = None, 0
+        if snapshot.index <= raft.agreed:  # tested again: the log may have grown past it
+            self._answer(key.leader, ok=True)
+            return
+        kept = raft.log.term_at(snapshot.index) == snapshot.term
+        raft.installing = snapshot
+        raft.output.install = Install(snapshot, kept)
+
+    def _answer_chunk(self, leader: int) -> None:
+        raft, key = self._raft, self._staging
+        assert key is not None
+        raft.send(
+            leader,
+            ChunkAnswer(raft.term, self._round, key.index, key.element_term, self._staged),
+        )
+
+    def on_installed(self) -> None:
+        self._answer_due = False
+        if self._raft.leader_id:
+            self._answer(self._raft.leader_id, ok=True)

@@ -1,0 +1,269 @@
+"""What a leader sends, and what it concludes from the answers (PROTOCOL 1.2; paper 5.3, 5.4.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from overdb_node.raft.errors import NotLeader, Overloaded
+from overdb_node.raft.messages import Answer, Append, ChunkAnswer, Offer, OfferAnswer, TimeoutNow
+from overdb_node.raft.output import ChunkToSend, EventKind, Role
+from overdb_node.raft.progress import Progress, Transfer
+from overdb_node.raft.types import Entry, EntryKind
+
+if TYPE_CHECKING:
+    from overdb_node.raft.core import Raft
+
+
+class Leading:
+    """A leader's view of its followers. Empty while another replica leads."""
+
+    def __init__(self, raft: Raft) -> None:
+        self._raft = raft
+        self.progress: dict[int, Progress] = {}
+        self.round = 0
+        self._elapsed = 0
+        self._quorum_elapsed = 0
+        self._first_own_index = 0
+        self._transfer_to = 0
+        self._transfer_ticks = 0
+        self._uncommitted_bytes = 0
+        self._uncommitted: list[tuple[int, int]] = []  # (last index, bytes) of each proposal
+
+    # --- the term's beginning and end -------------------------------------------------------------
+
+    def start(self) -> None:
+        """Become leader: a no-op first, since only own entries commit by counting (paper 5.4.2, 8)."""
+        raft = self._raft
+        raft.role = Role.LEADER
+        raft.leader_id = raft.replica_id
+        self._elapsed = self._quorum_elapsed = 0
+        self._transfer_to = 0
+        self._uncommitted_bytes = 0
+        self._uncommitted = []
+        next_index = raft.log.last_index + 1
+        self.progress = {
+            member.replica_id: Progress(next_index)
+            for member in raft.log.members
+            if member.replica_id != raft.replica_id
+        }
+        self._first_own_index = next_index
+        self._append([b""], EntryKind.NOOP)
+        raft.agreed_term = raft.term
+        raft.emit(EventKind.ELECTED, raft.replica_id)
+
+    def stop(self) -> None:
+        self.progress = {}
+        self._transfer_to = 0
+
+    @property
+    def committed_in_term(self) -> bool:
+        return self._raft.commit_index >= self._first_own_index
+
+    @property
+    def is_streaming(self) -> bool:
+        """Whether a follower that still answers is being sent the first element."""
+        return any(p.transfer is not None and p.active for p in self.progress.values())
+
+    # --- time -----------------------------------------------------------------------------------
+
+    def tick(self) -> None:
+        raft = self._raft
+        settings = raft.settings
+        self._quorum_elapsed += 1
+        if self._quorum_elapsed >= settings.election_ticks_min:
+            self._quorum_elapsed = 0
+            if not self._check_quorum():
+                raft.become_follower(raft.term)
+                return
+        if self._transfer_to:
+            self._transfer_ticks += 1
+            if self._transfer_ticks >= settings.election_ticks_min:
+                raft.emit(EventKind.TRANSFER_ABANDONED, self._transfer_to)
+                self._transfer_to = 0
+        for progress in self.progress.values():
+            if progress.transfer is not None:
+                progress.transfer.silent_ticks += 1
+        self._elapsed += 1
+        if self._elapsed >= settings.heartbeat_ticks:
+            self.next_round()
+            self.broadcast_heartbeat()
+
+    def _check_quorum(self) -> bool:
+        """A leader that a quorum has not answered for an election timeout steps down (6.2)."""
+        raft = self._raft
+        active = [r for r, p in self.progress.items() if p.active and not p.damaged]
+        for progress in self.progress.values():
+            if not progress.active:
+                progress.transfer = None  # it is down: it must not stop compaction
+            progress.active = False
+        return raft.is_quorum([raft.replica_id, *active])
+
+    def next_round(self) -> int:
+        self.round += 1
+        return self.round
+
+    def broadcast_heartbeat(self) -> None:
+        self._elapsed = 0
+        for replica, progress in self.progress.items():
+            self._send_heartbeat(replica, progress)
+
+    def _send_heartbeat(self, replica: int, progress: Progress) -> None:
+        raft = self._raft
+        if progress.next <= raft.log.first_index:
+            self._offer(replica)
+        else:
+            raft.send(replica, Append(raft.term, self.round, progress.next, (), raft.commit_index))
+
+    # --- entries --------------------------------------------------------------------------------
+
+    def propose(self, payloads: Sequence[bytes], kind: EntryKind) -> int:
+        raft = self._raft
+        if not raft.is_leader or self._transfer_to:
+            raise NotLeader
+        size = sum(map(len, payloads))
+        if (
+            self._uncommitted
+            and self._uncommitted_bytes + size > raft.settings.uncommitted_bytes_max
+        ):
+            raise Overloaded
+        first = self._append(payloads, kind)
+        self._uncommitted_bytes += size
+        self._uncommitted.append((raft.log.last_index, size))
+        return first
+
+    def _append(self, payloads: Sequence[bytes], kind: EntryKind) -> int:
+        raft = self._raft
+        first = raft.log.last_index + 1
+        raft.log.append([Entry(first + i, raft.term, kind, p) for i, p in enumerate(payloads)])
+        raft.agreed = raft.log.last_index
+        return first
+
+    def send_all(self) -> None:
+        """Send every follower what it has not been sent yet, pipelined and bounded in bytes."""
+        raft = self._raft
+        last = raft.log.last_index
+        for replica, progress in self.progress.items():
+            if progress.next > last or progress.transfer is not None:
+                continue
+            if progress.next <= raft.log.first_index:
+                self._offer(replica)
+                progress.transfer = Transfer(raft.log.snapshot.index, raft.log.snapshot.term)
+                continue
+            self._send_entries(replica, progress, last)
+
+    def _send_entries(self, replica: int, progress: Progress, last: int) -> None:
+        raft = self._raft
+        settings = raft.settings
+        while progress.next <= last and progress.inflight_bytes < settings.inflight_bytes_max:
+            entries, size = raft.log.slice_bytes(progress.next, settings.append_bytes_max)
+            first = progress.next
+            raft.send(replica, Append(raft.term, self.round, first, entries, raft.commit_index))
+            # An empty payload has a cost too: count the entry, so that the pipeline stays bounded.
+            progress.sent(entries[-1].index, size + 32 * len(entries))
+
+    def on_answer(self, replica: int, progress: Progress, answer: Answer) -> None:
+        raft = self._raft
+        mine = raft.log.term_at(answer.agreed)
+        if mine is not None and mine != answer.agreed_term:
+            self._raise_alarm(replica, progress, answer, mine)
+            return
+        if answer.round < progress.round:
+            # Older than what this follower has said since: it counts for commit, not for `next`.
+            if answer.ok:
+                self._matched(progress, answer.agreed)
+            return
+        restarted = answer.agreed < progress.match
+        if answer.ok:
+            self._matched(progress, answer.agreed)
+        if progress.transfer is not None and answer.agreed >= progress.transfer.index:
+            progress.transfer = None
+        if not answer.ok or restarted or progress.next <= answer.agreed:
+            # PROTOCOL: next := a + 1 on every answer. What is under way behind an accepted Append is
+            # spared from being sent again: if it got lost, the next message is refused and says so.
+            progress.restart_at(answer.agreed + 1)
+        progress.acknowledged(answer.agreed)
+        self._continue_transfer_of_leadership(replica, progress)
+
+    def _matched(self, progress: Progress, agreed: int) -> None:
+        if agreed > progress.match:
+            progress.match = agreed
+            self.advance_commit()
+
+    def _raise_alarm(self, replica: int, progress: Progress, answer: Answer, mine: int) -> None:
+        """The tripwire: two logs that are known to be equal differ. That replica counts no more."""
+        if not progress.damaged:
+            progress.damaged = True
+            progress.match = 0
+            self._raft.emit(
+                EventKind.REPLICA_DAMAGED,
+                replica,
+                f"entry {answer.agreed} has term {answer.agreed_term} there and {mine} here",
+            )
+
+    def advance_commit(self) -> None:
+        """Commit what a quorum has on disk, if it is of this term (paper 5.4.2, figure 8)."""
+        raft = self._raft
+        voters = raft.voters
+        matches = []
+        for voter in voters:
+            if voter == raft.replica_id:
+                matches.append(raft.durable)
+            elif voter in self.progress and not self.progress[voter].damaged:
+                matches.append(self.progress[voter].match)
+            else:
+                matches.append(0)
+        matches.sort(reverse=True)
+        index = matches[len(voters) // 2]
+        if index > raft.commit_index and raft.log.term_at(index) == raft.term:
+            raft.commit_index = index
+            done = 0
+            while done < len(self._uncommitted) and self._uncommitted[done][0] <= index:
+                self._uncommitted_bytes -= self._uncommitted[done][1]
+                done += 1
+            del self._uncommitted[:done]
+
+    # --- snapshots ------------------------------------------------------------------------------
+
+    def _offer(self, replica: int) -> None:
+        raft = self._raft
+        first = raft.log.snapshot
+        raft.send(replica, Offer(raft.term, self.round, first.index, first.term, first.size))
+
+    def on_transfer_answer(
+        self, replica: int, progress: Progress, answer: OfferAnswer | ChunkAnswer
+    ) -> None:
+        """Send the chunk that is asked for, one at a time."""
+        raft = self._raft
+        first = raft.log.snapshot
+        if (answer.index, answer.element_term) != (first.index, first.term):
+            return  # about an element that the log does not begin with any more
+        transfer = progress.transfer
+        if transfer is None or transfer.index != first.index:
+            transfer = progress.transfer = Transfer(first.index, first.term)
+        if isinstance(answer, ChunkAnswer):
+            offset = answer.next_offset
+        else:
+            offset = answer.send_from
+            stalled = transfer.silent_ticks >= raft.settings.chunk_retry_ticks
+            if transfer.offset >= 0 and not stalled:
+                return  # offers are heartbeats too: a chunk is under way already
+        transfer.silent_ticks = 0
+        transfer.offset = offset
+        raft.output.chunks.append(ChunkToSend(replica, raft.term, self.round, first, offset))
+
+    # --- handing over ---------------------------------------------------------------------------
+
+    def transfer(self, to: int) -> None:
+        raft = self._raft
+        if not raft.is_leader:
+            raise NotLeader
+        if to == raft.replica_id or to not in raft.voters:
+            raise ValueError(f"replica {to} is no other voter of this group")
+        self._transfer_to, self._transfer_ticks = to, 0
+        self._continue_transfer_of_leadership(to, self.progress[to])
+
+    def _continue_transfer_of_leadership(self, replica: int, progress: Progress) -> None:
+        raft = self._raft
+        if replica == self._transfer_to and progress.match == raft.log.last_index:
+            raft.send(replica, TimeoutNow(raft.term))
