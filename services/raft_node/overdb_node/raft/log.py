@@ -16,13 +16,14 @@ class Log:
     of it is durable is the core's to know.
     """
 
-    __slots__ = ("_configurations", "_decode_members", "_entries", "snapshot")
+    __slots__ = ("_configurations", "_decode_members", "_entries", "payload_bytes", "snapshot")
 
     def __init__(
         self, snapshot: Snapshot, entries: Sequence[Entry], decode_members: MembersDecoder
     ) -> None:
         self.snapshot = snapshot
         self._entries: list[Entry] = []
+        self.payload_bytes = 0  # of all entries
         self._decode_members = decode_members
         # (index, members) of every configuration entry in the log, ascending.
         self._configurations: list[tuple[int, tuple[Member, ...]]] = []
@@ -87,13 +88,14 @@ class Log:
         for entry in entries:
             assert entry.index == self.last_index + 1, f"gap: {entry.index} after {self.last_index}"
             self._entries.append(entry)
+            self.payload_bytes += len(entry.payload)
             if entry.kind is EntryKind.CONFIGURATION:
                 self._configurations.append((entry.index, self._decode_members(entry.payload)))
 
     def cut(self, index: int) -> None:
         """Drop the entry at ``index`` and all behind it."""
         assert index > self.snapshot.index
-        del self._entries[index - self.snapshot.index - 1 :]
+        self._delete(index - self.snapshot.index - 1, len(self._entries))
         while self._configurations and self._configurations[-1][0] >= index:
             self._configurations.pop()
 
@@ -103,9 +105,13 @@ class Log:
         Compaction and installation are this same step (PROTOCOL 1.1, 1.2).
         """
         if self.term_at(snapshot.index) == snapshot.term:
-            del self._entries[: snapshot.index - self.snapshot.index]
+            self._delete(0, snapshot.index - self.snapshot.index)
         else:
-            self._entries.clear()
+            self._delete(0, len(self._entries))
         self.snapshot = snapshot
         last = self.last_index
         self._configurations = [c for c in self._configurations if snapshot.index < c[0] <= last]
+
+    def _delete(self, start: int, stop: int) -> None:
+        self.payload_bytes -= sum(len(entry.payload) for entry in self._entries[start:stop])
+        del self._entries[start:stop]

@@ -1,0 +1,19 @@
+"""``python -m overdb_node``: run one replica, configured by the environment."""
+
+from __future__ import annotations
+
+import sys
+
+from overdb_common import process
+from overdb_node.settings import NodeSettings
+
+
+def main() -> None:
+    """Entry point of ``overdb-node``."""
+    from overdb_node.node import run  # noqa: PLC0415  # --help and --check need none of it
+
+    sys.exit(process.main("overdb-node", NodeSettings, run))
+
+
+if __name__ == "__main__":
+    main()

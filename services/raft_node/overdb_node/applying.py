@@ -1,0 +1,104 @@
+"""Committed entries -> state machine -> RocksDB, and the results back to whoever waits for them."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterable
+
+from overdb.internal.v1 import shard_pb2
+from overdb_node import codec
+from overdb_node.machine.machine import Machine
+from overdb_node.raft.types import Entry, EntryKind
+from overdb_node.storage.data import DataStore
+from overdb_node.transport.shard_service import Answers
+
+# How long the loop may be kept from other work, heartbeats above all, by applying.
+SLICE_SECONDS_MAX = 0.005
+
+
+class Waiting:
+    """Requests of routers whose entry is proposed and not yet applied, by index."""
+
+    def __init__(self) -> None:
+        self._by_index: dict[int, tuple[int, int, Answers]] = {}  # -> term, sequence, where to
+
+    def __len__(self) -> int:
+        return len(self._by_index)
+
+    def add(self, index: int, term: int, sequence: int, answers: Answers) -> None:
+        self._by_index[index] = (term, sequence, answers)
+
+    def take(self, entry: Entry) -> tuple[int, Answers] | None:
+        """Who waits for this very entry. Who waits for another one at this index waits in vain."""
+        waiting = self._by_index.pop(entry.index, None)
+        if waiting is None or waiting[0] != entry.term:
+            return None
+        return waiting[1], waiting[2]
+
+    def take_all(self) -> Iterable[tuple[int, Answers]]:
+        taken = [(sequence, answers) for _, sequence, answers in self._by_index.values()]
+        self._by_index.clear()
+        return taken
+
+
+class Applier:
+    """Applies in slices, so that the loop stays free for heartbeats. One RocksDB batch a slice."""
+
+    def __init__(self, machine: Machine, data: DataStore, waiting: Waiting) -> None:
+        self.machine = machine
+        self.data = data
+        self._waiting = waiting
+        self._queue: deque[Entry] = deque()
+        self.commands_applied = 0
+
+    def extend(self, entries: Iterable[Entry]) -> None:
+        self._queue.extend(entries)
+
+    def clear(self) -> None:
+        """Forget what is queued: an installed snapshot covers it."""
+        self._queue.clear()
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self._queue)
+
+    def run_slice(self) -> int:
+        """Apply for at most SLICE_SECONDS_MAX, at least one entry; return the last index applied.
+
+        Data, records and the applied index reach RocksDB as one batch; answers leave after it.
+        """
+        deadline = time.monotonic() + SLICE_SECONDS_MAX
+        queue, machine = self._queue, self.machine
+        responses: list[tuple[Answers, shard_pb2.ShardResponse]] = []
+        while queue:
+            entry = queue.popleft()
+            response = self._apply(entry, machine)
+            if response is not None:
+                responses.append(response)
+            if time.monotonic() > deadline:
+                break
+        batch = machine.take_batch()
+        self.data.write(batch.versions, batch.records, entry.index, entry.term)
+        for answers, answer in responses:
+            answers.send(answer)
+        return entry.index
+
+    def _apply(
+        self, entry: Entry, machine: Machine
+    ) -> tuple[Answers, shard_pb2.ShardResponse] | None:
+        if entry.kind is not EntryKind.COMMANDS:
+            machine.apply(entry.index, entry.term, 0, ())
+            return None
+        stamp, commands = codec.decode_envelope(entry.payload)
+        results = machine.apply(entry.index, entry.term, stamp, commands)
+        self.commands_applied += len(results)
+        waiting = self._waiting.take(entry)
+        if waiting is None:
+            return None
+        sequence, answers = waiting
+        response = shard_pb2.ShardResponse(sequence=sequence)
+        add = response.results.add
+        for result in results:
+            codec.fill_result(add(), result)
+        return answers, response

@@ -1,0 +1,160 @@
+"""What a replica answers to routers: the data path, pages of scans, descriptions, transfers."""
+
+from __future__ import annotations
+
+import asyncio
+
+from overdb.internal.v1 import shard_pb2
+from overdb_common.version import program_version
+from overdb_node import codec
+from overdb_node.raft.errors import NotLeader
+from overdb_node.raft.output import Role
+from overdb_node.replica import Replica
+from overdb_node.transport.shard_service import Answers
+
+_Reason = shard_pb2.Failure
+
+
+class ReplicaBackend:
+    """Implements ``transport.shard_service.Backend`` on one replica."""
+
+    def __init__(self, replica: Replica) -> None:
+        self._replica = replica
+        self._group = replica.settings.group
+
+    # --- the data path --------------------------------------------------------------------------
+
+    def exchange(self, request: shard_pb2.ShardRequest, answers: Answers) -> None:
+        replica = self._replica
+        if request.group != self._group:
+            self._refuse_group(request, answers)
+        elif request.commands:
+            if replica.disk_full and codec.stores_values(request.commands):
+                replica.refuse(
+                    request.sequence,
+                    answers,
+                    _Reason.REASON_DISK_FULL,
+                    f"replica {replica.settings.node_id}: {replica.disk_problem}; "
+                    "deletes are still taken",
+                )
+            else:
+                replica.propose(request.commands, request.sequence, answers)
+        else:
+            replica.exchange_reads(request, answers)
+
+    def _refuse_group(self, request: shard_pb2.ShardRequest, answers: Answers) -> None:
+        self._replica.refuse(
+            request.sequence,
+            answers,
+            _Reason.REASON_WRONG_GROUP_ID,
+            self._group_difference(request.group),
+        )
+
+    def _group_difference(self, group: int) -> str:
+        return f"this replica is of group {self._group}, not of group {group}"
+
+    async def _confirm(self) -> bool:
+        """Wait until a quorum has confirmed that this replica leads, and it has applied all before."""
+        confirmed: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+
+        def complete(value: bool) -> None:
+            if not confirmed.done():
+                confirmed.set_result(value)
+
+        self._replica.read(complete)
+        return await confirmed
+
+    # --- scans ----------------------------------------------------------------------------------
+
+    async def scan_page(self, request: shard_pb2.ScanPageRequest) -> shard_pb2.ScanPageResponse:
+        """One page at a fixed version, from the leader; or at the clock of any replica, if stale."""
+        replica = self._replica
+        if request.group != self._group:
+            failure = replica.failure(
+                _Reason.REASON_WRONG_GROUP_ID, self._group_difference(request.group)
+            )
+            return shard_pb2.ScanPageResponse(failure=failure)
+        if not request.stale and not await self._confirm():
+            return shard_pb2.ScanPageResponse(failure=replica.failure(_Reason.REASON_NOT_LEADER))
+        if replica.raft.installing is not None or replica.failed:
+            return shard_pb2.ScanPageResponse(failure=replica.failure(_Reason.REASON_NOT_LEADER))
+        machine = replica.machine
+        version = request.version or machine.clock
+        refusal = machine.check_version(version)
+        if refusal is not None:
+            return codec.scan_refusal(refusal)
+        limits = replica.settings
+        page = replica.storage.data.scan(
+            request.start,
+            request.end,
+            reverse=request.reverse,
+            at=version,
+            keys_only=request.keys_only,
+            max_items=min(request.max_items or limits.scan_items_max, limits.scan_items_max),
+            max_bytes=min(
+                request.max_bytes or limits.scan_page_bytes_max, limits.scan_page_bytes_max
+            ),
+        )
+        return codec.scan_page(page, version)
+
+    # --- questions --------------------------------------------------------------------------------
+
+    async def describe(self, request: shard_pb2.DescribeRequest) -> shard_pb2.DescribeResponse:
+        replica = self._replica
+        failure: shard_pb2.Failure | None = None
+        if request.linearizable and not await self._confirm():
+            failure = replica.failure(_Reason.REASON_NOT_LEADER)
+        raft, machine, settings = replica.raft, replica.machine, replica.settings
+        role = "candidate" if raft.role is Role.PRE_CANDIDATE else raft.role.value
+        progress = raft.leading.progress
+        return shard_pb2.DescribeResponse(
+            cluster=settings.cluster,
+            group=settings.group,
+            groups=settings.groups,
+            replica_id=settings.node_id,
+            leader_id=raft.leader_id,
+            term=raft.term,
+            role=role,
+            last_index=raft.log.last_index,
+            durable_index=raft.durable,
+            commit_index=raft.commit_index,
+            applied_index=raft.applied,
+            snapshot_index=raft.log.first_index,
+            clock=machine.clock,
+            epoch=machine.epoch,
+            slots=machine.slots,
+            members=[
+                shard_pb2.Member(
+                    id=member.replica_id,
+                    address=replica.address_of(member),
+                    voter=member.voter,
+                    match_index=(
+                        progress[member.replica_id].match if member.replica_id in progress else 0
+                    ),
+                )
+                for member in raft.log.members
+            ],
+            log_bytes=replica.storage.log_bytes,
+            data_bytes=replica.storage.data_bytes,
+            version=program_version(),
+            failure=failure,
+            problem=replica.problem,
+        )
+
+    async def transfer(self, request: shard_pb2.TransferRequest) -> shard_pb2.TransferResponse:
+        """Begin a transfer, and wait until another replica leads or it was abandoned."""
+        replica = self._replica
+        try:
+            replica.transfer_to(request.to or replica.best_follower())
+        except NotLeader:
+            return shard_pb2.TransferResponse(failure=replica.failure(_Reason.REASON_NOT_LEADER))
+        except ValueError as error:
+            return shard_pb2.TransferResponse(
+                failure=replica.failure(_Reason.REASON_INVALID, str(error))
+            )
+        deadline = asyncio.get_running_loop().time() + replica.settings.election_ms_max / 1000
+        while asyncio.get_running_loop().time() < deadline:
+            if replica.raft.leader_id not in (0, replica.settings.node_id):
+                break
+            await asyncio.sleep(replica.settings.tick_seconds)
+        return shard_pb2.TransferResponse(leader_id=replica.raft.leader_id)

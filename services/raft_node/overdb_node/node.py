@@ -1,0 +1,131 @@
+"""The process of one replica: opens the storage, serves Raft and routers, stops in order."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+
+import grpc
+import structlog
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1.health import aio as health_aio
+
+from overdb.internal.v1 import raft_pb2_grpc, shard_pb2_grpc
+from overdb_common import grpc_options, metrics
+from overdb_common.errors import StartupError
+from overdb_common.version import program_version
+from overdb_node.backend import ReplicaBackend
+from overdb_node.metrics import NodeMetrics
+from overdb_node.raft.types import Snapshot
+from overdb_node.replica import Replica
+from overdb_node.settings import NodeSettings
+from overdb_node.storage.identity import Identity
+from overdb_node.storage.replica import ReplicaStorage
+from overdb_node.transport.peers import Address
+from overdb_node.transport.raft_service import RaftService
+from overdb_node.transport.shard_service import ShardService
+
+_log = structlog.get_logger()
+HEALTH_NAME = "overdb.node"
+
+
+class ReplicaFailed(Exception):  # noqa: N818  # it names what happened
+    """The replica met something that it must not survive; the process ends with a failure."""
+
+
+async def run(settings: NodeSettings, stop: asyncio.Event) -> None:
+    """Serve until ``stop`` is set. Raises StartupError, ReplicaFailed."""
+    registry = metrics.new_registry()
+    storage = open_storage(settings)
+    failed: list[str] = []
+
+    def on_fatal(reason: str) -> None:
+        failed.append(reason)
+        stop.set()
+
+    replica = Replica(
+        settings, storage, NodeMetrics(registry, settings.group, settings.node_id), on_fatal
+    )
+    _register_gauges(replica)
+    server, shard_service = await _serve(settings, replica)
+    if settings.metrics_listen:
+        metrics.serve(settings.metrics_listen, registry)
+    replica.start()
+    _log.info(
+        "started",
+        node=settings.node_id,
+        group=settings.group,
+        listen=settings.listen,
+        version=program_version(),
+        last_index=replica.raft.log.last_index,
+        applied=replica.raft.applied,
+    )
+    # What is alive by now stays alive: keep it out of every later collection.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
+    await stop.wait()
+    _log.info("stopping", node=settings.node_id)
+    await replica.stop()
+    shard_service.close()
+    await server.stop(0.5)
+    if failed:
+        raise ReplicaFailed(failed[0])
+
+
+def open_storage(settings: NodeSettings) -> ReplicaStorage:
+    """Open or found the data directory. Raises StartupError when it is not this replica's, or damaged."""
+    identity = Identity(settings.cluster, settings.group, settings.groups, settings.node_id)
+    genesis = Snapshot(0, 0, 0, settings.founding_members())
+    return ReplicaStorage.open(settings.data, identity, genesis)
+
+
+async def _serve(settings: NodeSettings, replica: Replica) -> tuple[grpc.aio.Server, ShardService]:
+    server = grpc.aio.server(options=grpc_options.server_options())
+    own = Address(settings.cluster, settings.group, settings.node_id)
+    raft_pb2_grpc.add_RaftServicer_to_server(RaftService(own, replica.receive), server)
+    shard_service = ShardService(ReplicaBackend(replica))
+    shard_pb2_grpc.add_ShardServicer_to_server(shard_service, server)
+    health = health_aio.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(health, server)
+    await health.set("", health_pb2.HealthCheckResponse.SERVING)
+    try:
+        server.add_insecure_port(settings.listen)
+    except RuntimeError as error:
+        raise StartupError(
+            f"cannot listen on {settings.listen}: the port is in use or not ours",
+            "stop the other process or set OVERDB_LISTEN",
+        ) from error
+    await server.start()
+    return server, shard_service
+
+
+def _register_gauges(replica: Replica) -> None:
+    raft, gauge = replica.raft, replica.metrics.gauge
+    gauge("overdb_term", "Raft term", lambda: raft.term)
+    gauge("overdb_is_leader", "1 when this replica leads its group", lambda: float(raft.is_leader))
+    replica.metrics.role(lambda: raft.role)
+    gauge("overdb_last_index", "End of the log", lambda: raft.log.last_index)
+    gauge("overdb_commit_index", "Commit index", lambda: raft.commit_index)
+    gauge("overdb_applied_index", "Applied index", lambda: raft.applied)
+    gauge(
+        "overdb_commit_lag_entries",
+        "Entries in the log that are not committed",
+        lambda: raft.log.last_index - raft.commit_index,
+    )
+    gauge(
+        "overdb_apply_lag_entries",
+        "Committed entries that are not applied",
+        lambda: raft.commit_index - raft.applied,
+    )
+    gauge("overdb_log_bytes", "Payload bytes in the log", lambda: raft.log.payload_bytes)
+    gauge(
+        "overdb_peer_queue_bytes",
+        "Bytes that wait to be sent to other replicas",
+        lambda: replica.peers.queued_bytes,
+    )
+    gauge(
+        "overdb_fsync_queue_bytes",
+        "Bytes that wait for the log thread",
+        lambda: replica.writer.queued_bytes,
+    )

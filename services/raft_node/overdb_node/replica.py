@@ -1,0 +1,400 @@
+"""One replica: the one place where the pure cores meet disk, network and time.
+
+Everything here runs on the event loop, except for the log thread (``storage.group_commit``) and
+checkpoints. An input (tick, packet, request, fsync done) changes the core and schedules one ``_turn``
+at the end of the loop's turn; the turn takes the core's output and carries it out. So everything that
+arrives in one turn of the loop leaves in one message per peer and waits for one fsync.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import time
+from collections import deque
+from collections.abc import Callable
+from random import Random
+
+import structlog
+
+from overdb.internal.v1 import shard_pb2
+from overdb_node import codec
+from overdb_node.applying import Applier, Waiting
+from overdb_node.machine.machine import Machine
+from overdb_node.metrics import NodeMetrics
+from overdb_node.raft.core import Raft
+from overdb_node.raft.errors import NotLeader, Overloaded, ProtocolViolation
+from overdb_node.raft.log import Log
+from overdb_node.raft.messages import Message
+from overdb_node.raft.output import Event, EventKind, Output
+from overdb_node.raft.types import Member
+from overdb_node.reads import PendingRead, Reads, answer_reads
+from overdb_node.settings import NodeSettings
+from overdb_node.snapshotting import Snapshotting
+from overdb_node.storage.group_commit import GroupCommit, PersistRequest
+from overdb_node.storage.replica import ReplicaStorage
+from overdb_node.transport.peers import Address, Peers
+from overdb_node.transport.shard_service import Answers
+
+_log = structlog.get_logger()
+DISK_CHECK_TICKS = 20  # a second, at the default tick
+DISK_HYSTERESIS_BYTES = 16 << 20  # freed above the limit before writes are taken again
+_NOT_LEADER = shard_pb2.Failure.REASON_NOT_LEADER
+
+
+class Replica:
+    """Runs Raft, the state machine and the storage of one group member.
+
+    ``on_fatal`` is called once, with the reason, when this replica must not go on: a failed fsync, a
+    damaged log. The process then ends; what is on disk stays as it is.
+    """
+
+    def __init__(
+        self,
+        settings: NodeSettings,
+        storage: ReplicaStorage,
+        metrics: NodeMetrics,
+        on_fatal: Callable[[str], None],
+    ) -> None:
+        self.settings = settings
+        self.storage = storage
+        self.metrics = metrics
+        self._on_fatal = on_fatal
+        self._loop = asyncio.get_running_loop()
+        recovered = storage.recovered
+        self.raft = Raft(
+            settings.node_id,
+            settings.raft_settings(),
+            Random(),
+            Log(recovered.snapshot, recovered.entries, codec.decode_members),
+            recovered.hard_state,
+            recovered.applied_index,
+        )
+        machine = Machine(storage.data, settings.machine_settings())
+        machine.load()
+        self._waiting = Waiting()
+        self._applier = Applier(machine, storage.data, self._waiting)
+        self._reads = Reads()
+        own = Address(settings.cluster, settings.group, settings.node_id)
+        self.peers = Peers(own, self.address_of)
+        self.writer = GroupCommit(
+            storage.log,
+            notify=lambda *report: self._loop.call_soon_threadsafe(self._persisted, *report),
+            on_failure=lambda error: self._loop.call_soon_threadsafe(self.fatal, str(error)),
+        )
+        self.snapshotting = Snapshotting(self)
+        self._proposals: list[tuple[bytes, int, Answers]] = []
+        self._proposed_bytes = 0
+        self._newest_token = 0
+        self._after_persist: deque[tuple[int, list[tuple[int, Message]]]] = deque()
+        self._turn_scheduled = False
+        self._stopping = False
+        self._failed = False
+        self._ticker: asyncio.TimerHandle | None = None
+        self.disk_problem = ""  # why writes are refused; empty when they are not
+        self._ticks = 0
+
+    # --- life -----------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        self.peers.connect(self.raft.log.members)
+        self._schedule_tick()
+        self.schedule_turn()
+
+    async def stop(self) -> None:
+        """Hand leadership over if there is someone to take it, then end."""
+        self._stopping = True
+        await self._hand_over(self.settings.handover_seconds_max)
+        if self._ticker is not None:
+            self._ticker.cancel()
+        self._failed = True  # nothing is taken in any more
+        await self.peers.close()
+        await self.snapshotting.close()
+        await self._loop.run_in_executor(None, self.writer.close)
+        self._fail_waiting()
+        await self._loop.run_in_executor(None, self.storage.close)
+
+    async def _hand_over(self, seconds_max: float) -> None:
+        if self._failed:
+            return
+        try:
+            self.transfer_to(self.best_follower())
+        except (NotLeader, ValueError):
+            return
+        deadline = self._loop.time() + seconds_max
+        while self.raft.is_leader and self._loop.time() < deadline:
+            await asyncio.sleep(0.01)
+
+    def transfer_to(self, to: int) -> None:
+        """Begin to hand leadership over. Raises NotLeader, ValueError."""
+        self.raft.transfer(to)
+        self.schedule_turn()
+
+    def best_follower(self) -> int:
+        """The voter that lags least of those that answer. Raises NotLeader, ValueError if none does."""
+        if not self.raft.is_leader:
+            raise NotLeader
+        progress = self.raft.leading.progress
+        voters = [r for r in self.raft.voters if r in progress and progress[r].active]
+        if not voters:
+            raise ValueError("no other voter of this group answers")
+        return max(voters, key=lambda replica: progress[replica].match)
+
+    @property
+    def machine(self) -> Machine:
+        return self._applier.machine
+
+    @property
+    def failed(self) -> bool:
+        return self._failed
+
+    @property
+    def problem(self) -> str:
+        """What an operator should know; empty when all is well."""
+        damaged = [r for r, p in self.raft.leading.progress.items() if p.damaged]
+        if damaged:
+            return f"the log of replica {damaged[0]} contradicts this one: replace that replica"
+        return self.disk_problem
+
+    def address_of(self, member: Member) -> str:
+        """Settings know where members are reached now; the log knows where they were."""
+        return self.settings.founding_addresses().get(member.replica_id, member.address)
+
+    def fatal(self, reason: str) -> None:
+        """Stop taking anything in, and have the process ended."""
+        if not self._failed:
+            self._failed = True
+            _log.critical("replica_failed", reason=reason)
+            self._on_fatal(reason)
+
+    # --- inputs ---------------------------------------------------------------------------------
+
+    def _schedule_tick(self) -> None:
+        self._ticker = self._loop.call_later(self.settings.tick_seconds, self._tick)
+
+    def _tick(self) -> None:
+        if self._failed:
+            return
+        self._schedule_tick()
+        self._ticks += 1
+        if self._ticks % DISK_CHECK_TICKS == 0:
+            self._check_disk()
+        self.raft.tick()
+        self.snapshotting.tick()
+        self.schedule_turn()
+
+    @property
+    def disk_full(self) -> bool:
+        return bool(self.disk_problem)
+
+    def _check_disk(self) -> None:
+        """Refuse writes before the disk is full; take them again when there is space."""
+        free = shutil.disk_usage(self.settings.data).free
+        least = self.settings.disk_free_bytes_min
+        was_full = self.disk_full
+        if free >= least + (DISK_HYSTERESIS_BYTES if was_full else 0):
+            self.disk_problem = ""
+        else:
+            self.disk_problem = f"disk nearly full: {free} bytes free, the limit is {least}"
+        if self.disk_full and not was_full:
+            _log.error("disk_full", free_bytes=free, limit_bytes=least)
+            try:
+                self.transfer_to(self.best_follower())
+            except (NotLeader, ValueError):
+                pass  # nobody to hand over to: stay, and refuse
+        elif was_full and not self.disk_full:
+            _log.info("disk_has_space", free_bytes=free)
+
+    def receive(self, sender: int, messages: list[Message]) -> None:
+        """Take in a packet of another replica."""
+        if self._failed:
+            return
+        try:
+            for message in messages:
+                self.raft.receive(sender, message)
+        except (ProtocolViolation, AssertionError) as violation:
+            self.fatal(f"{type(violation).__name__}: {violation}")
+            return
+        self.schedule_turn()
+
+    def propose(self, commands: bytes, sequence: int, answers: Answers) -> None:
+        """Take in a router's commands; they become one entry at the end of this turn."""
+        if not self.raft.is_leader:
+            self.refuse(sequence, answers, _NOT_LEADER)
+            return
+        if self._proposed_bytes + len(commands) > self.settings.proposed_bytes_max:
+            self.refuse(
+                sequence,
+                answers,
+                shard_pb2.Failure.REASON_OVERLOADED,
+                f"group {self.settings.group}: {self._proposed_bytes} bytes wait to be proposed, the "
+                f"limit is {self.settings.proposed_bytes_max}; retry later",
+            )
+            return
+        self._proposals.append((commands, sequence, answers))
+        self._proposed_bytes += len(commands)
+        self.schedule_turn()
+
+    def read(self, complete: Callable[[bool], None]) -> None:
+        """Call ``complete(True)`` when a linearizable read may be answered, or ``complete(False)``."""
+        try:
+            self.raft.read(PendingRead(complete))
+        except NotLeader:
+            complete(False)
+            return
+        self.schedule_turn()
+
+    def exchange_reads(self, request: shard_pb2.ShardRequest, answers: Answers) -> None:
+        """Answer a batch of point reads, at once if they may be stale."""
+
+        def complete(confirmed: bool) -> None:
+            if confirmed and not self.raft.installing:
+                answer_reads(self.machine, self.storage.data, request, answers)
+            else:
+                self.refuse(request.sequence, answers, _NOT_LEADER)
+
+        if request.reads.stale:
+            complete(True)
+        else:
+            self.read(complete)
+
+    def refuse(
+        self,
+        sequence: int,
+        answers: Answers,
+        reason: shard_pb2.Failure.Reason.ValueType,
+        message: str = "",
+    ) -> None:
+        answers.send(
+            shard_pb2.ShardResponse(sequence=sequence, failure=self.failure(reason, message))
+        )
+
+    def failure(
+        self, reason: shard_pb2.Failure.Reason.ValueType, message: str = ""
+    ) -> shard_pb2.Failure:
+        """A failure that names the leader as far as this replica knows it."""
+        leader = 0 if self._stopping and self.raft.is_leader else self.raft.leader_id
+        addresses = {member.replica_id: self.address_of(member) for member in self.raft.log.members}
+        return shard_pb2.Failure(
+            reason=reason,
+            message=message,
+            leader_id=leader,
+            leader_address=addresses.get(leader, ""),
+        )
+
+    def _persisted(self, token: int, seconds: float, requests: int, size: int) -> None:
+        if self._failed:
+            return
+        self.metrics.fsynced(seconds, requests, size)
+        if seconds > self.settings.slow_fsync_seconds:
+            _log.warning("slow_fsync", seconds=round(seconds, 3), bytes=size)
+        self.raft.persisted(token)
+        while self._after_persist and self._after_persist[0][0] <= token:
+            for to, message in self._after_persist.popleft()[1]:
+                self.peers.send(to, message)
+        self._turn()
+
+    # --- the turn -------------------------------------------------------------------------------
+
+    def schedule_turn(self) -> None:
+        """Have the core's output carried out at the end of this turn of the loop."""
+        if not self._turn_scheduled:
+            self._turn_scheduled = True
+            self._loop.call_soon(self._turn)
+
+    def _turn(self) -> None:
+        self._turn_scheduled = False
+        if self._failed:
+            return
+        try:
+            self._propose_waiting()
+            output = self.raft.take_output()
+            self._carry_out(output)
+            self._apply()
+        except (ProtocolViolation, AssertionError) as violation:
+            self.fatal(f"{type(violation).__name__}: {violation}")
+
+    def _propose_waiting(self) -> None:
+        if not self._proposals:
+            return
+        proposals, self._proposals = self._proposals, []
+        self._proposed_bytes = 0
+        stamp = time.time_ns() // 1000
+        try:
+            index = self.raft.propose(
+                [codec.encode_envelope(stamp, commands) for commands, _, _ in proposals]
+            )
+        except NotLeader:
+            for _, sequence, answers in proposals:
+                self.refuse(sequence, answers, _NOT_LEADER)
+            return
+        except Overloaded:
+            message = (
+                f"group {self.settings.group}: more than {self.settings.uncommitted_bytes_max} bytes "
+                "are not yet on a majority of its replicas; retry later"
+            )
+            for _, sequence, answers in proposals:
+                self.refuse(sequence, answers, shard_pb2.Failure.REASON_OVERLOADED, message)
+            return
+        self.metrics.proposed(len(proposals))
+        term = self.raft.term
+        for offset, (_, sequence, answers) in enumerate(proposals):
+            self._waiting.add(index + offset, term, sequence, answers)
+
+    def _carry_out(self, output: Output) -> None:
+        if output.persist is not None:
+            persist = output.persist
+            self._newest_token = persist.token
+            self.writer.submit(PersistRequest(persist.hard_state, persist.entries, persist.token))
+        for to, message in output.send_now:
+            self.peers.send(to, message)
+        if output.send_after_persist:
+            self._after_persist.append((self._newest_token, output.send_after_persist))
+        for event in output.events:
+            self._on_event(event)
+        for read in output.reads_failed:
+            assert isinstance(read, PendingRead)
+            read.complete(False)
+        for read, index in output.reads:
+            self._reads.add(read, index)
+        self._applier.extend(output.committed)
+        for chunk in output.chunks:
+            self.snapshotting.send_chunk(chunk)
+        if output.stage is not None:
+            self.snapshotting.stage(output.stage)
+        if output.install is not None:
+            self._applier.clear()  # the snapshot is of a later index than all of it
+            self.snapshotting.install(output.install)
+
+    def _apply(self) -> None:
+        if self._applier.has_work and self.raft.installing is None:
+            self.raft.applied_to(self._applier.run_slice())
+        self._reads.run(self.raft.applied)
+        if self._applier.has_work or self.raft.has_committed_to_hand_out:
+            self.schedule_turn()
+
+    def _fail_waiting(self) -> None:
+        for sequence, answers in self._waiting.take_all():
+            self.refuse(sequence, answers, _NOT_LEADER)
+        self._reads.fail_all()
+
+    def _on_event(self, event: Event) -> None:
+        kind = event.kind
+        self.metrics.happened(kind)
+        if kind is EventKind.STEPPED_DOWN:
+            self._fail_waiting()
+        level = _log.error if kind is EventKind.REPLICA_DAMAGED else _log.info
+        details = {"replica": event.replica} if event.replica else {}
+        if event.detail:
+            details["detail"] = event.detail  # type: ignore[assignment]
+        level(kind.value, group=self.settings.group, term=event.term, **details)
+
+    # --- snapshots --------------------------------------------------------------------------------
+
+    def installed(self) -> None:
+        """The disk is at an installed snapshot: the state machine begins anew from it."""
+        machine = Machine(self.storage.data, self.settings.machine_settings())
+        machine.load()
+        self._applier = Applier(machine, self.storage.data, self._waiting)
+        self.raft.installed()
+        self.schedule_turn()

@@ -1,0 +1,145 @@
+"""Every knob of a replica. Environment variables, prefix OVERDB_; ``--help`` prints this file's content."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field, field_validator, model_validator
+
+from overdb_common.settings import Limits, ProcessSettings
+from overdb_node.machine.machine import MachineSettings
+from overdb_node.raft.settings import RaftSettings
+from overdb_node.raft.types import Member
+
+_MIB = 1 << 20
+
+
+class NodeSettings(ProcessSettings, Limits):
+    """Settings of one replica."""
+
+    listen: str = Field("0.0.0.0:7410", description="address to serve on, host:port")  # noqa: S104
+    group: int = Field(0, ge=0, lt=4096, description="Raft group that this replica belongs to")
+    groups: int = Field(2, ge=1, le=4096, description="number of groups of the cluster")
+    node_id: int = Field(ge=1, description="id of this replica, unique in the cluster, never reused")
+    members: str = Field(
+        description="founding members of the group, id=host:port separated by commas"
+    )
+    data: Path = Field(Path("/data"), description="directory of this replica, used by it alone")
+
+    tick_ms: int = Field(50, ge=5, le=1000, description="resolution of the Raft timers, ms")
+    heartbeat_ms: int = Field(100, ge=10, le=10_000, description="leader's heartbeat, ms")
+    election_ms_min: int = Field(
+        1000, ge=50, le=60_000, description="shortest election timeout, ms"
+    )
+    election_ms_max: int = Field(
+        2000, ge=50, le=120_000, description="longest election timeout, ms"
+    )
+    handover_seconds_max: float = Field(
+        1.0, ge=0, le=30, description="how long a stopping leader waits for another one, s"
+    )
+    snapshot_log_bytes: int = Field(
+        64 * _MIB, ge=65_536, le=1 << 34, description="log length that triggers a snapshot, bytes"
+    )
+    chunk_bytes: int = Field(
+        _MIB, ge=4096, le=4 * _MIB, description="snapshot bytes sent in one message"
+    )
+    append_bytes_max: int = Field(
+        _MIB, ge=4096, le=8 * _MIB, description="entries sent in one Append, bytes"
+    )
+    inflight_bytes_max: int = Field(
+        8 * _MIB, ge=65_536, le=1 << 30, description="entries under way to one follower, bytes"
+    )
+    uncommitted_bytes_max: int = Field(
+        64 * _MIB, ge=8 * _MIB, le=1 << 32, description="entries not yet on a majority, bytes"
+    )
+    proposed_bytes_max: int = Field(
+        32 * _MIB, ge=8 * _MIB, le=1 << 32, description="requests taken in at one turn, bytes"
+    )
+    retention_seconds: int = Field(
+        3600, ge=1, le=10 * 365 * 86_400, description="how long old versions are kept, s"
+    )
+    client_id_seconds: int = Field(
+        3600, ge=60, le=86_400, description="how long a client id is accepted, s"
+    )
+    unacknowledged_max: int = Field(
+        65_536, ge=1024, le=1 << 24, description="remembered results of one client id"
+    )
+    disk_free_bytes_min: int = Field(
+        128 * _MIB, ge=0, le=1 << 40, description="free disk space below which writes are refused"
+    )
+    slow_fsync_ms: int = Field(
+        200, ge=1, le=60_000, description="an fsync that takes longer is logged, ms"
+    )
+
+    @field_validator("members")
+    @classmethod
+    def _parse_members(cls, text: str) -> str:
+        _parse(text)
+        return text
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> NodeSettings:
+        members = self.founding_addresses()
+        if self.node_id not in members:
+            raise ValueError(f"node_id {self.node_id} is not among members {sorted(members)}")
+        if self.group >= self.groups:
+            raise ValueError(f"group {self.group} does not exist: there are {self.groups} groups")
+        if not self.tick_ms <= self.heartbeat_ms < self.election_ms_min <= self.election_ms_max:
+            raise ValueError(
+                "tick_ms <= heartbeat_ms < election_ms_min <= election_ms_max does not hold: "
+                f"{self.tick_ms}, {self.heartbeat_ms}, {self.election_ms_min}, {self.election_ms_max}"
+            )
+        return self
+
+    @property
+    def tick_seconds(self) -> float:
+        return self.tick_ms / 1000
+
+    @property
+    def slow_fsync_seconds(self) -> float:
+        return self.slow_fsync_ms / 1000
+
+    def founding_addresses(self) -> dict[int, str]:
+        """Where the founding members are reached now, by id."""
+        return _parse(self.members)
+
+    def founding_members(self) -> tuple[Member, ...]:
+        return tuple(Member(i, address) for i, address in sorted(self.founding_addresses().items()))
+
+    def raft_settings(self) -> RaftSettings:
+        return RaftSettings(
+            heartbeat_ticks=max(1, self.heartbeat_ms // self.tick_ms),
+            election_ticks_min=self.election_ms_min // self.tick_ms,
+            election_ticks_max=self.election_ms_max // self.tick_ms,
+            append_bytes_max=self.append_bytes_max,
+            inflight_bytes_max=self.inflight_bytes_max,
+            uncommitted_bytes_max=self.uncommitted_bytes_max,
+        )
+
+    def machine_settings(self) -> MachineSettings:
+        return MachineSettings(
+            group=self.group,
+            groups=self.groups,
+            client_id_lifetime_us=self.client_id_seconds * 1_000_000,
+            ahead_us_max=self.ahead_seconds_max * 1_000_000,
+            retention_us=self.retention_seconds * 1_000_000,
+            key_bytes_max=self.key_bytes_max,
+            value_bytes_max=self.value_bytes_max,
+            request_bytes_max=self.request_bytes_max,
+            operations_max=self.operations_max,
+            unacknowledged_per_client_max=self.unacknowledged_max,
+        )
+
+
+def _parse(text: str) -> dict[int, str]:
+    """Parse ``1=host:port,2=host:port``."""
+    members: dict[int, str] = {}
+    for part in text.split(","):
+        number, _, address = part.strip().partition("=")
+        host, _, port = address.rpartition(":")
+        if not number.isdigit() or int(number) < 1 or not host or not port.isdigit():
+            raise ValueError(f"'{part.strip()}' is not of the form id=host:port")
+        if int(number) in members:
+            raise ValueError(f"id {number} is named twice")
+        members[int(number)] = address
+    return members

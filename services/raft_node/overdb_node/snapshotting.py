@@ -1,0 +1,165 @@
+"""Snapshots in the life of a replica: taking them, sending them, receiving and installing them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING, TypeVar
+
+import structlog
+
+from overdb_node.raft.messages import Chunk
+from overdb_node.raft.output import ChunkToSend, Install, Stage
+from overdb_node.raft.types import Snapshot
+from overdb_node.storage.snapshots import CorruptSnapshot
+
+if TYPE_CHECKING:
+    from overdb_node.replica import Replica
+
+_log = structlog.get_logger()
+T = TypeVar("T")
+
+
+class Snapshotting:
+    """Runs what takes long in a thread of its own; what must keep its place among log writes goes
+    through the log thread."""
+
+    def __init__(self, replica: Replica) -> None:
+        self._replica = replica
+        self._loop = asyncio.get_running_loop()
+        self._thread = ThreadPoolExecutor(1, "snapshots")
+        self._taking = False
+        self._compacted: Snapshot | None = None  # on disk, and not yet in the core
+
+    async def close(self) -> None:
+        await self._loop.run_in_executor(None, self._thread.shutdown)
+
+    # --- taking one -------------------------------------------------------------------------------
+
+    def tick(self) -> None:
+        """Take a snapshot when the log behind the first element has grown long enough."""
+        replica = self._replica
+        raft = replica.raft
+        if self._compacted is not None:
+            self._finish_compaction()
+        if self._taking or raft.installing or raft.leading.is_streaming:
+            return
+        if raft.log.payload_bytes < replica.settings.snapshot_log_bytes:
+            return
+        if raft.applied <= raft.log.first_index:
+            return
+        self._taking = True
+        self._run(self._take, self._taken)
+
+    def _take(self) -> Snapshot:
+        return self._replica.storage.create_snapshot()
+
+    def _taken(self, snapshot: Snapshot) -> None:
+        """The checkpoint is on disk: make it the log's first element, there first and then in memory."""
+        replica = self._replica
+        log = replica.raft.log
+        self._taking = False
+        if replica.failed or replica.raft.installing or log.term_at(snapshot.index) is None:
+            return  # an installed snapshot has overtaken it
+        members = log.members_at(snapshot.index)
+        whole = Snapshot(
+            snapshot.index,
+            snapshot.term,
+            snapshot.clock,
+            members,
+            snapshot.checkpoint,
+            snapshot.size,
+        )
+        if log.term_at(whole.index) != whole.term or whole.index <= log.first_index:
+            return
+        self._taking = True
+        replica.writer.submit_job(
+            lambda: replica.storage.compact(whole),
+            lambda _: self._loop.call_soon_threadsafe(
+                self._unless_failed, self._compact_memory, whole
+            ),
+        )
+
+    def _compact_memory(self, snapshot: Snapshot) -> None:
+        self._taking = False
+        self._compacted = snapshot
+        self._finish_compaction()
+
+    def _finish_compaction(self) -> None:
+        """Drop the prefix in memory too; while a follower streams the old element, later (1.2)."""
+        snapshot, raft = self._compacted, self._replica.raft
+        assert snapshot is not None
+        if snapshot.index <= raft.log.first_index or raft.compact(snapshot):
+            self._compacted = None
+            _log.info("snapshot", index=snapshot.index, bytes=snapshot.size)
+            self._replica.storage.release_below(raft.log.first_index)
+
+    # --- sending one ------------------------------------------------------------------------------
+
+    def send_chunk(self, chunk: ChunkToSend) -> None:
+        storage, peers = self._replica.storage, self._replica.peers
+        length = self._replica.settings.chunk_bytes
+
+        def send(data: bytes) -> None:
+            first = chunk.snapshot
+            peers.send(
+                chunk.to,
+                Chunk(
+                    chunk.term, chunk.round, first.index, first.term, chunk.offset, first.size, data
+                ),
+            )
+
+        self._run(lambda: storage.read_snapshot(chunk.snapshot, chunk.offset, length), send)
+
+    # --- receiving one ----------------------------------------------------------------------------
+
+    def stage(self, stage: Stage) -> None:
+        def write() -> tuple[int, Snapshot | None]:
+            try:
+                return self._replica.storage.stage(
+                    stage.index, stage.element_term, stage.offset, stage.size, stage.data
+                )
+            except CorruptSnapshot as error:
+                _log.error("snapshot_damaged", reason=str(error))
+                return 0, None
+
+        def done(result: tuple[int, Snapshot | None]) -> None:
+            self._replica.raft.staged(stage.index, stage.element_term, *result)
+            self._replica.schedule_turn()
+
+        self._run(write, done)
+
+    def install(self, install: Install) -> None:
+        replica = self._replica
+
+        def switch() -> None:
+            replica.storage.install(install.snapshot, install.keep_entries_after)
+
+        replica.writer.submit_job(
+            switch,
+            lambda _: self._loop.call_soon_threadsafe(
+                self._unless_failed, lambda _: replica.installed(), None
+            ),
+        )
+
+    # --- threads ----------------------------------------------------------------------------------
+
+    def _run(self, work: Callable[[], T], done: Callable[[T], None]) -> None:
+        """Work in the snapshot thread, then call ``done`` on the loop. A failure ends the replica."""
+
+        def finished(future: Future[T]) -> None:
+            error = future.exception()
+            if error is None:
+                self._loop.call_soon_threadsafe(self._unless_failed, done, future.result())
+            else:
+                self._loop.call_soon_threadsafe(self._failed, error)
+
+        self._thread.submit(work).add_done_callback(finished)
+
+    def _unless_failed(self, done: Callable[[T], None], result: T) -> None:
+        if not self._replica.failed:
+            done(result)
+
+    def _failed(self, error: BaseException) -> None:
+        self._replica.fatal(f"{type(error).__name__}: {error}")

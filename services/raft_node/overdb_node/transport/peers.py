@@ -1,0 +1,177 @@
+"""Outgoing links: one stream to each other replica of the group, everything that waits in one packet."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import grpc
+import structlog
+
+from overdb.internal.v1 import raft_pb2, raft_pb2_grpc
+from overdb_common import grpc_options
+from overdb_node.raft.messages import Append, Chunk, Message
+from overdb_node.raft.types import Member
+from overdb_node.transport.wire import encode
+
+_log = structlog.get_logger()
+
+# Raft bounds what is under way to one follower (8 MiB); this leaves room for two leaders' worth. A
+# full queue drops the newest message, which Raft takes as loss.
+QUEUED_BYTES_MAX = 32 << 20
+PACKET_BYTES_MAX = 4 << 20
+RECONNECT_SECONDS_MIN = 0.05
+RECONNECT_SECONDS_MAX = 0.5
+_MESSAGE_OVERHEAD_BYTES = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """What every packet carries, so that a replica of another group or cluster is recognised."""
+
+    cluster: str
+    group: int
+    replica_id: int
+
+
+class Peer:
+    """The link to one replica. Sending never waits: what cannot be sent is lost, as in any network."""
+
+    def __init__(self, own: Address, member: Member) -> None:
+        self._own = own
+        self.member = member
+        self._queue: list[tuple[Message, int]] = []
+        self.queued_bytes = 0
+        self.dropped = 0
+        self._wake = asyncio.Event()
+        self._task = asyncio.create_task(self._run(), name=f"peer-{member.replica_id}")
+
+    def send(self, message: Message) -> None:
+        size = _size_of(message)
+        if self.queued_bytes + size > QUEUED_BYTES_MAX and self._queue:
+            self.dropped += 1
+            return
+        self._queue.append((message, size))
+        self.queued_bytes += size
+        self._wake.set()
+
+    async def close(self) -> None:
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _run(self) -> None:
+        """Connect, deliver until the stream breaks, connect again."""
+        channel = grpc.aio.insecure_channel(
+            self.member.address, options=grpc_options.channel_options()
+        )
+        stub = raft_pb2_grpc.RaftStub(channel)  # type: ignore[no-untyped-call]
+        backoff = RECONNECT_SECONDS_MIN
+        connected = False
+        try:
+            while True:
+                try:
+                    call = stub.Deliver()
+                    await call.wait_for_connection()
+                    _log.debug("peer_connected", peer=self.member.replica_id)
+                    connected = True
+                    backoff = RECONNECT_SECONDS_MIN
+                    self._drop_queue()  # what waited for the connection is older than a heartbeat
+                    await self._deliver(call)
+                except grpc.aio.AioRpcError as error:
+                    self._report(error, connected)
+                    connected = False
+                await asyncio.sleep(backoff)
+                backoff = min(backoff * 2, RECONNECT_SECONDS_MAX)
+        finally:
+            await channel.close(None)
+
+    def _report(self, error: grpc.aio.AioRpcError, connected: bool) -> None:
+        if error.code() is grpc.StatusCode.FAILED_PRECONDITION:
+            _log.error("peer_refused_us", peer=self.member.replica_id, reason=error.details())
+        elif connected:
+            _log.info("peer_lost", peer=self.member.replica_id, reason=error.details())
+
+    async def _deliver(self, call: grpc.aio.StreamStreamCall) -> None:  # type: ignore[type-arg]
+        call.add_done_callback(lambda _: self._wake.set())
+        try:
+            while not call.done():
+                if not self._queue:
+                    self._wake.clear()
+                    await self._wake.wait()
+                    continue
+                try:
+                    await call.write(self._packet())
+                except asyncio.InvalidStateError:
+                    break  # the call has ended; its status says why
+            raise grpc.aio.AioRpcError(
+                await call.code(),
+                grpc.aio.Metadata(),
+                grpc.aio.Metadata(),
+                details=await call.details(),
+            )
+        finally:
+            call.cancel()
+
+    def _packet(self) -> raft_pb2.Packet:
+        own = self._own
+        packet = raft_pb2.Packet(
+            cluster=own.cluster, group=own.group, to=self.member.replica_id, **{"from": own.replica_id}
+        )
+        taken = size = 0
+        for message, message_bytes in self._queue:
+            if taken and size + message_bytes > PACKET_BYTES_MAX:
+                break
+            encode(message, packet.messages.add())
+            size += message_bytes
+            taken += 1
+        del self._queue[:taken]
+        self.queued_bytes -= size
+        return packet
+
+    def _drop_queue(self) -> None:
+        self._queue.clear()
+        self.queued_bytes = 0
+
+
+def _size_of(message: Message) -> int:
+    if isinstance(message, Append):
+        return _MESSAGE_OVERHEAD_BYTES + sum(
+            len(entry.payload) + _MESSAGE_OVERHEAD_BYTES for entry in message.entries
+        )
+    if isinstance(message, Chunk):
+        return _MESSAGE_OVERHEAD_BYTES + len(message.data)
+    return _MESSAGE_OVERHEAD_BYTES
+
+
+class Peers:
+    """All other members of the group."""
+
+    def __init__(self, own: Address, address_of: Callable[[Member], str]) -> None:
+        """``address_of`` says where a member is reached: settings may know better than the log."""
+        self._own = own
+        self._address_of = address_of
+        self._peers: dict[int, Peer] = {}
+
+    def connect(self, members: Iterable[Member]) -> None:
+        """Open a link to every member that has none yet."""
+        for member in members:
+            if member.replica_id != self._own.replica_id and member.replica_id not in self._peers:
+                reached = Member(member.replica_id, self._address_of(member), member.voter)
+                self._peers[member.replica_id] = Peer(self._own, reached)
+
+    def send(self, to: int, message: Message) -> None:
+        peer = self._peers.get(to)
+        if peer is not None:
+            peer.send(message)
+
+    @property
+    def queued_bytes(self) -> int:
+        return sum(peer.queued_bytes for peer in self._peers.values())
+
+    @property
+    def dropped(self) -> int:
+        return sum(peer.dropped for peer in self._peers.values())
+
+    async def close(self) -> None:
+        await asyncio.gather(*(peer.close() for peer in self._peers.values()))

@@ -1,0 +1,55 @@
+"""Incoming links: packets of other replicas, checked for identity and handed to the replica."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+
+import grpc
+import structlog
+
+from overdb.internal.v1 import raft_pb2, raft_pb2_grpc
+from overdb_node.raft.messages import Message
+from overdb_node.transport.peers import Address
+from overdb_node.transport.wire import MalformedMessage, decode
+
+_log = structlog.get_logger()
+
+Receive = Callable[[int, list[Message]], None]
+
+
+class RaftService(raft_pb2_grpc.RaftServicer):
+    """Receives what other replicas send. Packets for another cluster, group or replica end the stream."""
+
+    def __init__(self, own: Address, receive: Receive) -> None:
+        self._own = own
+        self._receive = receive
+
+    async def Deliver(  # noqa: N802
+        self,
+        request_iterator: AsyncIterator[raft_pb2.Packet],
+        context: grpc.aio.ServicerContext[raft_pb2.Packet, raft_pb2.PacketReply],
+    ) -> None:
+        async for packet in request_iterator:
+            difference = self._difference(packet)
+            if difference:
+                _log.warning("refused_peer", peer=context.peer(), reason=difference)
+                await context.abort(grpc.StatusCode.FAILED_PRECONDITION, difference)
+            try:
+                decoded = [decode(message) for message in packet.messages]
+            except MalformedMessage as error:
+                _log.warning("refused_packet", peer=context.peer(), reason=str(error))
+                continue
+            self._receive(getattr(packet, "from"), decoded)
+
+    def _difference(self, packet: raft_pb2.Packet) -> str:
+        """Why a packet is not for this replica (PROTOCOL 3.5); empty when it is."""
+        own = self._own
+        if packet.cluster != own.cluster:
+            return f"this is cluster '{own.cluster}', the packet is for '{packet.cluster}'"
+        if packet.group != own.group:
+            return f"this is group {own.group}, the packet is for group {packet.group}"
+        if packet.to != own.replica_id:
+            return f"this is replica {own.replica_id}, the packet is for replica {packet.to}"
+        if getattr(packet, "from") == own.replica_id:
+            return f"replica {own.replica_id} is this one: two processes have the same id"
+        return ""

@@ -1,0 +1,123 @@
+"""What routers ask of a replica: the data path as one stream, pages of scans, and questions about it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Protocol
+
+import grpc
+
+from overdb.internal.v1 import shard_pb2, shard_pb2_grpc
+
+# Answers of one stream that wait because the router does not read them. Behind it the stream is not read
+# any further, so that a stuck router stops its own requests only.
+WAITING_ANSWERS_MAX = 4096
+
+
+class Answers:
+    """The answering side of one Exchange stream. ``send`` may be called at any time, from the loop."""
+
+    def __init__(self) -> None:
+        self._waiting: list[shard_pb2.ShardResponse] = []
+        self._wake = asyncio.Event()
+        self._taken = asyncio.Event()
+        self.closed = False
+
+    def send(self, response: shard_pb2.ShardResponse) -> None:
+        if not self.closed:
+            self._waiting.append(response)
+            self._wake.set()
+
+    def close(self) -> None:
+        self.closed = True
+        self._wake.set()
+        self._taken.set()
+
+    async def wait_until_read(self) -> None:
+        """Return when no more than WAITING_ANSWERS_MAX wait, or the stream has ended."""
+        while len(self._waiting) > WAITING_ANSWERS_MAX and not self.closed:
+            self._taken.clear()
+            await self._taken.wait()
+
+    async def write_all(
+        self, context: grpc.aio.ServicerContext[shard_pb2.ShardRequest, shard_pb2.ShardResponse]
+    ) -> None:
+        while not self.closed:
+            await self._wake.wait()
+            self._wake.clear()
+            taken, self._waiting = self._waiting, []
+            self._taken.set()
+            for response in taken:
+                await context.write(response)
+
+
+class Backend(Protocol):
+    """What the replica offers to this service."""
+
+    def exchange(self, request: shard_pb2.ShardRequest, answers: Answers) -> None: ...
+
+    async def scan_page(self, request: shard_pb2.ScanPageRequest) -> shard_pb2.ScanPageResponse: ...
+
+    async def describe(self, request: shard_pb2.DescribeRequest) -> shard_pb2.DescribeResponse: ...
+
+    async def transfer(self, request: shard_pb2.TransferRequest) -> shard_pb2.TransferResponse: ...
+
+
+class ShardService(shard_pb2_grpc.ShardServicer):
+    """Hands requests to the replica as they arrive; answers leave in the order in which they are ready."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self._streams: set[Answers] = set()
+
+    def close(self) -> None:
+        """End all streams, so that the server can stop."""
+        for answers in self._streams:
+            answers.close()
+
+    async def Exchange(  # noqa: N802
+        self,
+        request_iterator: AsyncIterator[shard_pb2.ShardRequest],
+        context: grpc.aio.ServicerContext[shard_pb2.ShardRequest, shard_pb2.ShardResponse],
+    ) -> None:
+        answers = Answers()
+        self._streams.add(answers)
+        reading = asyncio.create_task(self._read(request_iterator, answers))
+        try:
+            await answers.write_all(context)
+        finally:
+            self._streams.discard(answers)
+            answers.close()
+            reading.cancel()
+
+    async def _read(
+        self, requests: AsyncIterator[shard_pb2.ShardRequest], answers: Answers
+    ) -> None:
+        try:
+            async for request in requests:
+                self._backend.exchange(request, answers)
+                await answers.wait_until_read()
+        finally:
+            answers.close()
+
+    async def ScanPage(  # noqa: N802
+        self,
+        request: shard_pb2.ScanPageRequest,
+        context: grpc.aio.ServicerContext[shard_pb2.ScanPageRequest, shard_pb2.ScanPageResponse],  # noqa: ARG002
+    ) -> shard_pb2.ScanPageResponse:
+        return await self._backend.scan_page(request)
+
+    async def Describe(  # noqa: N802
+        self,
+        request: shard_pb2.DescribeRequest,
+        context: grpc.aio.ServicerContext[shard_pb2.DescribeRequest, shard_pb2.DescribeResponse],  # noqa: ARG002
+    ) -> shard_pb2.DescribeResponse:
+        return await self._backend.describe(request)
+
+    async def Transfer(  # noqa: N802
+        self,
+        request: shard_pb2.TransferRequest,
+        context: grpc.aio.ServicerContext[shard_pb2.TransferRequest, shard_pb2.TransferResponse],  # noqa: ARG002
+    ) -> shard_pb2.TransferResponse:
+        return await self._backend.transfer(request)
