@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 
 import grpc
 import structlog
@@ -11,9 +10,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health_aio
 
 from overdb.internal.v1 import raft_pb2_grpc, shard_pb2_grpc
-from overdb_common import grpc_options, metrics
-from overdb_common.errors import StartupError
-from overdb_common.version import program_version
+from overdb_common import grpc_options, metrics, serving
+from overdb_common.version import version
 from overdb_node.backend import ReplicaBackend
 from overdb_node.metrics import NodeMetrics
 from overdb_node.raft.types import Snapshot
@@ -26,7 +24,6 @@ from overdb_node.transport.raft_service import RaftService
 from overdb_node.transport.shard_service import ShardService
 
 _log = structlog.get_logger()
-HEALTH_NAME = "overdb.node"
 
 
 class ReplicaFailed(Exception):  # noqa: N818  # it names what happened
@@ -35,7 +32,7 @@ class ReplicaFailed(Exception):  # noqa: N818  # it names what happened
 
 async def run(settings: NodeSettings, stop: asyncio.Event) -> None:
     """Serve until ``stop`` is set. Raises StartupError, ReplicaFailed."""
-    registry = metrics.new_registry()
+    registry = metrics.new_registry("node")
     storage = open_storage(settings)
     failed: list[str] = []
 
@@ -48,27 +45,23 @@ async def run(settings: NodeSettings, stop: asyncio.Event) -> None:
     )
     _register_gauges(replica)
     server, shard_service = await _serve(settings, replica)
-    if settings.metrics_listen:
-        metrics.serve(settings.metrics_listen, registry)
+    stop_metrics = metrics.start_server(registry, settings.metrics_listen)
     replica.start()
     _log.info(
         "started",
         node=settings.node_id,
         group=settings.group,
         listen=settings.listen,
-        version=program_version(),
+        version=version(),
         last_index=replica.raft.log.last_index,
         applied=replica.raft.applied,
     )
-    # What is alive by now stays alive: keep it out of every later collection.
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 50)
     await stop.wait()
     _log.info("stopping", node=settings.node_id)
     await replica.stop()
     shard_service.close()
     await server.stop(0.5)
+    stop_metrics()
     if failed:
         raise ReplicaFailed(failed[0])
 
@@ -89,13 +82,7 @@ async def _serve(settings: NodeSettings, replica: Replica) -> tuple[grpc.aio.Ser
     health = health_aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
     await health.set("", health_pb2.HealthCheckResponse.SERVING)
-    try:
-        server.add_insecure_port(settings.listen)
-    except RuntimeError as error:
-        raise StartupError(
-            f"cannot listen on {settings.listen}: the port is in use or not ours",
-            "stop the other process or set OVERDB_LISTEN",
-        ) from error
+    serving.bind(server, settings.listen)
     await server.start()
     return server, shard_service
 

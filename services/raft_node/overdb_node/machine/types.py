@@ -129,3 +129,19 @@ class WrongGroup(NamedTuple):
 
 
 Result = Written | Deleted | Transacted | Advanced | Refused | WrongGroup
+
+
+class Behind(NamedTuple):
+    """A version was asked for that this group's clock has not reached."""
+
+    clock: int
+
+
+ReadRefusal = Behind | Refused | WrongGroup
+
+
+class Batch(NamedTuple):
+    """What the host writes to disk as one, along with the applied index."""
+
+    versions: list[tuple[bytes, int, bytes | None]]  # key, version, value or None for a tombstone
+    records: list[tuple[bytes, bytes | None]]  # name, content or None to delete

@@ -339,10 +339,15 @@ class ScanPageResponse(google.protobuf.message.Message):
     FAILURE_FIELD_NUMBER: builtins.int
     BEHIND_FIELD_NUMBER: builtins.int
     ERROR_FIELD_NUMBER: builtins.int
+    RESUME_FIELD_NUMBER: builtins.int
     more: builtins.bool
-    """the range goes on behind the last item"""
+    """the range goes on: ask again from `resume`"""
     version: builtins.int
     """version that was read at"""
+    resume: builtins.bytes
+    """Where the next page begins when there is more: its `start`, or its `end` in reverse. A page may be
+    empty and still have more, where many keys in a row are deleted.
+    """
     @property
     def items(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[overdb.v1.kv_pb2.KeyValue]: ...
     @property
@@ -360,9 +365,10 @@ class ScanPageResponse(google.protobuf.message.Message):
         failure: global___Failure | None = ...,
         behind: global___Behind | None = ...,
         error: overdb.v1.kv_pb2.Error | None = ...,
+        resume: builtins.bytes = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["behind", b"behind", "error", b"error", "failure", b"failure"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["behind", b"behind", "error", b"error", "failure", b"failure", "items", b"items", "more", b"more", "version", b"version"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["behind", b"behind", "error", b"error", "failure", b"failure", "items", b"items", "more", b"more", "resume", b"resume", "version", b"version"]) -> None: ...
 
 global___ScanPageResponse = ScanPageResponse
 

@@ -1,0 +1,466 @@
+"""Everything that waits, in one message: the client's end of the ``KV.Batch`` stream.
+
+A request is a :class:`Call` in ``_open`` from its submission to its answer or deadline. At each turn
+of the loop the calls queued by then travel in one message; while that write is under way the next
+message fills. Answers come in any order and find their call by tag.
+
+When a stream breaks, its calls go to the front of the queue and travel again, with the same ids, on
+a stream to the next router: a write runs once, whichever copy arrives (PROTOCOL 2.2). What a write's
+lost answer means is kept with the call: once a copy may have run (``in_doubt``), only an answer to
+that id ends the doubt, and any other end is OutcomeUnknown.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from overdb._call import ENTRY_BYTES, Answer, Call, Entry, result_of
+from overdb._endpoints import Router, Routers, backoff_seconds, connection_trouble
+from overdb._limits import Limits
+from overdb.errors import (
+    ClientClosed,
+    Code,
+    DeadlineExceeded,
+    InvalidArgument,
+    OverDBError,
+    ResourceExhausted,
+    Unavailable,
+    from_status,
+)
+from overdb.ids import ClientIds, RequestId
+from overdb.v1 import kv_pb2
+
+_Stream = grpc.aio.StreamStreamCall[kv_pb2.BatchRequest, kv_pb2.BatchResponse]
+
+TICK_SECONDS_MIN = 0.01  # between two looks for calls whose deadline has passed
+TICK_SECONDS_MAX = 0.25  # between two looks for a silent router
+MESSAGE_ENTRIES_MAX = 2048  # about 3 ms of work for the loop: longer would be felt by others
+
+# This copy did not run: the same request may be sent again.
+_TRY_AGAIN = frozenset({Code.UNAVAILABLE, Code.RESOURCE_EXHAUSTED})
+# This copy may have run or may run yet; the same id may be sent again.
+_DOUBT_AND_TRY_AGAIN = frozenset({Code.DEADLINE_EXCEEDED, Code.CANCELLED})
+# This copy may have run, and sending it again is not going to help.
+_DOUBT = frozenset({Code.UNKNOWN, Code.INTERNAL})
+# Refusals that follow from the request, or are kept with its id: any other copy ends the same way.
+_SAME_FOR_EVERY_COPY = frozenset({Code.INVALID_ARGUMENT, Code.UNIMPLEMENTED, Code.OUT_OF_RANGE})
+# What a server says on the whole stream when it is not for us.
+_WRONG_SERVER = frozenset(
+    {
+        grpc.StatusCode.UNIMPLEMENTED,
+        grpc.StatusCode.UNAUTHENTICATED,
+        grpc.StatusCode.PERMISSION_DENIED,
+    }
+)
+
+
+class Batcher:
+    """The open requests of one client, and the tasks that carry them. Lives on one event loop."""
+
+    def __init__(self, routers: Routers, limits: Limits) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._routers = routers
+        self._limits = limits
+        self._ids = ClientIds(seconds_max=limits.client_id_seconds_max, monotonic=self._loop.time)
+        self._open: dict[int, Call] = {}  # by tag; submitted and without an answer
+        self._queue: deque[Call] = deque()  # those of them that wait to be sent
+        self._open_bytes = 0
+        self._tag = 0
+        self._waker: asyncio.Future[None] | None = None  # of the task that waits for work
+        self._stream: _Stream | None = None
+        self._router: Router | None = None
+        self._heard_at = 0.0
+        self._heard = False  # whether the present stream brought any answer
+        self._tick: asyncio.TimerHandle | None = None
+        self._tick_at = 0.0
+        self._next_deadline = float("inf")  # no open call has an earlier one
+        self._survey: asyncio.Task[None] | None = None
+        self._surveyed_at = 0.0
+        self._closed = False
+        self._carrier = self._loop.create_task(self._carry(), name="overdb-batch")
+
+    # -- taking requests in -------------------------------------------------------------------
+
+    def read(
+        self,
+        fill: Callable[[Call, Entry], None],
+        key: bytes,
+        payload: Any,
+        timeout_seconds: float,
+    ) -> asyncio.Future[Any]:
+        """Queue a read; the future has its result."""
+        payload_bytes = len(key) + ENTRY_BYTES
+        now = self._loop.time()
+        return self._submit(fill, key, payload, payload_bytes, now + timeout_seconds).future
+
+    def write(
+        self,
+        fill: Callable[[Call, Entry], None],
+        key: bytes,
+        payload: Any,
+        payload_bytes: int,
+        timeout_seconds: float,
+        request_id: RequestId | None,
+    ) -> asyncio.Future[Any]:
+        """Queue a write under a fresh id, or under one that the caller repeats."""
+        now = self._loop.time()
+        call = self._submit(fill, key, payload, payload_bytes + ENTRY_BYTES, now + timeout_seconds)
+        if request_id is None:
+            call.identify(self._ids.current(now))
+        else:
+            call.identify_as(request_id)
+        return call.future
+
+    def _submit(
+        self,
+        fill: Callable[[Call, Entry], None],
+        key: bytes,
+        payload: Any,
+        payload_bytes: int,
+        deadline: float,
+    ) -> Call:
+        if payload_bytes > self._limits.request_bytes_max:
+            raise InvalidArgument(
+                f"request of {payload_bytes} bytes: at most {self._limits.request_bytes_max} "
+                "travel at once, split it"
+            )
+        if self._open_bytes + payload_bytes > self._limits.queued_bytes_max:
+            raise ResourceExhausted(
+                f"this client holds {self._open_bytes} bytes of requests without an answer, at "
+                f"most {self._limits.queued_bytes_max} fit: wait for some of them"
+            )
+        self._tag = tag = self._tag + 1
+        call = Call(tag, fill, key, payload, payload_bytes, deadline, self._loop.create_future())
+        self._open[tag] = call
+        self._open_bytes += payload_bytes
+        self._queue.append(call)
+        if deadline < self._next_deadline:
+            self._next_deadline = deadline
+            self._tick_by(deadline)
+        waker = self._waker
+        if waker is not None:
+            self._waker = None
+            if not waker.done():
+                waker.set_result(None)
+        return call
+
+    # -- carrying them ------------------------------------------------------------------------
+
+    async def _carry(self) -> None:
+        """Keep a stream to some router for as long as there is work."""
+        fruitless = 0  # streams in a row that ended without an answer
+        while True:
+            while not self._queue:
+                await self._work()
+            router = await self._routers.connect()
+            trouble = await self._exchange(router)
+            self._requeue_sent()
+            self._routers.abandon(router, trouble)
+            fruitless = 0 if self._heard else fruitless + 1
+            if fruitless > 1:  # the first time the next router is tried at once
+                await asyncio.sleep(backoff_seconds(self._limits, fruitless))
+
+    async def _work(self) -> None:
+        """Wait until something is queued, or until somebody else wakes the carrier."""
+        self._waker = waker = self._loop.create_future()
+        await waker
+
+    async def _exchange(self, router: Router) -> str:
+        """Write and read one stream until it ends; return why it ended."""
+        stream: _Stream = router.kv.Batch()
+        self._stream = stream
+        self._router = router
+        self._heard = False
+        self._heard_at = self._loop.time()
+        reader = self._loop.create_task(self._read(stream), name="overdb-answers")
+        trouble = ""
+        try:
+            while not reader.done():
+                if self._queue:
+                    await self._send(stream)
+                else:
+                    await self._work()
+        except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            pass  # the reader tells why
+        except asyncio.CancelledError:
+            if not stream.cancelled() or self._cancelled():
+                raise  # else: the stream was given up while a write was under way
+        finally:
+            self._stream = self._router = None
+            stream.cancel()
+            trouble = await self._end_of(reader)
+        return trouble
+
+    def _cancelled(self) -> bool:
+        """Whether the carrier itself is to end."""
+        return self._carrier.cancelling() > 0
+
+    async def _end_of(self, reader: asyncio.Task[str]) -> str:
+        """Wait for the reader of a stream that has ended or was cancelled; return its reason."""
+        await asyncio.wait((reader,))
+        return "" if reader.cancelled() else reader.result()
+
+    async def _send(self, stream: _Stream) -> None:
+        """Send one message with what is queued, up to its bounds."""
+        message = kv_pb2.BatchRequest()
+        add = message.entries.add
+        queue = self._queue
+        now = self._loop.time()
+        room = self._limits.message_bytes_max
+        count = 0
+        while queue and count < MESSAGE_ENTRIES_MAX:
+            call = queue[0]
+            room -= call.payload_bytes
+            if room < 0 and count:
+                break
+            queue.popleft()
+            if call.future.done():  # cancelled, or past its deadline
+                self._forget_unsent(call)
+                continue
+            entry = add()
+            entry.tag = call.tag
+            entry.timeout_ms = _router_timeout_ms(call.deadline - now)
+            call.fill(call, entry)
+            call.sent_at = now
+            count += 1
+        if count:
+            await stream.write(message)
+
+    async def _read(self, stream: _Stream) -> str:
+        """Take answers until the stream ends; return why it ended, and wake the writer."""
+        trouble = "the router ended the stream"
+        try:
+            while True:
+                response = await stream.read()
+                if response is grpc.aio.EOF:
+                    break
+                self._answered(response)
+        except grpc.aio.AioRpcError as error:
+            trouble = connection_trouble(error.details() or error.code().name)
+            if error.code() in _WRONG_SERVER:
+                self._fail_all(error)
+        except asyncio.CancelledError:
+            if not stream.cancelled():
+                raise
+            trouble = "the router did not answer"
+        waker, self._waker = self._waker, None
+        if waker is not None and not waker.done():
+            waker.set_result(None)
+        return trouble
+
+    # -- answers ------------------------------------------------------------------------------
+
+    def _answered(self, response: kv_pb2.BatchResponse) -> None:
+        self._heard = True
+        self._heard_at = self._loop.time()
+        pop = self._open.pop
+        for answer in response.entries:
+            call = pop(answer.tag, None)
+            if call is None:
+                continue  # its deadline came first
+            kind = answer.WhichOneof("response")
+            if kind is None or kind == "error":
+                self._refused(call, answer)
+                continue
+            self._open_bytes -= call.payload_bytes
+            if call.generation is not None:
+                call.generation.release(call.number)
+            if not call.future.done():
+                call.future.set_result(result_of(answer, kind))
+
+    def _refused(self, call: Call, answer: Answer) -> None:
+        """Take an error in: the end of the call, or a reason to send it again later."""
+        error = answer.error
+        code, message = error.code, error.message
+        if not answer.HasField("error"):
+            code, message = Code.INTERNAL, "the router answered with an empty entry"
+        refused = (code, message, tuple(error.details))
+        if code in _DOUBT or code in _DOUBT_AND_TRY_AGAIN:
+            call.in_doubt = True
+        call.sent_at = 0.0
+        delay = backoff_seconds(self._limits, call.refusals)
+        again = code in _TRY_AGAIN or code in _DOUBT_AND_TRY_AGAIN
+        if code == Code.UNAVAILABLE:
+            self._suspect()
+        call.refused = refused
+        if again and not call.future.done() and self._loop.time() + delay < call.deadline:
+            call.refusals += 1
+            self._open[call.tag] = call
+            self._loop.call_later(delay, self._requeue, call)
+            return
+        self._open_bytes -= call.payload_bytes
+        self._fail(call, "")
+
+    def _requeue(self, call: Call) -> None:
+        if call.tag not in self._open:
+            return  # its deadline came first
+        self._queue.append(call)
+        waker, self._waker = self._waker, None
+        if waker is not None and not waker.done():
+            waker.set_result(None)
+
+    def _requeue_sent(self) -> None:
+        """Put what was sent and not answered to the front of the queue, in its order."""
+        lost = sorted((call for call in self._open.values() if call.sent_at), key=lambda c: c.tag)
+        for call in reversed(lost):
+            call.in_doubt = True
+            call.sent_at = 0.0
+            self._queue.appendleft(call)
+
+    # -- ends without an answer ---------------------------------------------------------------
+
+    def _fail(self, call: Call, why: str) -> None:
+        """End a call that is no longer open: with its refusal, or for the reason given."""
+        known = call.refused
+        final = known is not None and known[0] in _SAME_FOR_EVERY_COPY
+        unknown = call.may_have_run() and not final
+        if call.generation is not None:
+            if unknown and not call.future.done():
+                call.generation.stuck = True  # its caller may repeat it: the number stays open
+            else:
+                call.generation.release(call.number)
+        if call.future.done():
+            return
+        if unknown:
+            text = why or (known[1] if known else "")
+            code = known[0] if known and not why else Code.DEADLINE_EXCEEDED
+            call.future.set_exception(call.outcome_unknown(text, code=code))
+        elif known is not None:
+            call.future.set_exception(from_status(*known))
+        else:
+            call.future.set_exception(self._not_run(call, why))
+
+    def _not_run(self, call: Call, why: str) -> OverDBError:
+        """Return the error for a call of which no copy may have run, or a read."""
+        if self._closed:
+            return ClientClosed(f"{why}: not run")
+        if not self._routers.connected:
+            return Unavailable(f"{self.unreachable()}: not run")
+        if call.number:
+            return DeadlineExceeded(f"{why}, before it could be sent: not run")
+        return DeadlineExceeded(why)
+
+    def unreachable(self) -> str:
+        """Say that no router answers, and why."""
+        trouble = self._routers.trouble
+        reason = trouble or f"{', '.join(self._routers.addresses)}: not connected in time"
+        return f"no router answers ({reason}); check the endpoints and that a router runs there"
+
+    def _forget_unsent(self, call: Call) -> None:
+        """Drop a call whose caller went away (or was told) before it was sent."""
+        if self._open.pop(call.tag, None) is not None:
+            self._open_bytes -= call.payload_bytes
+            if call.generation is not None:
+                call.generation.release(call.number)
+
+    def _fail_all(self, error: grpc.aio.AioRpcError) -> None:
+        """The server on the other end is no router of ours: no retry makes it one."""
+        if len(self._routers.addresses) > 1:
+            return  # another one may be
+        where = self._routers.addresses[0]
+        for call in list(self._open.values()):
+            call.refused = (
+                error.code().value[0],
+                f"the server at {where} refused: {error.details()}; is it an OverDB router?",
+                (),
+            )
+            call.sent_at = 0.0
+            self._close_call(call, "")
+
+    def _close_call(self, call: Call, why: str) -> None:
+        del self._open[call.tag]
+        self._open_bytes -= call.payload_bytes
+        self._fail(call, why)
+
+    # -- time ---------------------------------------------------------------------------------
+
+    def _tick_by(self, at: float) -> None:
+        """Have the tick run at that time of the loop's clock, or earlier."""
+        now = self._loop.time()
+        at = min(max(at, now + TICK_SECONDS_MIN), now + TICK_SECONDS_MAX)
+        if self._tick is not None:
+            if self._tick_at <= at:
+                return
+            self._tick.cancel()
+        self._tick_at = at
+        self._tick = self._loop.call_at(at, self._on_tick)
+
+    def _on_tick(self) -> None:
+        """The client's one timer: ends calls past their deadline, and notices a silent router."""
+        self._tick = None
+        now = self._loop.time()
+        if now >= self._next_deadline:
+            self._expire(now)
+        silence_max = self._limits.silence_seconds_max
+        if self._stream is not None and now - self._heard_at > silence_max:
+            oldest = min((c.sent_at for c in self._open.values() if c.sent_at), default=now)
+            if now - oldest > silence_max:
+                self._suspect()
+        if self._open:
+            self._tick_by(self._next_deadline)
+        else:
+            self._next_deadline = float("inf")
+
+    def _expire(self, now: float) -> None:
+        following = float("inf")
+        late = []
+        for call in self._open.values():
+            if call.deadline <= now:
+                late.append(call)
+            elif call.deadline < following:
+                following = call.deadline
+        self._next_deadline = following
+        for call in late:
+            self._close_call(call, "no answer before the deadline")
+        if late and self._queue:  # while no router answers nobody else takes them out
+            waiting = [call for call in self._queue if not call.future.done()]
+            self._queue.clear()
+            self._queue.extend(waiting)
+
+    def _suspect(self) -> None:
+        """Have the router's health asked, not more often than once per silence."""
+        now = self._loop.time()
+        router = self._router
+        if router is None or self._survey is not None:
+            return
+        if now - self._surveyed_at < self._limits.silence_seconds_max:
+            return
+        self._surveyed_at = now
+        self._survey = self._loop.create_task(self._ask_health(router), name="overdb-health")
+
+    async def _ask_health(self, router: Router) -> None:
+        try:
+            moved = await self._routers.reconsider(router)
+            if moved and self._stream is not None and self._router is router:
+                self._stream.cancel()
+        finally:
+            self._survey = None
+
+    # -- the end ------------------------------------------------------------------------------
+
+    async def close(self) -> None:
+        """End the tasks and every open call: what was sent is unknown, the rest was not run."""
+        self._closed = True
+        tasks = [task for task in (self._carrier, self._survey) if task is not None]
+        for task in tasks:
+            task.cancel()
+        for call in list(self._open.values()):
+            self._close_call(call, "the client was closed")
+        self._queue.clear()
+        if self._tick is not None:
+            self._tick.cancel()
+            self._tick = None
+        await asyncio.wait(tasks, timeout=self._limits.close_seconds_max)
+        await self._routers.close()
+
+
+def _router_timeout_ms(remaining_seconds: float) -> int:
+    """Return the limit for the router: a little earlier than ours, so that its reason arrives."""
+    remaining_ms = int(remaining_seconds * 1000)
+    return max(1, remaining_ms - min(100, remaining_ms // 10))

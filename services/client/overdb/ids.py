@@ -1,0 +1,106 @@
+"""Ids that make a retry exactly-once (PROTOCOL 2.2, 2.10).
+
+A client id is a UUIDv7: it carries its creation time, and servers accept it for one hour. A client
+takes a fresh one well before that. Request numbers count from 1 within a client id, and each request
+says below which number everything has its answer, so that the servers can forget those results.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+CLIENT_ID_SECONDS_MAX = 20 * 60.0  # servers accept an id for an hour: 40 minutes are left for retries
+STUCK_ID_SECONDS_MAX = 1.0  # how long an id is used on after one of its requests was given up
+
+
+class RequestId(NamedTuple):
+    """Names one write for good; passing it again makes the repetition the same request.
+
+    ``client_id``: 16 bytes, UUIDv7. ``request_number``: from 1. ``started_at``: microseconds since
+    the epoch. ``acknowledged_below``: every number below it of this client id has its answer.
+    """
+
+    client_id: bytes
+    request_number: int
+    started_at: int
+    acknowledged_below: int
+
+    def __str__(self) -> str:
+        return f"{self.client_id.hex()}:{self.request_number}"
+
+
+def uuid7(unix_ms: int, random: bytes) -> bytes:
+    """Return a UUIDv7 (RFC 9562): 48 bits of milliseconds since the epoch, then 74 random bits.
+
+    ``random`` has 10 bytes; six of its bits give way to version and variant.
+    """
+    tail = bytearray(random)
+    tail[0] = 0x70 | (tail[0] & 0x0F)
+    tail[2] = 0x80 | (tail[2] & 0x3F)
+    return unix_ms.to_bytes(6, "big") + bytes(tail)
+
+
+class Generation:
+    """One client id with the numbers that are still open under it."""
+
+    __slots__ = ("born", "client_id", "next_number", "open", "stuck")
+
+    def __init__(self, client_id: bytes, born: float) -> None:
+        self.client_id = client_id
+        self.born = born  # monotonic seconds
+        self.next_number = 1
+        self.open: dict[int, None] = {}  # in ascending order: numbers are given out that way
+        self.stuck = False  # a number was given up with its outcome unknown and stays open
+
+    def take(self) -> int:
+        """Open the next number."""
+        number = self.next_number
+        self.next_number = number + 1
+        self.open[number] = None
+        return number
+
+    def release(self, number: int) -> None:
+        """Close a number: it has its answer, or nobody is going to ask for it again."""
+        self.open.pop(number, None)
+
+    def acknowledged_below(self) -> int:
+        """Return the lowest open number: the servers may forget everything below it."""
+        return next(iter(self.open), self.next_number)
+
+
+class ClientIds:
+    """Gives out numbers under the present client id, and renews that id.
+
+    Besides its age, a number that stays open (outcome unknown) is a reason to renew: it would keep
+    ``acknowledged_below`` where it is, and the servers would have to remember everything after it.
+    """
+
+    __slots__ = ("_generation", "_monotonic", "_random", "_seconds_max", "_wall_ms")
+
+    def __init__(
+        self,
+        *,
+        seconds_max: float = CLIENT_ID_SECONDS_MAX,
+        monotonic: Callable[[], float] = time.monotonic,
+        wall_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        random: Callable[[int], bytes] = os.urandom,
+    ) -> None:
+        self._seconds_max = seconds_max
+        self._monotonic = monotonic
+        self._wall_ms = wall_ms
+        self._random = random
+        self._generation = self._fresh()
+
+    def current(self, now: float) -> Generation:
+        """Return the generation for a new request; ``now`` is monotonic seconds."""
+        generation = self._generation
+        age = now - generation.born
+        if age >= self._seconds_max or (generation.stuck and age >= STUCK_ID_SECONDS_MAX):
+            generation = self._generation = self._fresh()
+        return generation
+
+    def _fresh(self) -> Generation:
+        return Generation(uuid7(self._wall_ms(), self._random(10)), self._monotonic())

@@ -1,0 +1,267 @@
+"""Protobuf <-> the values of the pure rooms. The one file of a replica that knows both."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from google.protobuf.message import DecodeError
+
+from overdb.internal.v1 import log_pb2, shard_pb2
+from overdb.v1 import kv_pb2
+from overdb_node.machine.types import (
+    Advance,
+    Advanced,
+    Behind,
+    Code,
+    Command,
+    Compare,
+    Delete,
+    Deleted,
+    Operation,
+    OperationKind,
+    Operator,
+    Put,
+    ReadRefusal,
+    Refused,
+    RequestId,
+    Result,
+    Target,
+    Transact,
+    Transacted,
+    WrongGroup,
+    Written,
+)
+from overdb_node.raft.types import Member, Snapshot
+from overdb_node.storage.data import ScanPage
+
+_UNREADABLE = Refused(Code.INVALID_ARGUMENT, "the command cannot be read by this version")
+
+# --- log entries -------------------------------------------------------------------------------------
+
+
+def encode_envelope(stamp: int, commands: bytes) -> bytes:
+    """An entry's payload: the leader's stamp (microseconds) and the router's commands as they came."""
+    return log_pb2.Envelope(stamp=stamp, commands=commands).SerializeToString()
+
+
+def decode_envelope(payload: bytes) -> tuple[int, list[Command | Refused]]:
+    """The stamp and the commands of an entry; what cannot be read becomes the Refused it is answered with.
+
+    Never raises: a committed entry must be applied, whatever is in it.
+    """
+    try:
+        envelope = log_pb2.Envelope.FromString(payload)
+        commands = log_pb2.Commands.FromString(envelope.commands)
+    except DecodeError:
+        return 0, [_UNREADABLE]
+    return envelope.stamp, [_decode_command(command) for command in commands.commands]
+
+
+def _decode_command(command: log_pb2.Command) -> Command | Refused:
+    kind = command.WhichOneof("command")
+    if kind == "put":
+        put = command.put
+        return Put(put.key, put.value, _decode_id(put.id))
+    if kind == "delete":
+        return Delete(command.delete.key, _decode_id(command.delete.id))
+    if kind == "transact":
+        return _decode_transact(command.transact)
+    if kind == "advance":
+        return Advance(command.advance.version)
+    return _UNREADABLE
+
+
+def _decode_id(wire: kv_pb2.RequestId) -> RequestId:
+    return RequestId(
+        wire.client_id, wire.request_number, wire.started_at, wire.acknowledged_below
+    )
+
+
+def _decode_transact(wire: kv_pb2.TransactRequest) -> Transact | Refused:
+    compares = []
+    for compare in wire.compares:
+        target = compare.WhichOneof("target")
+        if target is None or compare.operator not in _OPERATORS:
+            return Refused(
+                Code.INVALID_ARGUMENT, "a compare has no target or no operator that is known"
+            )
+        compares.append(
+            Compare(
+                compare.key,
+                _OPERATORS[compare.operator],
+                _TARGETS[target],
+                getattr(compare, target),
+            )
+        )
+    branches = []
+    for wire_branch in (wire.then, wire.otherwise):
+        branch = []
+        for wire_operation in wire_branch:
+            operation = _decode_operation(wire_operation)
+            if operation is None:
+                return Refused(Code.INVALID_ARGUMENT, "an operation is empty or not known")
+            branch.append(operation)
+        branches.append(tuple(branch))
+    return Transact(_decode_id(wire.id), tuple(compares), branches[0], branches[1])
+
+
+_OPERATORS = {int(operator): operator for operator in Operator}
+_TARGETS = {"value": Target.VALUE, "version": Target.VERSION, "exists": Target.EXISTS}
+
+
+def _decode_operation(wire: kv_pb2.Operation) -> Operation | None:
+    kind = wire.WhichOneof("operation")
+    if kind == "get":
+        return Operation(OperationKind.GET, wire.get.key)
+    if kind == "put":
+        return Operation(OperationKind.PUT, wire.put.key, wire.put.value)
+    if kind == "delete":
+        return Operation(OperationKind.DELETE, wire.delete.key)
+    if kind == "add":
+        return Operation(OperationKind.ADD, wire.add.key, delta=wire.add.delta)
+    return None
+
+
+def stores_values(commands: bytes) -> bool:
+    """Whether any of these commands makes the store larger; deletes are taken on a full disk too."""
+    try:
+        parsed = log_pb2.Commands.FromString(commands)
+    except DecodeError:
+        return True
+    return any(command.WhichOneof("command") != "delete" for command in parsed.commands)
+
+
+# --- results -----------------------------------------------------------------------------------------
+
+
+def fill_result(out: shard_pb2.Result, result: Result) -> None:
+    """Fill an empty message with a command's result."""
+    _FILLERS[type(result)](out, result)
+
+
+def _fill_written(out: shard_pb2.Result, result: Written) -> None:
+    out.put.version = result.version
+
+
+def _fill_deleted(out: shard_pb2.Result, result: Deleted) -> None:
+    out.delete.version = result.version
+    out.delete.existed = result.existed
+
+
+def _fill_transacted(out: shard_pb2.Result, result: Transacted) -> None:
+    transact = out.transact
+    transact.succeeded = result.succeeded
+    transact.version = result.version
+    for operation in result.results:
+        transact.results.add(
+            found=operation.found, value=operation.value, version=operation.version
+        )
+
+
+def _fill_refused(out: shard_pb2.Result, result: Refused) -> None:
+    _fill_error(out.error, result)
+
+
+def _fill_wrong_group(out: shard_pb2.Result, result: WrongGroup) -> None:
+    out.wrong_group.epoch = result.epoch
+
+
+def _fill_advanced(out: shard_pb2.Result, result: Advanced) -> None:
+    out.clock = result.clock
+
+
+_FILLERS: dict[type, Callable[[shard_pb2.Result, Any], None]] = {
+    Written: _fill_written,
+    Deleted: _fill_deleted,
+    Transacted: _fill_transacted,
+    Refused: _fill_refused,
+    WrongGroup: _fill_wrong_group,
+    Advanced: _fill_advanced,
+}
+
+
+def _fill_error(out: kv_pb2.Error, refused: Refused) -> None:
+    out.code = refused.code
+    out.message = refused.message
+
+
+# --- reads -------------------------------------------------------------------------------------------
+
+
+def fill_value(out: shard_pb2.Value, found: tuple[int, bytes | None] | None) -> None:
+    """Fill an empty message with what the store has: (version, value or None), or nothing."""
+    if found is not None and found[1] is not None:
+        out.found = True
+        out.version = found[0]
+        out.value = found[1]
+
+
+def fill_read_refusal(out: shard_pb2.Value, refusal: ReadRefusal) -> None:
+    if isinstance(refusal, Behind):
+        out.behind.clock = refusal.clock
+    elif isinstance(refusal, WrongGroup):
+        out.wrong_group.epoch = refusal.epoch
+    else:
+        _fill_error(out.error, refusal)
+
+
+def scan_page(page: ScanPage, version: int) -> shard_pb2.ScanPageResponse:
+    """A page as it is answered. An empty page with ``more`` has seen nothing but deleted keys."""
+    return shard_pb2.ScanPageResponse(
+        items=[kv_pb2.KeyValue(key=k, value=v, version=at) for k, v, at in page.items],
+        more=page.more,
+        resume=page.resume,
+        version=version,
+    )
+
+
+def scan_refusal(refusal: Behind | Refused) -> shard_pb2.ScanPageResponse:
+    if isinstance(refusal, Behind):
+        return shard_pb2.ScanPageResponse(behind=shard_pb2.Behind(clock=refusal.clock))
+    return shard_pb2.ScanPageResponse(
+        error=kv_pb2.Error(code=refusal.code, message=refusal.message)
+    )
+
+
+# --- the first element and the members -----------------------------------------------------------------
+
+
+def encode_members(members: tuple[Member, ...]) -> bytes:
+    """A CONFIGURATION entry's payload."""
+    return _configuration(members).SerializeToString()
+
+
+def decode_members(payload: bytes) -> tuple[Member, ...]:
+    """The members that a CONFIGURATION entry names. Raises DecodeError."""
+    return _members(log_pb2.Configuration.FromString(payload))
+
+
+def _configuration(members: tuple[Member, ...]) -> log_pb2.Configuration:
+    return log_pb2.Configuration(
+        replicas=[
+            log_pb2.Replica(id=member.replica_id, address=member.address, voter=member.voter)
+            for member in members
+        ]
+    )
+
+
+def _members(configuration: log_pb2.Configuration) -> tuple[Member, ...]:
+    return tuple(Member(r.id, r.address, r.voter) for r in configuration.replicas)
+
+
+def encode_snapshot(snapshot: Snapshot) -> log_pb2.SnapshotElement:
+    return log_pb2.SnapshotElement(
+        index=snapshot.index,
+        term=snapshot.term,
+        clock=snapshot.clock,
+        members=_configuration(snapshot.members),
+        checkpoint=snapshot.checkpoint,
+        size=snapshot.size,
+    )
+
+
+def decode_snapshot(wire: log_pb2.SnapshotElement) -> Snapshot:
+    return Snapshot(
+        wire.index, wire.term, wire.clock, _members(wire.members), wire.checkpoint, wire.size
+    )

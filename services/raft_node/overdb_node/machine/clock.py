@@ -1,0 +1,53 @@
+"""The group's hybrid logical clock (PROTOCOL 2.1)."""
+
+from __future__ import annotations
+
+import struct
+
+_FORM = struct.Struct(">QQ")
+
+
+class Clock:
+    """``value`` stamps versions; ``physical`` is what the own leaders' wall clocks have said at most."""
+
+    __slots__ = ("_used", "physical", "value")
+
+    def __init__(self) -> None:
+        self.value = 0
+        self.physical = 0
+        self._used = False
+
+    def begin_entry(self, stamp: int) -> None:
+        """Applying an entry begins with this; ``stamp`` is its leader's, 0 when it has none."""
+        self.value = max(self.value + 1, stamp)
+        self.physical = max(self.physical, stamp)
+        self._used = False
+
+    def peek(self) -> int:
+        """The timestamp that ``take`` would give."""
+        return self.value + 1 if self._used else self.value
+
+    def take(self) -> int:
+        """A timestamp of its own: the first of an entry is the clock as it is, each further one + 1."""
+        if self._used:
+            self.value += 1
+        else:
+            self._used = True
+        return self.value
+
+    def advance(self, version: int) -> None:
+        """Raise the clock: every timestamp taken from now on is above ``version``, in this entry too."""
+        self.value = max(self.value, version)
+        self._used = True
+
+    def pack(self) -> bytes:
+        return _FORM.pack(self.value, self.physical)
+
+    def load(self, packed: bytes | None) -> None:
+        if packed is not None:
+            self.value, self.physical = _FORM.unpack(packed)
+
+
+def clock_of(packed: bytes) -> int:
+    """The clock in what ``pack`` made: a snapshot carries it (PROTOCOL 1.1)."""
+    return int(_FORM.unpack(packed)[0])

@@ -1,0 +1,99 @@
+"""Kept results as bytes: what a retry is answered with, long after (PROTOCOL 2.2, 2.10).
+
+One record holds all results of one log entry. It is on disk and in snapshots: tags are never used again.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+from overdb_node.machine.types import (
+    Code,
+    Deleted,
+    OperationResult,
+    Refused,
+    Result,
+    Transacted,
+    Written,
+)
+
+_HEAD = struct.Struct(">16sQQBI")  # client id, request number, fingerprint, tag, length of the rest
+_VERSION = struct.Struct(">Q")
+_DELETED = struct.Struct(">Q?")
+_TRANSACTED = struct.Struct(">?QI")
+_OPERATION = struct.Struct(">?QI")
+_REFUSED = struct.Struct(">B")
+_WRITTEN, _WAS_DELETED, _HAS_TRANSACTED, _WAS_REFUSED = 1, 2, 3, 4
+
+
+class Kept(NamedTuple):
+    """A result under its id. A Put's is its version alone: there are many, and they are small so."""
+
+    client_id: bytes
+    number: int
+    fingerprint: int
+    result: int | Result
+
+
+def pack(kept: Iterable[Kept]) -> bytes:
+    parts: list[bytes] = []
+    for client_id, number, fingerprint, result in kept:
+        tag, rest = _pack_result(result)
+        parts.append(_HEAD.pack(client_id, number, fingerprint, tag, len(rest)))
+        parts.append(rest)
+    return b"".join(parts)
+
+
+def _pack_result(result: int | Result) -> tuple[int, bytes]:
+    if isinstance(result, int):
+        return _WRITTEN, _VERSION.pack(result)
+    if isinstance(result, Deleted):
+        return _WAS_DELETED, _DELETED.pack(result.version, result.existed)
+    if isinstance(result, Transacted):
+        head = _TRANSACTED.pack(result.succeeded, result.version, len(result.results))
+        operations = [
+            _OPERATION.pack(r.found, r.version, len(r.value)) + r.value for r in result.results
+        ]
+        return _HAS_TRANSACTED, head + b"".join(operations)
+    assert isinstance(result, Refused), result
+    return _WAS_REFUSED, _REFUSED.pack(result.code) + result.message.encode()
+
+
+def unpack(packed: bytes) -> Iterator[Kept]:
+    offset = 0
+    while offset < len(packed):
+        client_id, number, fingerprint, tag, length = _HEAD.unpack_from(packed, offset)
+        offset += _HEAD.size
+        yield Kept(client_id, number, fingerprint, _unpack_result(tag, packed, offset, length))
+        offset += length
+
+
+def _unpack_result(tag: int, packed: bytes, offset: int, length: int) -> int | Result:
+    if tag == _WRITTEN:
+        return int(_VERSION.unpack_from(packed, offset)[0])
+    if tag == _WAS_DELETED:
+        return Deleted(*_DELETED.unpack_from(packed, offset))
+    if tag == _HAS_TRANSACTED:
+        return _unpack_transacted(packed, offset)
+    assert tag == _WAS_REFUSED, tag
+    code = Code(packed[offset])
+    return Refused(code, packed[offset + 1 : offset + length].decode())
+
+
+def _unpack_transacted(packed: bytes, offset: int) -> Transacted:
+    succeeded, version, count = _TRANSACTED.unpack_from(packed, offset)
+    offset += _TRANSACTED.size
+    results = []
+    for _ in range(count):
+        found, written, length = _OPERATION.unpack_from(packed, offset)
+        offset += _OPERATION.size
+        results.append(OperationResult(found, packed[offset : offset + length], written))
+        offset += length
+    return Transacted(succeeded, tuple(results), version)
+
+
+def result_of(kept: int | Result) -> Result:
+    """The result as it is answered."""
+    return Written(kept) if isinstance(kept, int) else kept

@@ -1,0 +1,231 @@
+"""Exactly once: results are kept by id until the client will not ask again (PROTOCOL 2.2, 2.10)."""
+
+from __future__ import annotations
+
+import heapq
+import struct
+
+from overdb_node.machine import packing
+from overdb_node.machine.packing import Kept
+from overdb_node.machine.settings import MachineSettings
+from overdb_node.machine.store import Reader
+from overdb_node.machine.types import Code, Refused, RequestId, Result
+
+_NUMBER = struct.Struct(">Q")
+_ENTRY_PREFIX = b"d"  # + log index: all results of that entry
+_CLIENT_PREFIX = b"c"  # + client id: what it has acknowledged
+_EXPIRED_PER_ENTRY_MAX = 16  # sessions closed while one entry is applied: bounded work
+
+
+class Session:
+    """What is kept of one client id. Holds exactly the results at and above ``acknowledged_below``."""
+
+    __slots__ = ("acknowledged_below", "results")
+
+    def __init__(self, acknowledged_below: int) -> None:
+        self.acknowledged_below = acknowledged_below
+        self.results: dict[int, tuple[int, int | Result, int]] = {}  # -> fingerprint, result, index
+
+
+class Sessions:
+    """All sessions of the group, and what of them is to be written."""
+
+    def __init__(self, settings: MachineSettings, reader: Reader) -> None:
+        self._settings = settings
+        self._reader = reader
+        self._sessions: dict[bytes, Session] = {}
+        self._by_creation: list[tuple[int, bytes]] = []  # a heap
+        self._open_in_entry: dict[int, int] = {}  # log index -> results still kept of it
+        self._entry: list[Kept] = []  # results of the entry that is being applied
+        self._index = 0
+        self._records: dict[bytes, bytes | None] = {}
+        self._touched: dict[bytes, None] = {}
+        self.kept = 0
+
+    def load(self) -> None:
+        """Rebuild from the records."""
+        for name, content in self._reader.records(_CLIENT_PREFIX):
+            self._open(name[1:], _NUMBER.unpack(content)[0])
+        for name, content in self._reader.records(_ENTRY_PREFIX):
+            index = _NUMBER.unpack(name[1:])[0]
+            for kept in packing.unpack(content):
+                session = self._sessions.get(kept.client_id)
+                if session is not None and kept.number >= session.acknowledged_below:
+                    session.results[kept.number] = (kept.fingerprint, kept.result, index)
+                    self._open_in_entry[index] = self._open_in_entry.get(index, 0) + 1
+                    self.kept += 1
+
+    # --- one entry --------------------------------------------------------------------------------
+
+    def begin_entry(self, index: int, physical: int) -> None:
+        self._index = index
+        self._close_expired(physical)
+
+    def end_entry(self) -> None:
+        if self._entry:
+            if self._index in self._open_in_entry:
+                name = _ENTRY_PREFIX + _NUMBER.pack(self._index)
+                self._records[name] = packing.pack(self._entry)
+            self._entry = []
+
+    def admit(self, request: RequestId, fingerprint: int, physical: int) -> Result | None:
+        """The answer that is stored, or why the request may not run; None: run it, then ``keep``.
+
+        A stored result comes first; staleness and expiry matter only where there is none.
+        """
+        client_id, number, started_at, acknowledged_below = request
+        session = self._sessions.get(client_id)
+        if session is not None:
+            stored = session.results.get(number)
+            if stored is not None:
+                if stored[0] == fingerprint:
+                    return packing.result_of(stored[1])
+                return _reused(request)
+            if number < session.acknowledged_below:
+                return Refused(
+                    Code.FAILED_PRECONDITION,
+                    f"request {_name(request)} is stale: its client has acknowledged every number "
+                    f"below {session.acknowledged_below}; it was not run again",
+                )
+            if session.acknowledged_below < acknowledged_below <= number:
+                self._acknowledge(session, client_id, acknowledged_below)
+            if len(session.results) >= self._settings.unacknowledged_per_client_max:
+                return Refused(
+                    Code.RESOURCE_EXHAUSTED,
+                    f"client {client_id.hex()} has {len(session.results)} results that it has not "
+                    f"acknowledged, the limit is {self._settings.unacknowledged_per_client_max}; "
+                    "send acknowledged_below",
+                )
+        refusal = self._refuse_id(request, physical)
+        if refusal is not None or session is not None:
+            return refusal
+        if started_at > physical + self._settings.ahead_us_max:
+            return _ahead(request, physical, self._settings.ahead_us_max)
+        self._open(client_id, acknowledged_below)
+        self._touched[client_id] = None
+        return None
+
+    def _refuse_id(self, request: RequestId, physical: int) -> Refused | None:
+        client_id, number, started_at, acknowledged_below = request
+        if len(client_id) != 16 or client_id[6] >> 4 != 7:
+            return Refused(
+                Code.INVALID_ARGUMENT,
+                f"id.client_id {client_id.hex()[:40]} ({len(client_id)} bytes) is no UUID of version 7 "
+                "(16 bytes)",
+            )
+        if number < 1 or acknowledged_below > number:
+            return Refused(
+                Code.INVALID_ARGUMENT,
+                f"id.request_number {number} must be at least 1 and not below "
+                f"id.acknowledged_below {acknowledged_below}",
+            )
+        settings = self._settings
+        created = _created_us(client_id)
+        if created + settings.client_id_lifetime_us < physical:
+            return Refused(
+                Code.FAILED_PRECONDITION,
+                f"client id {client_id.hex()} has expired: it is older than "
+                f"{settings.client_id_lifetime_us // 1_000_000} s; take a new one. Request "
+                f"{number} was not run",
+            )
+        if max(created, started_at) > physical + settings.ahead_us_max:
+            return _ahead(request, physical, settings.ahead_us_max)
+        return None
+
+    def keep(self, request: RequestId, fingerprint: int, result: int | Result) -> None:
+        """Keep the result of a request that was admitted and ran."""
+        session = self._sessions[request.client_id]
+        session.results[request.request_number] = (fingerprint, result, self._index)
+        self._entry.append(Kept(request.client_id, request.request_number, fingerprint, result))
+        self._open_in_entry[self._index] = self._open_in_entry.get(self._index, 0) + 1
+        self.kept += 1
+
+    # --- forgetting -------------------------------------------------------------------------------
+
+    def _open(self, client_id: bytes, acknowledged_below: int) -> None:
+        self._sessions[client_id] = Session(acknowledged_below)
+        heapq.heappush(self._by_creation, (_created_us(client_id), client_id))
+
+    def _acknowledge(self, session: Session, client_id: bytes, below: int) -> None:
+        results, start = session.results, session.acknowledged_below
+        session.acknowledged_below = below
+        self._touched[client_id] = None
+        numbers = (
+            range(start, below)
+            if below - start <= len(results)
+            else [number for number in results if number < below]
+        )
+        for number in numbers:
+            kept = results.pop(number, None)
+            if kept is not None:
+                self._drop(kept[2])
+
+    def _drop(self, index: int) -> None:
+        """One result of the entry at ``index`` is kept no more; its record goes with the last one."""
+        self.kept -= 1
+        left = self._open_in_entry[index] - 1
+        if left:
+            self._open_in_entry[index] = left
+        else:
+            del self._open_in_entry[index]
+            self._records[_ENTRY_PREFIX + _NUMBER.pack(index)] = None
+
+    def _close_expired(self, physical: int) -> None:
+        """Close sessions whose id has expired: decided by the log alone, bounded work an entry."""
+        heap, oldest = self._by_creation, physical - self._settings.client_id_lifetime_us
+        for _ in range(_EXPIRED_PER_ENTRY_MAX):
+            if not heap or heap[0][0] >= oldest:
+                return
+            _, client_id = heapq.heappop(heap)
+            for _, _, index in self._sessions.pop(client_id).results.values():
+                self._drop(index)
+            self._touched.pop(client_id, None)
+            self._records[_CLIENT_PREFIX + client_id] = None
+
+    # --- the batch --------------------------------------------------------------------------------
+
+    def take_records(self) -> list[tuple[bytes, bytes | None]]:
+        """Everything that changed since the last call, each name once."""
+        for client_id in self._touched:
+            below = self._sessions[client_id].acknowledged_below
+            self._records[_CLIENT_PREFIX + client_id] = _NUMBER.pack(below)
+        self._touched = {}
+        taken, self._records = list(self._records.items()), {}
+        return taken
+
+    def __len__(self) -> int:
+        return len(self._sessions)
+
+    def digest_items(self) -> list[tuple[object, ...]]:
+        """All of it in an order of its own, for comparisons in tests."""
+        return [
+            (client_id, session.acknowledged_below, sorted(session.results.items()))
+            for client_id, session in sorted(self._sessions.items())
+        ]
+
+
+def _created_us(client_id: bytes) -> int:
+    """Creation time that a UUIDv7 carries, in microseconds since the epoch."""
+    return int.from_bytes(client_id[:6], "big") * 1000
+
+
+def _name(request: RequestId) -> str:
+    return f"{request.client_id.hex()}/{request.request_number}"
+
+
+def _reused(request: RequestId) -> Refused:
+    return Refused(
+        Code.INVALID_ARGUMENT,
+        f"request id {_name(request)} was used before for a different request; nothing was done: take "
+        "a new request_number",
+    )
+
+
+def _ahead(request: RequestId, physical: int, ahead_us_max: int) -> Refused:
+    latest = max(_created_us(request.client_id), request.started_at)
+    return Refused(
+        Code.INVALID_ARGUMENT,
+        f"request {_name(request)} is from {(latest - physical) / 1e6:.0f} s ahead of this group's time "
+        f"(id.started_at or the time in id.client_id), the limit is {ahead_us_max // 1_000_000} s; set "
+        "the client's clock",
+    )

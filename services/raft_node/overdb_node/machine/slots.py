@@ -1,0 +1,37 @@
+"""Which slots the group owns. Data of the group itself, with an epoch that grows when slots move."""
+
+from __future__ import annotations
+
+import struct
+
+from overdb.sharding import SLOTS, founding_slots, slot_of
+
+_EPOCH = struct.Struct(">Q")
+FOUNDING_EPOCH = 1
+
+
+class Slots:
+    """A bitmap: bit ``slot % 8`` of byte ``slot // 8``."""
+
+    __slots__ = ("bitmap", "epoch")
+
+    def __init__(self, group: int, groups: int) -> None:
+        self.epoch = FOUNDING_EPOCH
+        self.bitmap = founding_slots(group, groups)
+
+    def owns(self, key: bytes) -> bool:
+        slot = slot_of(key)
+        return bool(self.bitmap[slot >> 3] >> (slot & 7) & 1)
+
+    @property
+    def count(self) -> int:
+        return int.from_bytes(self.bitmap, "big").bit_count()
+
+    def pack(self) -> bytes:
+        return _EPOCH.pack(self.epoch) + self.bitmap
+
+    def load(self, packed: bytes | None) -> None:
+        if packed is not None:
+            assert len(packed) == _EPOCH.size + SLOTS // 8
+            self.epoch = _EPOCH.unpack_from(packed)[0]
+            self.bitmap = packed[_EPOCH.size :]

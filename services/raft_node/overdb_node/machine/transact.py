@@ -1,0 +1,131 @@
+"""One transaction inside a group: all compares on the state before, then one branch in order (2.6)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from overdb_node.machine.overlay import Overlay
+from overdb_node.machine.types import (
+    Code,
+    Compare,
+    Operation,
+    OperationKind,
+    OperationResult,
+    Operator,
+    Refused,
+    Target,
+    Transact,
+    Transacted,
+)
+
+_COUNTER_MIN, _COUNTER_MAX = -(1 << 63), (1 << 63) - 1
+_Value = tuple[int, bytes | None] | None
+
+
+def holds(compare: Compare, newest: _Value) -> bool:
+    """Whether a compare holds on the newest version of its key.
+
+    A missing key has version 0 and no value: EQUAL, LESS and GREATER on its value are false, NOT_EQUAL is
+    true. Values compare as bytes.
+    """
+    version, value = (0, None) if newest is None else newest
+    if compare.target is Target.EXISTS:
+        return (value is not None) == (compare.operand == (compare.operator is Operator.EQUAL))
+    if compare.target is Target.VERSION:
+        return _compare(compare.operator, 0 if value is None else version, compare.operand)
+    if value is None:
+        return compare.operator is Operator.NOT_EQUAL
+    return _compare(compare.operator, value, compare.operand)
+
+
+def _compare(operator: Operator, left: bytes | int, right: bytes | int) -> bool:
+    if operator is Operator.EQUAL:
+        return left == right
+    if operator is Operator.NOT_EQUAL:
+        return left != right
+    if operator is Operator.LESS:
+        return left < right  # type: ignore[operator]  # both are of the target's type
+    return left > right  # type: ignore[operator]
+
+
+class Branch:
+    """Runs the operations of a branch against the state; nothing is written before ``commit``."""
+
+    def __init__(self, overlay: Overlay, version: int, value_bytes_max: int) -> None:
+        self._overlay = overlay
+        self._version = version
+        self._value_bytes_max = value_bytes_max
+        self._written: dict[bytes, bytes | None] = {}
+
+    def run(self, operations: Iterable[Operation]) -> list[OperationResult] | Refused:
+        results = []
+        for operation in operations:
+            result = self._run(operation)
+            if isinstance(result, Refused):
+                return result
+            results.append(result)
+        return results
+
+    def _newest(self, key: bytes) -> _Value:
+        if key in self._written:
+            return self._version, self._written[key]
+        return self._overlay.newest(key)
+
+    def _run(self, operation: Operation) -> OperationResult | Refused:
+        kind, key, value, delta = operation
+        newest = self._newest(key)
+        before = None if newest is None else newest[1]
+        found = before is not None
+        if kind is OperationKind.GET:
+            if newest is None or before is None:
+                return OperationResult(False, b"", 0)
+            return OperationResult(True, before, newest[0])
+        if kind is OperationKind.PUT:
+            self._written[key] = value
+            return OperationResult(found, b"", self._version)
+        if kind is OperationKind.DELETE:
+            self._written[key] = None
+            return OperationResult(found, b"", self._version)
+        total = _parse_counter(before)
+        if total is None:
+            return Refused(
+                Code.INVALID_ARGUMENT,
+                f"add to key {key[:64]!r}: its value {(before or b'')[:32]!r} is no decimal number; "
+                "nothing was done",
+            )
+        total += delta
+        if not _COUNTER_MIN <= total <= _COUNTER_MAX:
+            return Refused(
+                Code.OUT_OF_RANGE,
+                f"add to key {key[:64]!r}: {total} does not fit 64 bits with sign; nothing was done",
+            )
+        text = b"%d" % total
+        self._written[key] = text
+        return OperationResult(found, text, self._version)
+
+    def commit(self) -> None:
+        for key, value in self._written.items():
+            self._overlay.write(key, self._version, value)
+
+
+def _parse_counter(value: bytes | None) -> int | None:
+    """The number that a counter's value is; None when it is none. A missing value counts as 0."""
+    if value is None:
+        return 0
+    digits = value[1:] if value[:1] in (b"-", b"+") else value
+    if not digits.isdigit() or len(digits) > 19:
+        return None
+    return int(value)
+
+
+def run(
+    request: Transact, overlay: Overlay, version: int, value_bytes_max: int
+) -> Transacted | Refused:
+    """Run a transaction at timestamp ``version``: all of a branch, or nothing when it is refused."""
+    succeeded = all(holds(c, overlay.newest(c.key)) for c in request.compares)
+    branch = Branch(overlay, version, value_bytes_max)
+    results = branch.run(request.then if succeeded else request.otherwise)
+    if isinstance(results, Refused):
+        return results
+    branch.commit()
+    return Transacted(succeeded, tuple(results), version)

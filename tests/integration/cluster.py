@@ -1,0 +1,265 @@
+"""A real cluster of processes on loopback, for tests: starts, kills, pauses, looks into it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+import grpc
+
+from overdb.internal.v1 import shard_pb2, shard_pb2_grpc
+from overdb.v1 import cluster_pb2, cluster_pb2_grpc
+
+T = TypeVar("T")
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody listens on now, below the range that the kernel hands out for connections."""
+    ports: list[int] = []
+    candidate = 20_000 + (os.getpid() * 37) % 9_000
+    while len(ports) < count:
+        candidate += 1
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", candidate))
+            except OSError:
+                continue
+            ports.append(candidate)
+    return ports
+
+
+def wait_until(condition: Callable[[], T], what: str, seconds_max: float = 30.0) -> T:
+    """Poll until ``condition()`` is true and return its value; fail with ``what`` after the time."""
+    deadline = time.monotonic() + seconds_max
+    while True:
+        value = condition()
+        if value:
+            return value
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {seconds_max} s: {what}")
+        time.sleep(0.02)
+
+
+@dataclass
+class Process:
+    """One node or router. ``start`` may be called again after it has ended."""
+
+    name: str
+    module: str
+    environment: dict[str, str]
+    log_file: Path
+    address: str
+    popen: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        with self.log_file.open("ab") as log:
+            self.popen = subprocess.Popen(
+                [sys.executable, "-m", self.module],
+                env={**os.environ, **self.environment},
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+            )
+
+    @property
+    def pid(self) -> int:
+        assert self.popen is not None
+        return self.popen.pid
+
+    @property
+    def is_running(self) -> bool:
+        return self.popen is not None and self.popen.poll() is None
+
+    def send(self, signal_number: int) -> None:
+        os.kill(self.pid, signal_number)
+
+    def kill(self) -> None:
+        """SIGKILL, and wait until it is gone."""
+        assert self.popen is not None
+        self.popen.kill()
+        self.popen.wait(10)
+
+    def stop(self) -> int:
+        """SIGTERM; return the exit code."""
+        assert self.popen is not None
+        if self.is_running:
+            self.popen.send_signal(signal.SIGCONT)
+            self.popen.terminate()
+        try:
+            return self.popen.wait(15)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise
+
+    def cpu_seconds(self) -> float:
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rsplit(")", 1)[1].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def resident_bytes(self) -> int:
+        fields = Path(f"/proc/{self.pid}/statm").read_text().split()
+        return int(fields[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    def log_tail(self, lines: int = 15) -> str:
+        return "\n".join(self.log_file.read_text(errors="replace").splitlines()[-lines:])
+
+
+@dataclass
+class LocalCluster:
+    """``groups`` x ``replicas`` nodes and ``routers`` routers, data below ``directory``."""
+
+    directory: Path
+    groups: int = 2
+    replicas: int = 3
+    routers: int = 1
+    settings: dict[str, str] = field(default_factory=dict)
+    nodes: dict[int, Process] = field(default_factory=dict)  # by node id
+    router_processes: list[Process] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.directory.mkdir(parents=True, exist_ok=True)
+        ports = free_ports(self.groups * self.replicas + self.routers)
+        node_ports, router_ports = ports[: -self.routers], ports[-self.routers :]
+        ids = range(1, self.groups * self.replicas + 1)
+        addresses = {i: f"127.0.0.1:{port}" for i, port in zip(ids, node_ports, strict=True)}
+        for node_id in ids:
+            group = self.group_of(node_id)
+            members = [i for i in ids if self.group_of(i) == group]
+            self.nodes[node_id] = Process(
+                f"node-{node_id}",
+                "overdb_node",
+                {
+                    "OVERDB_NODE_ID": str(node_id),
+                    "OVERDB_GROUP": str(group),
+                    "OVERDB_GROUPS": str(self.groups),
+                    "OVERDB_MEMBERS": ",".join(f"{i}={addresses[i]}" for i in members),
+                    "OVERDB_LISTEN": addresses[node_id],
+                    "OVERDB_DATA": str(self.directory / f"node-{node_id}"),
+                    **self.settings,
+                },
+                self.directory / f"node-{node_id}.log",
+                addresses[node_id],
+            )
+        for number, port in enumerate(router_ports):
+            self.router_processes.append(
+                Process(
+                    f"router-{number}",
+                    "overdb_router",
+                    {
+                        "OVERDB_LISTEN": f"127.0.0.1:{port}",
+                        "OVERDB_SEEDS": ",".join(addresses.values()),
+                    },
+                    self.directory / f"router-{number}.log",
+                    f"127.0.0.1:{port}",
+                )
+            )
+
+    # --- life -----------------------------------------------------------------------------------
+
+    @property
+    def processes(self) -> list[Process]:
+        return [*self.nodes.values(), *self.router_processes]
+
+    def start(self) -> None:
+        for process in self.processes:
+            process.start()
+        self.wait_until_serving()
+
+    def stop(self) -> None:
+        """Stop all of it, however far it got; whatever does not end is killed."""
+        running = [p for p in self.processes if p.is_running]
+        for process in running:
+            process.send(signal.SIGCONT)
+            process.send(signal.SIGTERM)
+        deadline = time.monotonic() + 15
+        for process in running:
+            assert process.popen is not None
+            try:
+                process.popen.wait(max(0.1, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+    def __enter__(self) -> LocalCluster:
+        try:
+            self.start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    # --- looking into it --------------------------------------------------------------------------
+
+    def group_of(self, node_id: int) -> int:
+        return (node_id - 1) // self.replicas
+
+    @property
+    def endpoints(self) -> list[str]:
+        return [router.address for router in self.router_processes]
+
+    def status(self, router: int = 0) -> cluster_pb2.StatusResponse | None:
+        """What a router says of the cluster; None when it does not answer."""
+        with grpc.insecure_channel(self.router_processes[router].address) as channel:
+            stub = cluster_pb2_grpc.ClusterStub(channel)
+            try:
+                answer: cluster_pb2.StatusResponse = stub.Status(
+                    cluster_pb2.StatusRequest(), timeout=5
+                )
+            except grpc.RpcError:
+                return None
+            return answer
+
+    def wait_until_serving(self, seconds_max: float = 30.0) -> None:
+        def serving() -> bool:
+            for process in self.processes:
+                if not process.is_running:
+                    raise AssertionError(f"{process.name} has ended:\n{process.log_tail()}")
+            status = self.status()
+            return status is not None and status.serving
+
+        wait_until(serving, "every group has a leader", seconds_max)
+
+    def describe(self, node_id: int) -> shard_pb2.DescribeResponse | None:
+        with grpc.insecure_channel(self.nodes[node_id].address) as channel:
+            stub = shard_pb2_grpc.ShardStub(channel)
+            try:
+                answer: shard_pb2.DescribeResponse = stub.Describe(
+                    shard_pb2.DescribeRequest(group=self.group_of(node_id)), timeout=1
+                )
+            except grpc.RpcError:
+                return None
+            return answer
+
+    def leader(self, group: int, besides: int = 0) -> int:
+        """Node id of a group's leader as its members see it, other than ``besides``; waits for one."""
+
+        def found() -> int:
+            for node_id in self.nodes:
+                if self.group_of(node_id) != group or node_id == besides:
+                    continue
+                answer = self.describe(node_id) if self.nodes[node_id].is_running else None
+                if answer is not None and answer.role == "leader":
+                    return node_id
+            return 0
+
+        return wait_until(found, f"a leader of group {group}", 15)
+
+
+@contextlib.contextmanager
+def paused(process: Process) -> Iterator[None]:
+    """The process is stopped (SIGSTOP) inside and continued behind."""
+    process.send(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        process.send(signal.SIGCONT)

@@ -1,0 +1,101 @@
+"""Writers that remember what was acknowledged, to be compared with what the store has afterwards."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+
+import overdb
+
+
+@dataclass
+class Written:
+    """What one run of writers knows. Every writer has keys of its own and counts them up."""
+
+    acknowledged: dict[bytes, int] = field(default_factory=dict)  # key -> largest value acknowledged
+    attempted: dict[bytes, int] = field(default_factory=dict)  # key -> largest value ever sent
+    acknowledgements: int = 0
+    unknown: int = 0
+    longest_gap_seconds: float = 0.0
+
+    def problems(self, found: dict[bytes, int | None]) -> list[str]:
+        """Acknowledged writes that are missing, and values that nobody can have written."""
+        problems = []
+        for key, least in self.acknowledged.items():
+            value = found[key]
+            if value is None or value < least:
+                problems.append(f"{key!r}: acknowledged {least}, found {value}")
+            elif value > self.attempted[key]:
+                problems.append(f"{key!r}: found {value}, only {self.attempted[key]} was tried")
+        return problems
+
+
+class Writers:
+    """``count`` concurrent writers over as many clients as ``clients``, until ``stop``."""
+
+    def __init__(self, endpoints: list[str], count: int = 24, clients: int = 3) -> None:
+        self._endpoints = endpoints
+        self._count = count
+        self._clients_count = clients
+        self._clients: list[overdb.Client] = []
+        self._tasks: list[asyncio.Task[None]] = []
+        self._stopping = False
+        self._last = 0.0
+        self.written = Written()
+
+    async def __aenter__(self) -> Writers:
+        self._clients = [
+            overdb.Client(self._endpoints, timeout=15.0) for _ in range(self._clients_count)
+        ]
+        self._last = asyncio.get_running_loop().time()
+        for number in range(self._count):
+            client = self._clients[number % self._clients_count]
+            self._tasks.append(asyncio.create_task(self._write(number, client)))
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+        for client in self._clients:
+            await client.close()
+
+    async def stop(self) -> None:
+        self._stopping = True
+        await asyncio.gather(*self._tasks)
+
+    async def _write(self, number: int, client: overdb.Client) -> None:
+        """Keep four keys, so that keys are both new and overwritten, on all groups."""
+        written = self.written
+        counter = 0
+        while not self._stopping:
+            counter += 1
+            key = f"writer-{number}-{counter % 4}".encode()
+            written.attempted[key] = counter
+            try:
+                await client.put(key, str(counter).encode())
+            except overdb.OutcomeUnknown:
+                written.unknown += 1
+                continue
+            now = asyncio.get_running_loop().time()
+            written.longest_gap_seconds = max(written.longest_gap_seconds, now - self._last)
+            self._last = now
+            written.acknowledged[key] = counter
+            written.acknowledgements += 1
+
+    async def acknowledged_more(self, count: int, seconds_max: float = 20.0) -> None:
+        """Return when ``count`` more writes were acknowledged; fail when it takes too long."""
+        goal = self.written.acknowledgements + count
+        deadline = asyncio.get_running_loop().time() + seconds_max
+        while self.written.acknowledgements < goal:
+            if asyncio.get_running_loop().time() > deadline:
+                missing = goal - self.written.acknowledgements
+                raise AssertionError(f"not within {seconds_max} s: {missing} of {count} more writes")
+            await asyncio.sleep(0.02)
+
+    async def read_back(self) -> dict[bytes, int | None]:
+        """What the store has for every key that was tried."""
+        async with overdb.Client(self._endpoints, timeout=15.0) as client:
+            found: dict[bytes, int | None] = {}
+            for key in self.written.attempted:
+                value = await client.get(key)
+                found[key] = None if value is None else int(value.value)
+            return found

@@ -1,0 +1,281 @@
+"""A replica's host in memory: does what an ``Output`` asks for, one disk step at a time.
+
+Disk work waits in ``disk_queue`` until ``disk_step``: a crash drops whatever is still in it, so that
+nothing un-fsynced survives, and a crash between two steps falls between a fsync and the messages
+behind it. The state machine is a running digest of what was applied; what of it is on disk lags
+behind, as with a store without a log of its own.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from random import Random
+from typing import NamedTuple
+
+from overdb_node.raft.core import Raft
+from overdb_node.raft.log import Log
+from overdb_node.raft.messages import Chunk, Message
+from overdb_node.raft.output import ChunkToSend, Event, Install, Output, Persist, Stage
+from overdb_node.raft.settings import RaftSettings
+from overdb_node.raft.types import Entry, HardState, Member, Snapshot
+
+CHUNK_BYTES_MAX = 24
+
+Send = Callable[[int, int, Message], None]
+AppliedHook = Callable[[int, Entry, "State"], None]
+AnsweredHook = Callable[[int, object, int], None]
+
+
+class State(NamedTuple):
+    """The state machine: what was applied last, and a digest of everything up to it."""
+
+    index: int = 0
+    digest: int = 0
+
+    def after(self, entry: Entry) -> State:
+        assert entry.index == self.index + 1, f"entry {entry.index} applied after {self.index}"
+        mixed = b"%d %d %d %d " % (self.digest, entry.index, entry.term, entry.kind)
+        return State(entry.index, zlib.crc32(mixed + entry.payload))
+
+
+def members_of(count: int) -> tuple[Member, ...]:
+    return tuple(Member(i, f"replica-{i}") for i in range(1, count + 1))
+
+
+def encode_members(members: tuple[Member, ...]) -> bytes:
+    return b",".join(b"%d%s" % (m.replica_id, b"" if m.voter else b"?") for m in members)
+
+
+def decode_members(payload: bytes) -> tuple[Member, ...]:
+    """The payload of a configuration entry in these tests: "1,2,3?", a learner with its "?"."""
+    names = payload.decode().split(",") if payload else []
+    return tuple(
+        Member(int(name.rstrip("?")), f"replica-{name.rstrip('?')}", not name.endswith("?"))
+        for name in names
+    )
+
+
+@dataclass(slots=True)
+class Disk:
+    """What survives a crash."""
+
+    snapshot: Snapshot
+    entries: list[Entry] = field(default_factory=list)
+    hard_state: HardState = HardState()
+    state: State = State()
+    checkpoints: dict[int, bytes] = field(default_factory=dict)  # streams of snapshots, by index
+
+    def write(self, persist: Persist) -> None:
+        self.hard_state = persist.hard_state
+        if persist.entries:
+            position = persist.entries[0].index - self.snapshot.index - 1
+            assert 0 <= position <= len(self.entries), "a gap in the log on disk"
+            del self.entries[position:]
+            self.entries.extend(persist.entries)
+
+
+def checkpoint_stream(maker: int, state: State, members: tuple[Member, ...]) -> bytes:
+    """Replicas' streams of one state differ, in length too: they are files, not logic."""
+    filling = b"#" * (30 + 7 * maker)
+    names = encode_members(members)
+    body = b"%d|%d|%s|%d|%s" % (state.index, state.digest, names, maker, filling)
+    return body + b"|%08x" % zlib.crc32(body)
+
+
+def read_checkpoint(stream: bytes) -> tuple[State, tuple[Member, ...]] | None:
+    """State and members in a stream; None if its checksum is wrong."""
+    body, _, checksum = stream.rpartition(b"|")
+    if checksum != b"%08x" % zlib.crc32(body):
+        return None
+    index, digest, names, *_ = body.split(b"|")
+    return State(int(index), int(digest)), decode_members(names)
+
+
+class Host:
+    """One replica: a ``Raft``, its ``Disk``, and the work between them."""
+
+    def __init__(
+        self,
+        replica_id: int,
+        disk: Disk,
+        random: Random,
+        send: Send,
+        settings: RaftSettings | None = None,
+    ) -> None:
+        self.replica_id = replica_id
+        self.disk = disk
+        self.state = disk.state
+        self._send = send
+        self.raft = Raft(
+            replica_id,
+            settings or RaftSettings(),
+            random,
+            Log(disk.snapshot, list(disk.entries), decode_members),
+            disk.hard_state,
+            disk.state.index,
+        )
+        self.disk_queue: deque[
+            Persist | list[tuple[int, Message]] | Stage | Install
+        ] = deque()
+        self.to_apply: deque[Entry] = deque()
+        self.applies_at_once = True
+        self.reads: list[tuple[object, int]] = []  # confirmed, waiting for their index
+        self.answered: list[tuple[object, int]] = []  # (read, index of the state that answered it)
+        self.failed: list[object] = []
+        self.events: list[Event] = []
+        self.on_applied: AppliedHook | None = None
+        self.on_answered: AnsweredHook | None = None
+        self._staging: tuple[int, int, int, int] | None = None
+        self._staged = bytearray()
+
+    # --- outputs --------------------------------------------------------------------------------
+
+    def pump(self) -> None:
+        """Take outputs until there is nothing more to be done without the disk."""
+        while True:
+            output = self.raft.take_output()
+            self._do(output)
+            if not self.raft.has_committed_to_hand_out or self.raft.installing is not None:
+                return
+
+    def _do(self, output: Output) -> None:
+        self.events += output.events
+        if output.persist is not None:
+            self.disk_queue.append(output.persist)
+        for to, message in output.send_now:
+            self._send(self.replica_id, to, message)
+        if output.send_after_persist:
+            self.disk_queue.append(output.send_after_persist)
+        self.to_apply.extend(output.committed)
+        if self.applies_at_once:
+            self.apply()
+        self.failed += output.reads_failed
+        self.reads += output.reads
+        self._answer_reads()
+        if output.stage is not None:
+            self.disk_queue.append(output.stage)
+        if output.install is not None:
+            self.disk_queue.append(output.install)
+        for chunk in output.chunks:
+            self._send_chunk(chunk)
+
+    def apply(self) -> None:
+        """Apply everything that was handed out."""
+        if not self.to_apply:
+            return
+        while self.to_apply:
+            entry = self.to_apply.popleft()
+            self.state = self.state.after(entry)
+            if self.on_applied is not None:
+                self.on_applied(self.replica_id, entry, self.state)
+        self.raft.applied_to(self.state.index)
+        self._answer_reads()
+
+    def _answer_reads(self) -> None:
+        waiting = []
+        for read, index in self.reads:
+            if index > self.state.index:
+                waiting.append((read, index))
+                continue
+            self.answered.append((read, self.state.index))
+            if self.on_answered is not None:
+                self.on_answered(self.replica_id, read, self.state.index)
+        self.reads = waiting
+
+    def _send_chunk(self, chunk: ChunkToSend) -> None:
+        element = chunk.snapshot
+        stream = self.disk.checkpoints[element.index]
+        assert len(stream) == element.size
+        data = stream[chunk.offset : chunk.offset + CHUNK_BYTES_MAX]
+        message = Chunk(
+            chunk.term, chunk.round, element.index, element.term, chunk.offset, element.size, data
+        )
+        self._send(self.replica_id, chunk.to, message)
+
+    # --- the disk -------------------------------------------------------------------------------
+
+    def disk_step(self) -> bool:
+        """Do the oldest piece of disk work; False if there is none."""
+        if not self.disk_queue:
+            return False
+        work = self.disk_queue.popleft()
+        if isinstance(work, Persist):
+            self.disk.write(work)
+            self.raft.persisted(work.token)
+        elif isinstance(work, Stage):
+            self._stage(work)
+        elif isinstance(work, Install):
+            self._install(work)
+        else:
+            for to, message in work:
+                self._send(self.replica_id, to, message)
+        self.pump()
+        return True
+
+    def settle(self) -> None:
+        """Let the disk finish."""
+        while self.disk_step():
+            pass
+
+    def flush(self) -> None:
+        """Bring the state machine's state to the disk."""
+        self.disk.state = self.state
+
+    def _stage(self, work: Stage) -> None:
+        key = (work.term, work.leader, work.index, work.element_term)
+        if key != self._staging:
+            self._staging, self._staged = key, bytearray()
+        if work.offset != len(self._staged):  # not where this stream goes on
+            self.raft.staged(work.index, work.element_term, len(self._staged), None)
+            return
+        self._staged += work.data
+        snapshot = None
+        if len(self._staged) == work.size:
+            snapshot = self._unpack(work)
+        if snapshot is None and len(self._staged) >= work.size:
+            self._staging, self._staged = None, bytearray()
+        self.raft.staged(work.index, work.element_term, len(self._staged), snapshot)
+
+    def _unpack(self, work: Stage) -> Snapshot | None:
+        stream = bytes(self._staged)
+        checkpoint = read_checkpoint(stream)
+        if checkpoint is None or checkpoint[0].index != work.index:
+            return None
+        self.disk.checkpoints[work.index] = stream
+        members = checkpoint[1]
+        return Snapshot(work.index, work.element_term, 0, members, "received", len(stream))
+
+    def _install(self, work: Install) -> None:
+        disk, snapshot = self.disk, work.snapshot
+        checkpoint = read_checkpoint(disk.checkpoints[snapshot.index])
+        assert checkpoint is not None
+        if work.keep_entries_after:
+            disk.entries = disk.entries[snapshot.index - disk.snapshot.index :]
+        else:
+            disk.entries = []
+        disk.snapshot = snapshot
+        disk.state = self.state = checkpoint[0]
+        self.to_apply.clear()
+        self.raft.installed()
+
+    def compact(self) -> bool:
+        """Make a snapshot of what is applied the first element of the log."""
+        raft, index = self.raft, self.state.index
+        if raft.installing is not None or self.to_apply:
+            return False
+        term = raft.log.term_at(index)
+        assert term is not None
+        members = raft.log.members_at(index)
+        stream = checkpoint_stream(self.replica_id, self.state, members)
+        snapshot = Snapshot(index, term, 0, members, "made", len(stream))
+        if not raft.compact(snapshot):
+            return False
+        disk = self.disk
+        disk.checkpoints[index] = stream
+        disk.entries = disk.entries[index - disk.snapshot.index :]
+        disk.snapshot = snapshot
+        disk.state = self.state
+        return True

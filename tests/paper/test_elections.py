@@ -1,0 +1,542 @@
+"""Who leads: the paper's 5.1, 5.2 and 5.4.1, PreVote (dissertation 9.6), CheckQuorum (6.2)."""
+
+from __future__ import annotations
+
+import pytest
+from overdb_node.raft.messages import (
+    Answer,
+    Append,
+    ChunkAnswer,
+    Message,
+    Offer,
+    OfferAnswer,
+    TimeoutNow,
+    VoteAnswer,
+    VoteRequest,
+)
+from overdb_node.raft.output import EventKind, Role
+from overdb_node.raft.types import HardState
+from tests.paper.helpers import (
+    TICKS_MAX,
+    TICKS_MIN,
+    Node,
+    acknowledge,
+    all_of,
+    append,
+    candidate,
+    disk_of,
+    leader,
+    only,
+    show_disk,
+    vote_request,
+)
+
+NEWER: list[Message] = [
+    VoteRequest(7, 9, 6),
+    VoteAnswer(7, False),
+    Append(7, 1, 1, (), 0),
+    Answer(7, 1, False, 0, 0),
+    Offer(7, 1, 9, 6, 10),
+    OfferAnswer(7, 1, 0, 0, 0),
+    ChunkAnswer(7, 1, 0, 0, 0),
+]
+
+
+def kind_of(message: Message) -> str:
+    return type(message).__name__
+
+
+def pre_candidate(log: str = "1.1", **how: object) -> Node:
+    """A replica whose election timer has run out."""
+    node = Node(log, **how)  # type: ignore[arg-type]
+    for _ in range(TICKS_MAX):
+        node.raft.tick()
+        node.pump()
+        if node.raft.role is Role.PRE_CANDIDATE:
+            return node
+    raise AssertionError("no election timeout within the largest one")
+
+
+# --- terms ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("message", NEWER, ids=kind_of)
+@pytest.mark.parametrize("role", [Role.FOLLOWER, Role.CANDIDATE, Role.LEADER])
+def test_a_newer_term_makes_everyone_a_follower_of_it(role: Role, message: Message) -> None:
+    """Paper 5.1: "If a candidate or leader discovers that its term is out of date, it immediately
+    reverts to follower state." PROTOCOL 1.2: "Newer: adopt it"."""
+    node = {Role.FOLLOWER: Node, Role.CANDIDATE: candidate, Role.LEADER: leader}[role]("1.1 1.2")
+    if isinstance(message, VoteRequest):  # a leader that works adopts only what it asked for
+        message = VoteRequest(7, 9, 6, transfer=True)
+    if role is Role.FOLLOWER and isinstance(message, Answer | OfferAnswer | ChunkAnswer):
+        assert node.raft.role is role
+    node.receive_settled(3, message)
+    assert (node.raft.role, node.raft.term) == (Role.FOLLOWER, 7)
+    assert node.disk.hard_state.term == 7
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        VoteRequest(1, 99, 1),
+        VoteAnswer(1, True),
+        Append(1, 9, 1, (), 2),
+        Answer(1, 9, True, 2, 1),
+        Offer(1, 9, 9, 1, 10),
+        OfferAnswer(1, 9, 0, 0, 0),
+        ChunkAnswer(1, 9, 0, 0, 5),
+        TimeoutNow(1),
+    ],
+    ids=kind_of,
+)
+@pytest.mark.parametrize("role", [Role.FOLLOWER, Role.CANDIDATE, Role.LEADER])
+def test_a_message_of_an_older_term_changes_nothing(role: Role, message: Message) -> None:
+    """Paper 5.1: "If a server receives a request with a stale term number, it rejects the request."
+    FAULTS 4."""
+    node = {Role.FOLLOWER: Node, Role.CANDIDATE: candidate, Role.LEADER: leader}[role](
+        "1.1 1.2 3.3", term=5
+    )
+    raft = node.raft
+
+    def look() -> object:
+        return (raft.term, raft.vote, raft.role, raft.commit_index, raft.agreed, node.log)
+
+    before = look()
+    node.receive_settled(3, message)
+    assert look() == before
+
+
+@pytest.mark.parametrize(
+    "message", [Append(1, 9, 1, (), 2), Offer(1, 9, 9, 1, 10)], ids=kind_of
+)
+def test_an_old_leader_is_told_the_term_and_nothing_else(message: Message) -> None:
+    """PROTOCOL 1.2: "Append, offer or chunk with an older term: answer my term and nothing else"."""
+    node = Node("1.1 1.2 3.3", term=5, commit=2)
+    answer = only(node.receive(3, message), Answer)
+    assert answer == Answer(5, 0, False, 0, 0)
+
+
+@pytest.mark.parametrize("term", [1, 5, 9])
+def test_an_answer_is_never_answered(term: int) -> None:
+    """PROTOCOL 1.2: "an Answer is never answered"."""
+    node = Node("1.1", term=5)
+    assert node.receive_settled(2, Answer(term, 1, False, 0, 0)) == []
+
+
+# --- votes ------------------------------------------------------------------------------------------
+
+
+def test_one_vote_a_term_first_come_first_served() -> None:
+    """Paper 5.2: "Each server will vote for at most one candidate in a given term, on a
+    first-come-first-served basis"."""
+    node = Node("1.1")
+    assert only(node.receive_settled(2, vote_request(2, "1.1")), VoteAnswer).granted
+    assert not only(node.receive_settled(3, vote_request(2, "1.1")), VoteAnswer).granted
+
+
+def test_a_vote_is_on_disk_before_it_is_said() -> None:
+    """PROTOCOL 1.0, paper figure 2 ("updated on stable storage before responding"). FAULTS 1."""
+    node = Node("1.1")
+    assert node.receive(2, vote_request(2, "1.1")) == []
+    assert node.disk.hard_state.vote == 0
+    assert node.disk_step()
+    assert node.disk.hard_state == HardState(2, 2, 0)
+    assert node.taken() == []
+    assert node.fsync() == [(2, VoteAnswer(2, True))]
+
+
+def test_killed_right_after_granting_it_gives_no_second_vote() -> None:
+    """FAULTS 1: the vote in this term survives the restart."""
+    node = Node("1.1")
+    node.receive_settled(2, vote_request(2, "1.1"))
+    again = node.restarted()
+    assert not only(again.receive_settled(3, vote_request(2, "1.1")), VoteAnswer).granted
+    assert (again.raft.term, again.raft.vote) == (2, 2)
+
+
+def test_killed_between_fsync_and_the_answer_it_keeps_the_vote() -> None:
+    """STYLE 1: a crash between the fsync and what waits for it; PROTOCOL 1.0."""
+    node = Node("1.1")
+    node.receive(2, vote_request(2, "1.1"))
+    assert node.disk_step()
+    assert node.taken() == []
+    again = node.restarted()
+    assert not only(again.receive_settled(3, vote_request(2, "1.1")), VoteAnswer).granted
+
+
+def test_killed_before_the_fsync_nothing_was_said_and_the_vote_is_free() -> None:
+    """PROTOCOL 1.0: what no message depends on may be lost."""
+    node = Node("1.1")
+    assert node.receive(2, vote_request(2, "1.1")) == []
+    again = node.restarted()
+    assert only(again.receive_settled(3, vote_request(2, "1.1")), VoteAnswer).granted
+
+
+def test_a_candidate_that_steps_down_in_its_own_term_keeps_its_vote() -> None:
+    """FAULTS 2: its vote for itself stays, or there are two leaders in the term."""
+    node = candidate("1.1")
+    node.receive_settled(2, append(2, 2))
+    assert (node.raft.role, node.raft.vote) == (Role.FOLLOWER, 1)
+    for _ in range(TICKS_MIN):
+        node.raft.tick()
+    assert not only(node.receive_settled(3, vote_request(2, "1.1")), VoteAnswer).granted
+
+
+def test_a_lost_election_keeps_the_vote() -> None:
+    """FAULTS 2, for a candidate that most have refused."""
+    node = candidate("1.1")
+    node.receive(2, VoteAnswer(2, False))
+    node.receive(3, VoteAnswer(2, False))
+    assert (node.raft.role, node.raft.vote) == (Role.FOLLOWER, 1)
+    assert not only(node.receive_settled(3, vote_request(2, "1.1")), VoteAnswer).granted
+
+
+def test_a_duplicated_vote_counts_once() -> None:
+    """FAULTS 3: with 5 voters, one's vote three times is no majority."""
+    node = candidate("1.1", count=5)
+    for _ in range(3):
+        node.receive(2, VoteAnswer(2, True))
+    assert node.raft.role is Role.CANDIDATE
+    node.receive(3, VoteAnswer(2, True))
+    assert node.raft.is_leader
+
+
+def test_a_duplicated_refusal_counts_once() -> None:
+    """FAULTS 3, the other way: one's refusal three times does not lose an election of 5."""
+    node = candidate("1.1", count=5)
+    for _ in range(3):
+        node.receive(2, VoteAnswer(2, False))
+    assert node.raft.role is Role.CANDIDATE
+
+
+def test_the_same_candidate_is_granted_again() -> None:
+    """Paper figure 2 ("votedFor is null or candidateId"). FAULTS 5: its first answer was lost."""
+    node = Node("1.1")
+    for _ in range(2):
+        assert only(node.receive_settled(2, vote_request(2, "1.1")), VoteAnswer).granted
+    again = node.restarted()
+    assert only(again.receive_settled(2, vote_request(2, "1.1")), VoteAnswer).granted
+
+
+@pytest.mark.parametrize(
+    ("mine", "last", "granted"),
+    [
+        ("1.1 1.2", "1.2", True),
+        ("1.1 1.2", "1.3", True),
+        ("1.1 1.2", "1.1", False),
+        ("1.1 1.2", "2.1", True),
+        ("1.1 2.2", "1.9", False),
+        ("S2.5", "2.5", True),
+        ("S2.5", "2.4", False),
+        ("S2.5", "1.9", False),
+        ("", "0.0", True),
+    ],
+)
+def test_only_a_candidate_with_an_up_to_date_log_gets_the_vote(
+    mine: str, last: str, granted: bool
+) -> None:
+    """Paper 5.4.1: the later last term wins; with equal terms the longer log does."""
+    node = Node(mine)
+    answer = only(node.receive_settled(2, vote_request(9, last)), VoteAnswer)
+    assert answer == VoteAnswer(9, granted)
+    assert node.raft.term == 9
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 7])
+def test_a_majority_of_all_voters_elects_and_no_less(count: int) -> None:
+    """Paper 5.2: "votes from a majority of the servers in the full cluster"."""
+    node = candidate("1.1", count=count)
+    votes = 1
+    for voter in range(2, count + 1):
+        assert node.raft.is_leader is (2 * votes > count)
+        if not node.raft.is_leader:
+            node.receive(voter, VoteAnswer(2, True))
+            votes += 1
+    assert node.raft.is_leader
+
+
+def test_the_own_vote_counts_only_once_it_is_on_disk() -> None:
+    """PROTOCOL 1.0 (!): vote and term are fsynced "before they are counted locally"."""
+    alone = Node("1.1", count=1)
+    for _ in range(TICKS_MAX):
+        alone.raft.tick()
+        alone.pump()
+    assert alone.raft.term > 1
+    assert not alone.raft.is_leader
+    alone.fsync()
+    assert alone.raft.is_leader
+
+
+def test_with_the_own_vote_in_flight_one_other_of_three_is_no_majority() -> None:
+    """PROTOCOL 1.0 (!), as in the search: the candidate loses its vote and gives it again."""
+    node = Node("1.1")
+    node.receive(2, TimeoutNow(1))
+    node.receive(2, VoteAnswer(2, True))
+    assert node.raft.role is Role.CANDIDATE
+    node.fsync()
+    assert node.raft.is_leader
+
+
+def test_a_vote_request_leaves_after_the_fsync_of_term_vote_and_log() -> None:
+    """PROTOCOL 1.0: "RequestVote [...] included, not only answers"."""
+    node = Node("1.1")
+    node.receive(2, append(1, 1, "1.1 1.2"))
+    assert node.receive(2, TimeoutNow(1)) == []
+    while not node.sent:
+        assert node.disk_step()
+    assert all_of(node.sent, VoteRequest) == [vote_request(2, "1.2", transfer=True)] * 2
+    assert node.disk.hard_state == HardState(2, 1, 0)
+    assert show_disk(node.disk) == "1.1 1.2"
+
+
+def test_votes_of_another_term_do_not_count() -> None:
+    """Paper 5.1 and 5.2: a late vote of an older campaign."""
+    node = candidate("1.1", term=4)
+    assert node.raft.term == 5
+    for voter in (2, 3):
+        node.receive(voter, VoteAnswer(4, True))
+        node.receive(voter, VoteAnswer(5, True, pre=True))
+    assert node.raft.role is Role.CANDIDATE
+
+
+def test_a_vote_from_before_a_restart_does_not_count() -> None:
+    """FAULTS 4, over a restart: the campaign is forgotten, its term and vote are not."""
+    again = candidate("1.1").restarted()
+    for voter in (2, 3):
+        again.receive(voter, VoteAnswer(2, True))
+    assert (again.raft.role, again.raft.term, again.raft.vote) == (Role.FOLLOWER, 2, 1)
+
+
+def test_a_candidate_follows_the_leader_of_its_own_term() -> None:
+    """Paper 5.2: an Append of a leader whose term is at least as large: it "returns to follower"."""
+    node = candidate("1.1")
+    node.receive_settled(2, append(2, 2))
+    assert (node.raft.role, node.raft.leader_id, node.raft.term) == (Role.FOLLOWER, 2, 2)
+
+
+def test_a_candidate_ignores_the_leader_of_an_older_term() -> None:
+    """Paper 5.2: "the candidate rejects the RPC and continues in candidate state"."""
+    node = candidate("1.1")
+    assert only(node.receive(2, append(1, 2)), Answer).term == 2
+    assert node.raft.role is Role.CANDIDATE
+
+
+def test_a_vote_restarts_the_timer_and_a_refusal_does_not() -> None:
+    """Paper figure 2, rules for followers: "without [...] granting vote to candidate"."""
+    for last, quiet in (("1.1", True), ("0.0", False)):
+        node = Node("1.1")
+        timeout = node.raft.election._timeout
+        node.tick(timeout - 1)
+        node.receive_settled(2, vote_request(2, last))
+        node.tick(1)
+        assert (node.raft.role is Role.FOLLOWER) is quiet
+
+
+@pytest.mark.parametrize(
+    "message", [append(1, 2), append(1, 9), append(1, 9, "1.9"), Offer(1, 1, 9, 1, 10)]
+)
+def test_a_leaders_message_restarts_the_timer_also_when_it_is_refused(message: Message) -> None:
+    """PROTOCOL 1.2: "the election timer restarts, also when what follows refuses"."""
+    node = Node("1.1")
+    timeout = node.raft.election._timeout
+    for _ in range(5):
+        node.tick(timeout - 1)
+        node.receive_settled(2, message)
+    assert node.raft.role is Role.FOLLOWER
+
+
+def test_an_old_leaders_message_does_not_restart_the_timer() -> None:
+    """Paper 5.2: only the *current* leader's Append does; FAULTS 4."""
+    node = Node("1.1", term=5)
+    for _ in range(TICKS_MAX):
+        node.raft.tick()
+        node.receive_settled(2, append(1, 2))
+    assert node.raft.role is Role.PRE_CANDIDATE
+
+
+def test_timeouts_are_random_within_their_bounds() -> None:
+    """Paper 5.2: "election timeouts are chosen randomly from a fixed interval". FAULTS 9."""
+    node, seen = Node("1.1"), set()
+    for _ in range(200):
+        node.raft.election.restart_timer()
+        seen.add(node.raft.election._timeout)
+    assert min(seen) == TICKS_MIN
+    assert max(seen) == TICKS_MAX
+
+
+def test_a_split_vote_is_followed_by_another_campaign_in_a_newer_term() -> None:
+    """Paper 5.2: each candidate "will time out and start a new election". FAULTS 9."""
+    node = candidate("1.1")
+    node.receive(2, VoteAnswer(2, False))
+    for _ in range(TICKS_MAX):
+        node.tick()
+        if node.raft.role is Role.PRE_CANDIDATE:
+            break
+    node.receive_settled(3, VoteAnswer(3, True, pre=True))
+    assert (node.raft.role, node.raft.term) == (Role.CANDIDATE, 3)
+
+
+def test_two_leaders_of_one_term_stop_the_replica() -> None:
+    """Paper 5.2, election safety: what cannot happen is not answered politely. FAULTS 6."""
+    from overdb_node.raft.errors import ProtocolViolation
+
+    node = leader("1.1")
+    with pytest.raises(ProtocolViolation, match="replica 3 leads in my own term 2"):
+        node.receive(3, append(2, 1))
+
+
+# --- PreVote ----------------------------------------------------------------------------------------
+
+
+def test_a_timeout_first_asks_and_changes_nothing() -> None:
+    """Dissertation 9.6: "a candidate only increments its term if it first learns from a majority
+    of the cluster that they would be willing to grant [...] their votes"."""
+    node = pre_candidate("1.1")
+    assert (node.raft.term, node.raft.vote) == (1, 0)
+    assert all_of(node.taken(), VoteRequest) == [vote_request(2, "1.1", pre=True)] * 2
+    assert not node.disk_queue
+
+
+def test_an_isolated_replica_keeps_its_term_for_ever() -> None:
+    """Dissertation 9.6. FAULTS 8: it must not come back with a term that deposes the leader."""
+    node = Node("1.1")
+    node.tick(50 * TICKS_MAX)
+    node.fsync()
+    assert (node.raft.term, node.disk.hard_state.term) == (1, 1)
+
+
+def test_a_majority_of_willing_voters_starts_the_campaign() -> None:
+    """Dissertation 9.6."""
+    node = pre_candidate("1.1", count=5)
+    node.receive_settled(2, VoteAnswer(2, True, pre=True))
+    node.receive_settled(2, VoteAnswer(2, True, pre=True))
+    assert node.raft.role is Role.PRE_CANDIDATE
+    node.receive_settled(3, VoteAnswer(2, True, pre=True))
+    assert (node.raft.role, node.raft.term, node.raft.vote) == (Role.CANDIDATE, 2, 1)
+
+
+def test_saying_that_it_would_vote_binds_nobody() -> None:
+    """Dissertation 9.6: a PreVote is a question; term, vote and timer stay."""
+    node = Node("1.1")
+    timeout = node.raft.election._timeout
+    node.tick(timeout - 1)
+    for asker in (2, 3):
+        answer = only(node.receive(asker, vote_request(2, "1.1", pre=True)), VoteAnswer)
+        assert answer == VoteAnswer(2, True, pre=True)
+    assert (node.raft.term, node.raft.vote) == (1, 0)
+    node.tick()
+    assert node.raft.role is Role.PRE_CANDIDATE
+
+
+def test_nobody_is_willing_for_a_log_that_is_behind() -> None:
+    """Dissertation 9.6: "if the candidate's log is sufficiently up to date"."""
+    node = Node("1.1 1.2")
+    answer = only(node.receive(2, vote_request(2, "1.1", pre=True)), VoteAnswer)
+    assert answer == VoteAnswer(1, False, pre=True)
+
+
+def test_who_hears_from_a_leader_is_not_willing_and_keeps_the_term() -> None:
+    """Dissertation 4.2.3 and 9.6; FAULTS 8."""
+    node = Node("1.1")
+    node.receive(2, append(1, 2))
+    answer = only(node.receive(3, vote_request(2, "1.9", pre=True)), VoteAnswer)
+    assert not answer.granted
+    assert node.receive_settled(3, vote_request(8, "1.9")) == []
+    assert node.raft.term == 1
+
+
+def test_who_has_not_heard_for_an_election_timeout_is_willing() -> None:
+    """Dissertation 4.2.3: "within the minimum election timeout" of hearing from a leader."""
+    node = Node("1.1")
+    node.receive(2, append(1, 2))
+    node.tick(TICKS_MIN - 1)
+    assert not only(node.receive(3, vote_request(2, "1.1", pre=True)), VoteAnswer).granted
+    node.tick()
+    assert only(node.receive(3, vote_request(2, "1.1", pre=True)), VoteAnswer).granted
+
+
+def test_a_leader_that_works_is_not_deposed_by_a_request() -> None:
+    """Dissertation 4.2.3; FAULTS 8."""
+    node = leader("1.1")
+    assert not all_of(node.receive_settled(3, vote_request(8, "1.9")), VoteAnswer)
+    answer = only(node.receive_settled(3, vote_request(8, "1.9", pre=True)), VoteAnswer)
+    assert not answer.granted
+    assert (node.raft.is_leader, node.raft.term) == (True, 2)
+
+
+def test_a_refused_asker_with_an_old_term_learns_the_new_one() -> None:
+    """Paper 5.1, so that a replica that comes back with a longer log can be elected at all."""
+    node = Node("1.1", term=6)
+    answer = only(node.receive(2, vote_request(3, "1.1", pre=True)), VoteAnswer)
+    assert answer == VoteAnswer(6, False, pre=True)
+    asker = pre_candidate("1.1")
+    asker.receive_settled(2, answer)
+    assert (asker.raft.role, asker.raft.term) == (Role.FOLLOWER, 6)
+
+
+def test_a_willingness_of_another_term_does_not_count() -> None:
+    """Dissertation 9.6 with 5.1: a late answer to an older question."""
+    node = pre_candidate("1.1", term=4)
+    for voter in (2, 3):
+        node.receive_settled(voter, VoteAnswer(4, True, pre=True))
+        node.receive_settled(voter, VoteAnswer(6, True, pre=True))
+    assert node.raft.role is Role.PRE_CANDIDATE
+
+
+def test_a_leaders_message_ends_the_asking() -> None:
+    """Dissertation 9.6: the leader came back before the answers did."""
+    node = pre_candidate("1.1")
+    node.receive(2, append(1, 2))
+    node.receive_settled(3, VoteAnswer(2, True, pre=True))
+    assert (node.raft.role, node.raft.term) == (Role.FOLLOWER, 1)
+
+
+# --- CheckQuorum ------------------------------------------------------------------------------------
+
+
+def test_a_leader_without_a_quorum_steps_down() -> None:
+    """Dissertation 6.2: "a leader steps down if an election timeout elapses without a successful
+    round of heartbeats to a majority". FAULTS 6, 8."""
+    node = leader("1.1")
+    node.tick(2 * TICKS_MIN)
+    assert (node.raft.role, node.raft.term, node.raft.vote) == (Role.FOLLOWER, 2, 1)
+    assert node.happened(EventKind.STEPPED_DOWN)
+
+
+def test_a_leader_that_a_quorum_answers_stays() -> None:
+    """Dissertation 6.2: of five, two others are enough, and one is not."""
+    for answering, stays in (([2, 3], True), ([2], False)):
+        node = leader("1.1", count=5)
+        for _ in range(5 * TICKS_MIN):
+            node.tick()
+            for follower in answering:
+                if node.raft.is_leader:
+                    acknowledge(node, follower, 1, node.raft.leading.round)
+        assert node.raft.is_leader is stays
+
+
+def test_refusals_too_show_that_a_follower_is_there() -> None:
+    """Dissertation 6.2: being behind is not being away."""
+    node = leader("1.1 1.2")
+    for _ in range(3 * TICKS_MIN):
+        node.tick()
+        node.receive(2, Answer(2, node.raft.leading.round, False, 0, 0))
+    assert node.raft.is_leader
+
+
+def test_a_leader_sends_heartbeats_in_idle_times() -> None:
+    """Paper 5.2: "periodic heartbeats [...] to all followers in order to maintain their authority"."""
+    node = leader("1.1")
+    node.taken()
+    beats = node.tick(node.raft.settings.heartbeat_ticks)
+    assert [to for to, m in beats if isinstance(m, Append) and not m.entries] == [2, 3]
+
+
+def test_a_stopped_campaign_leaves_no_pending_own_vote() -> None:
+    """PROTOCOL 1.0: a fsync that ends after the campaign must not elect anybody."""
+    node = Node("1.1", count=1, disk=disk_of("1.1", 3))
+    node.receive(2, TimeoutNow(node.raft.term))
+    node.receive(3, append(node.raft.term, 2))
+    node.receive(2, VoteAnswer(node.raft.term, True))
+    node.fsync()
+    assert node.raft.role is Role.FOLLOWER
