@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 from overdb_common import process, serving
+
 from overdb_node.settings import NodeSettings
 
 
@@ -12,9 +13,7 @@ def main() -> None:
     """Entry point of ``overdb-node``."""
     from overdb_node.node import run  # noqa: PLC0415  # --help and --check need none of it
 
-    sys.exit(
-        process.run("overdb-node", NodeSettings, run, lambda s: serving.is_serving(s.listen))
-    )
+    sys.exit(process.run("overdb-node", NodeSettings, run, lambda s: serving.is_serving(s.listen)))
 
 
 if __name__ == "__main__":

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 from google.protobuf.message import DecodeError
-
 from overdb.internal.v1 import log_pb2, shard_pb2
 from overdb.v1 import kv_pb2
+
 from overdb_node.machine.types import (
     Advance,
     Advanced,
@@ -29,8 +29,8 @@ from overdb_node.machine.types import (
     Target,
     Transact,
     Transacted,
-    WrongGroup,
     Written,
+    WrongGroup,
 )
 from overdb_node.raft.types import Member, Snapshot
 from overdb_node.storage.data import ScanPage
@@ -73,9 +73,7 @@ def _decode_command(command: log_pb2.Command) -> Command | Refused:
 
 
 def _decode_id(wire: kv_pb2.RequestId) -> RequestId:
-    return RequestId(
-        wire.client_id, wire.request_number, wire.started_at, wire.acknowledged_below
-    )
+    return RequestId(wire.client_id, wire.request_number, wire.started_at, wire.acknowledged_below)
 
 
 def _decode_transact(wire: kv_pb2.TransactRequest) -> Transact | Refused:

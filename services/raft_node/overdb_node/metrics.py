@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
@@ -61,12 +62,14 @@ class NodeMetrics:
     def role(self, current: Callable[[], Role]) -> None:
         """Register ``overdb_role{role=...}``: 1 for the present role, 0 for the others."""
         gauge = Gauge(
-            "overdb_role", "1 for the present role", [*self._labels, "role"], registry=self._registry
+            "overdb_role",
+            "1 for the present role",
+            [*self._labels, "role"],
+            registry=self._registry,
         )
         for role in Role:
-            gauge.labels(**self._labels, role=role.value).set_function(
-                lambda role=role: float(current() is role)
-            )
+            is_current = partial(_is_role, current, role)
+            gauge.labels(**self._labels, role=role.value).set_function(is_current)
 
     def fsynced(self, seconds: float, requests: int, size: int) -> None:
         self._fsync.observe(seconds)
@@ -84,3 +87,7 @@ class NodeMetrics:
 
     def requested(self, method: str, code: str, count: int = 1) -> None:
         self._requests.labels(**self._labels, method=method, code=code).inc(count)
+
+
+def _is_role(current: Callable[[], Role], role: Role) -> float:
+    return float(current() is role)

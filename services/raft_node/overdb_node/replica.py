@@ -9,6 +9,7 @@ arrives in one turn of the loop leaves in one message per peer and waits for one
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import shutil
 import time
 from collections import deque
@@ -16,8 +17,8 @@ from collections.abc import Callable
 from random import Random
 
 import structlog
-
 from overdb.internal.v1 import shard_pb2
+
 from overdb_node import codec
 from overdb_node.applying import Applier, Waiting
 from overdb_node.machine.machine import Machine
@@ -78,9 +79,9 @@ class Replica:
         own = Address(settings.cluster, settings.group, settings.node_id)
         self.peers = Peers(own, self.address_of)
         self.writer = GroupCommit(
-            storage.log,
-            notify=lambda *report: self._loop.call_soon_threadsafe(self._persisted, *report),
-            on_failure=lambda error: self._loop.call_soon_threadsafe(self.fatal, str(error)),
+            lambda: storage.log,
+            notify=self._notify,
+            on_failure=self._log_failed,
         )
         self.snapshotting = Snapshotting(self)
         self._proposals: list[tuple[bytes, int, Answers]] = []
@@ -123,7 +124,7 @@ class Replica:
             return
         deadline = self._loop.time() + seconds_max
         while self.raft.is_leader and self._loop.time() < deadline:
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.01)  # it lasts milliseconds, once in a life
 
     def transfer_to(self, to: int) -> None:
         """Begin to hand leadership over. Raises NotLeader, ValueError."""
@@ -198,10 +199,8 @@ class Replica:
             self.disk_problem = f"disk nearly full: {free} bytes free, the limit is {least}"
         if self.disk_full and not was_full:
             _log.error("disk_full", free_bytes=free, limit_bytes=least)
-            try:
+            with contextlib.suppress(NotLeader, ValueError):  # nobody to take over: stay, refuse
                 self.transfer_to(self.best_follower())
-            except (NotLeader, ValueError):
-                pass  # nobody to hand over to: stay, and refuse
         elif was_full and not self.disk_full:
             _log.info("disk_has_space", free_bytes=free)
 
@@ -281,6 +280,14 @@ class Replica:
             leader_id=leader,
             leader_address=addresses.get(leader, ""),
         )
+
+    def _notify(self, token: int, seconds: float, requests: int, size: int) -> None:
+        """Called in the log thread."""
+        self._loop.call_soon_threadsafe(self._persisted, token, seconds, requests, size)
+
+    def _log_failed(self, error: Exception) -> None:
+        """Called in the log thread."""
+        self._loop.call_soon_threadsafe(self.fatal, str(error))
 
     def _persisted(self, token: int, seconds: float, requests: int, size: int) -> None:
         if self._failed:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from overdb_common.settings import Limits, ProcessSettings
 from pydantic import Field, field_validator, model_validator
 
-from overdb_common.settings import Limits, ProcessSettings
 from overdb_node.machine.machine import MachineSettings
 from overdb_node.raft.settings import RaftSettings
 from overdb_node.raft.types import Member
@@ -17,10 +17,12 @@ _MIB = 1 << 20
 class NodeSettings(ProcessSettings, Limits):
     """Settings of one replica."""
 
-    listen: str = Field("0.0.0.0:7410", description="address to serve on, host:port")  # noqa: S104
+    listen: str = Field("0.0.0.0:7410", description="address to serve on, host:port")
     group: int = Field(0, ge=0, lt=4096, description="Raft group that this replica belongs to")
     groups: int = Field(2, ge=1, le=4096, description="number of groups of the cluster")
-    node_id: int = Field(ge=1, description="id of this replica, unique in the cluster, never reused")
+    node_id: int = Field(
+        ge=1, description="id of this replica, unique in the cluster, never reused"
+    )
     members: str = Field(
         description="founding members of the group, id=host:port separated by commas"
     )
@@ -37,6 +39,7 @@ class NodeSettings(ProcessSettings, Limits):
     handover_seconds_max: float = Field(
         1.0, ge=0, le=30, description="how long a stopping leader waits for another one, s"
     )
+    scan_items_max: int = Field(4096, ge=1, le=1 << 20, description="items of one page of a scan")
     snapshot_log_bytes: int = Field(
         64 * _MIB, ge=65_536, le=1 << 34, description="log length that triggers a snapshot, bytes"
     )

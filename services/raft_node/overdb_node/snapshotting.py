@@ -12,7 +12,8 @@ import structlog
 from overdb_node.raft.messages import Chunk
 from overdb_node.raft.output import ChunkToSend, Install, Stage
 from overdb_node.raft.types import Snapshot
-from overdb_node.storage.snapshots import CorruptSnapshot
+from overdb_node.storage.errors import CorruptSnapshot
+from overdb_node.storage.snapshots import Taken
 
 if TYPE_CHECKING:
     from overdb_node.replica import Replica
@@ -52,33 +53,37 @@ class Snapshotting:
         self._taking = True
         self._run(self._take, self._taken)
 
-    def _take(self) -> Snapshot:
-        return self._replica.storage.create_snapshot()
+    def _take(self) -> Taken | None:
+        return self._replica.storage.take_snapshot()
 
-    def _taken(self, snapshot: Snapshot) -> None:
-        """The checkpoint is on disk: make it the log's first element, there first and then in memory."""
-        replica = self._replica
-        log = replica.raft.log
-        self._taking = False
-        if replica.failed or replica.raft.installing or log.term_at(snapshot.index) is None:
-            return  # an installed snapshot has overtaken it
-        members = log.members_at(snapshot.index)
-        whole = Snapshot(
-            snapshot.index,
-            snapshot.term,
-            snapshot.clock,
-            members,
-            snapshot.checkpoint,
-            snapshot.size,
-        )
-        if log.term_at(whole.index) != whole.term or whole.index <= log.first_index:
+    def _taken(self, taken: Taken | None) -> None:
+        """The checkpoint is on disk, of an index that it told itself. Give it the members of then."""
+        log = self._replica.raft.log
+        if taken is None or self._is_overtaken(taken.index, taken.term):
+            self._taking = False
             return
-        self._taking = True
-        replica.writer.submit_job(
-            lambda: replica.storage.compact(whole),
-            lambda _: self._loop.call_soon_threadsafe(
-                self._unless_failed, self._compact_memory, whole
-            ),
+        members = log.members_at(taken.index)
+        storage = self._replica.storage
+        self._run(lambda: storage.seal_snapshot(taken, members), self._sealed)
+
+    def _is_overtaken(self, index: int, term: int) -> bool:
+        """Whether a snapshot that was installed meanwhile has put the log beyond this one."""
+        raft = self._replica.raft
+        return (
+            raft.installing is not None
+            or index <= raft.log.first_index
+            or raft.log.term_at(index) != term
+        )
+
+    def _sealed(self, snapshot: Snapshot) -> None:
+        """Make it the log's first element: on disk first, in its place among the log's writes."""
+        if self._is_overtaken(snapshot.index, snapshot.term):
+            self._taking = False
+            return
+        storage = self._replica.storage
+        self._replica.writer.submit_job(
+            lambda: storage.compact(snapshot),
+            lambda _: self._soon(self._compact_memory, snapshot),
         )
 
     def _compact_memory(self, snapshot: Snapshot) -> None:
@@ -138,9 +143,7 @@ class Snapshotting:
 
         replica.writer.submit_job(
             switch,
-            lambda _: self._loop.call_soon_threadsafe(
-                self._unless_failed, lambda _: replica.installed(), None
-            ),
+            lambda _: self._soon(lambda _: replica.installed(), None),
         )
 
     # --- threads ----------------------------------------------------------------------------------
@@ -151,11 +154,15 @@ class Snapshotting:
         def finished(future: Future[T]) -> None:
             error = future.exception()
             if error is None:
-                self._loop.call_soon_threadsafe(self._unless_failed, done, future.result())
+                self._soon(done, future.result())
             else:
                 self._loop.call_soon_threadsafe(self._failed, error)
 
         self._thread.submit(work).add_done_callback(finished)
+
+    def _soon(self, done: Callable[[T], None], result: T) -> None:
+        """Call ``done(result)`` on the loop, unless the replica has failed by then."""
+        self._loop.call_soon_threadsafe(self._unless_failed, done, result)
 
     def _unless_failed(self, done: Callable[[T], None], result: T) -> None:
         if not self._replica.failed:

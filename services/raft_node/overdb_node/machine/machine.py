@@ -33,8 +33,8 @@ from overdb_node.machine.types import (
     RequestId,
     Result,
     Transact,
-    WrongGroup,
     Written,
+    WrongGroup,
 )
 
 __all__ = ["CLOCK_RECORD", "Machine", "MachineSettings"]
@@ -192,9 +192,7 @@ class Machine:
 
         def run() -> Result:
             version = self._clock.peek()
-            result = transact.run(
-                command, self._overlay, version, self._settings.value_bytes_max
-            )
+            result = transact.run(command, self._overlay, version, self._settings.value_bytes_max)
             if not isinstance(result, Refused):
                 self._clock.take()
             return result

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import grpc
 import structlog
-
-from overdb.internal.v1 import raft_pb2, raft_pb2_grpc
+from overdb.internal.v1 import raft_pb2
 from overdb_common import grpc_options
+
 from overdb_node.raft.messages import Append, Chunk, Message
 from overdb_node.raft.types import Member
 from overdb_node.transport.wire import encode
@@ -65,13 +65,17 @@ class Peer:
         channel = grpc.aio.insecure_channel(
             self.member.address, options=grpc_options.channel_options()
         )
-        stub = raft_pb2_grpc.RaftStub(channel)  # type: ignore[no-untyped-call]
+        open_stream = channel.stream_stream(
+            "/overdb.internal.v1.Raft/Deliver",
+            request_serializer=raft_pb2.Packet.SerializeToString,
+            response_deserializer=raft_pb2.PacketReply.FromString,
+        )
         backoff = RECONNECT_SECONDS_MIN
         connected = False
         try:
             while True:
                 try:
-                    call = stub.Deliver()
+                    call = open_stream()
                     await call.wait_for_connection()
                     _log.debug("peer_connected", peer=self.member.replica_id)
                     connected = True
@@ -92,7 +96,9 @@ class Peer:
         elif connected:
             _log.info("peer_lost", peer=self.member.replica_id, reason=error.details())
 
-    async def _deliver(self, call: grpc.aio.StreamStreamCall) -> None:  # type: ignore[type-arg]
+    async def _deliver(
+        self, call: grpc.aio.StreamStreamCall[raft_pb2.Packet, raft_pb2.PacketReply]
+    ) -> None:
         call.add_done_callback(lambda _: self._wake.set())
         try:
             while not call.done():
@@ -115,9 +121,8 @@ class Peer:
 
     def _packet(self) -> raft_pb2.Packet:
         own = self._own
-        packet = raft_pb2.Packet(
-            cluster=own.cluster, group=own.group, to=self.member.replica_id, **{"from": own.replica_id}
-        )
+        packet = raft_pb2.Packet(cluster=own.cluster, group=own.group, to=self.member.replica_id)
+        setattr(packet, "from", own.replica_id)  # a keyword in Python
         taken = size = 0
         for message, message_bytes in self._queue:
             if taken and size + message_bytes > PACKET_BYTES_MAX:

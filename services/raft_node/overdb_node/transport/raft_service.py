@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator, Callable
 
 import grpc
 import structlog
-
 from overdb.internal.v1 import raft_pb2, raft_pb2_grpc
+
 from overdb_node.raft.messages import Message
 from overdb_node.transport.peers import Address
 from overdb_node.transport.wire import MalformedMessage, decode
@@ -24,7 +24,7 @@ class RaftService(raft_pb2_grpc.RaftServicer):
         self._own = own
         self._receive = receive
 
-    async def Deliver(  # noqa: N802
+    async def Deliver(  # noqa: N802  # type: ignore[override]  # streams by write()
         self,
         request_iterator: AsyncIterator[raft_pb2.Packet],
         context: grpc.aio.ServicerContext[raft_pb2.Packet, raft_pb2.PacketReply],

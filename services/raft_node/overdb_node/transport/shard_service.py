@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator
 from typing import Protocol
 
 import grpc
-
 from overdb.internal.v1 import shard_pb2, shard_pb2_grpc
 
 # Answers of one stream that wait because the router does not read them. Behind it the stream is not read
@@ -76,7 +75,7 @@ class ShardService(shard_pb2_grpc.ShardServicer):
         for answers in self._streams:
             answers.close()
 
-    async def Exchange(  # noqa: N802
+    async def Exchange(  # noqa: N802  # type: ignore[override]  # streams by write()
         self,
         request_iterator: AsyncIterator[shard_pb2.ShardRequest],
         context: grpc.aio.ServicerContext[shard_pb2.ShardRequest, shard_pb2.ShardResponse],

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import cast
 
 import google_crc32c
-
 from overdb.internal.v1 import log_pb2, raft_pb2
+
 from overdb_node.raft import messages
 from overdb_node.raft.messages import Message
 from overdb_node.raft.types import Entry, EntryKind
@@ -15,7 +15,7 @@ from overdb_node.raft.types import Entry, EntryKind
 _KINDS = {int(kind): kind for kind in EntryKind}
 
 
-class MalformedMessage(ValueError):
+class MalformedMessage(ValueError):  # noqa: N818  # it names what came
     """A message that no replica of this program sends: it is dropped."""
 
 

@@ -1,0 +1,319 @@
+"""Values and records in RocksDB. Its own write-ahead log is off: the Raft log is the log.
+
+    v | key, escaped | 0 0 | 2**64 - 1 - version      1 value, or 0 for a tombstone
+    r | name                                          a record of the state machine
+    m                                                 applied index and term
+
+All in one column family, so that a flush, and with it a checkpoint, is one moment: data, records and
+the applied index fit together always (a WriteBatch is atomic, and one memtable follows another).
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from rocksdict import (
+    AccessType,
+    BlockBasedOptions,
+    Cache,
+    DBCompressionType,
+    Options,
+    Rdict,
+    RdictIter,
+    WriteBatch,
+    WriteOptions,
+)
+
+_VERSION = struct.Struct(">Q")
+_APPLIED = struct.Struct(">QQ")
+_VERSIONS, _RECORDS, _META = b"v", b"r", b"m"
+_NEWEST = (1 << 64) - 1
+_TOMBSTONE = b"\x00"
+_VALUE = b"\x01"
+
+WRITE_BUFFER_BYTES = 32 << 20
+CACHE_BYTES = 32 << 20
+SCAN_ROWS_MAX = 50_000  # rows visited for one page: a range of deleted keys must not hold the loop
+
+
+class ScanPage(NamedTuple):
+    items: list[tuple[bytes, bytes, int]]  # key, value, version
+    more: bool
+    resume: bytes  # where to go on: the next `start`, or in reverse the next `end`
+
+
+class Swept(NamedTuple):
+    cursor: bytes | None  # where to go on; None: the pass is through
+    removed: int
+
+
+def encode_key(key: bytes) -> bytes:
+    """The prefix that all versions of a key share; keeps the order of keys."""
+    if 0 in key:
+        key = key.replace(b"\x00", b"\x00\xff")
+    return _VERSIONS + key + b"\x00\x00"
+
+
+def encode_version(key: bytes, version: int) -> bytes:
+    """Where one version lies: newer ones first."""
+    return encode_key(key) + _VERSION.pack(_NEWEST - version)
+
+
+def decode_key(stored: bytes) -> bytes:
+    key = stored[1:-10]
+    return key.replace(b"\x00\xff", b"\x00") if 0 in key else key
+
+
+def decode_version(stored: bytes) -> int:
+    return _NEWEST - int(_VERSION.unpack(stored[-8:])[0])
+
+
+def _options() -> Options:
+    options = Options(raw_mode=True)
+    options.create_if_missing(True)
+    options.set_write_buffer_size(WRITE_BUFFER_BYTES)
+    # A write must not wait for a flush or a compaction: the loop makes it, and heartbeats with it.
+    options.set_max_write_buffer_number(6)
+    options.set_level_zero_file_num_compaction_trigger(4)
+    options.set_level_zero_slowdown_writes_trigger(64)
+    options.set_level_zero_stop_writes_trigger(128)
+    options.set_max_background_jobs(2)
+    options.set_bytes_per_sync(1 << 20)
+    options.set_compression_type(DBCompressionType.lz4())
+    options.set_keep_log_file_num(2)
+    options.set_max_log_file_size(1 << 20)
+    options.set_stats_dump_period_sec(0)
+    options.set_max_open_files(512)
+    table = BlockBasedOptions()
+    table.set_block_cache(Cache(CACHE_BYTES))
+    table.set_block_size(8 << 10)
+    table.set_bloom_filter(10, False)
+    table.set_cache_index_and_filter_blocks(True)
+    table.set_pin_l0_filter_and_index_blocks_in_cache(True)
+    options.set_block_based_table_factory(table)
+    return options
+
+
+class DataStore:
+    """The applied state. Implements ``machine.store.Reader``. Written by one thread."""
+
+    def __init__(self, directory: Path, *, read_only: bool = False) -> None:
+        access = AccessType.read_only(False) if read_only else AccessType.read_write()
+        self._db = Rdict(str(directory), _options(), access_type=access)
+        self._no_wal = WriteOptions()
+        self._no_wal.disable_wal = True  # type: ignore[method-assign, assignment]  # a property
+
+    def close(self) -> None:
+        """No iterator outlives a call of this class, so nothing keeps the database open behind this."""
+        self._db.close()
+
+    def flush(self) -> None:
+        """Write what is in memory to disk and wait for it. Other threads go on meanwhile."""
+        self._db.flush(True)
+
+    @property
+    def database(self) -> Rdict:
+        return self._db
+
+    # --- writing --------------------------------------------------------------------------------
+
+    def write(
+        self,
+        versions: Iterable[tuple[bytes, int, bytes | None]],
+        records: Iterable[tuple[bytes, bytes | None]],
+        applied_index: int,
+        applied_term: int,
+    ) -> None:
+        """One atomic batch: versions (key, version, value or None), records, and how far it got."""
+        batch = WriteBatch(raw_mode=True)
+        put = batch.put
+        for key, version, value in versions:
+            put(encode_version(key, version), _TOMBSTONE if value is None else _VALUE + value)
+        for name, content in records:
+            if content is None:
+                batch.delete(_RECORDS + name)
+            else:
+                put(_RECORDS + name, content)
+        put(_META, _APPLIED.pack(applied_index, applied_term))
+        self._db.write(batch, self._no_wal)
+
+    # --- reading --------------------------------------------------------------------------------
+
+    def applied(self) -> tuple[int, int]:
+        """Index and term of the last entry whose effects are here; (0, 0) before the first."""
+        packed = self._db.get(_META)
+        return (0, 0) if packed is None else _APPLIED.unpack(packed)
+
+    def newest(self, key: bytes, at: int | None = None) -> tuple[int, bytes | None] | None:
+        """Newest version of a key at or below ``at``: (version, value; None for a tombstone)."""
+        return _newest(self._db.iter(), key, at)
+
+    def newest_many(
+        self, wanted: Sequence[tuple[bytes, int | None]]
+    ) -> list[tuple[int, bytes | None] | None]:
+        """As ``newest`` for each (key, at), all from one state."""
+        rows = self._db.iter()
+        return [_newest(rows, key, at) for key, at in wanted]
+
+    def record(self, name: bytes) -> bytes | None:
+        found: bytes | None = self._db.get(_RECORDS + name)
+        return found
+
+    def records(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """Records whose name begins with ``prefix``, ascending."""
+        start = _RECORDS + prefix
+        found = []
+        rows = self._db.iter()
+        rows.seek(start)
+        while rows.valid() and rows.key().startswith(start):
+            found.append((rows.key()[1:], rows.value()))
+            rows.next()
+        return iter(found)
+
+    def scan(
+        self,
+        start: bytes,
+        end: bytes,
+        *,
+        reverse: bool,
+        at: int,
+        keys_only: bool,
+        max_items: int,
+        max_bytes: int,
+    ) -> ScanPage:
+        """A page of ``[start, end)`` (empty end: none) as of version ``at``; at least one item if any."""
+        page = _Page(at, keys_only, max_items, max_bytes)
+        low = encode_key(start)[:-2] if start else _VERSIONS
+        high = encode_key(end)[:-2] if end else bytes([_VERSIONS[0] + 1])
+        rows = self._db.iter()
+        if reverse:
+            return page.backward(rows, low, high)
+        return page.forward(rows, low, high)
+
+    # --- old versions ---------------------------------------------------------------------------
+
+    def sweep(self, cursor: bytes, floor: int, rows_max: int) -> Swept:
+        """Remove versions that nobody can ask for any more: those behind a newer one at or below
+        ``floor``, and a tombstone that is the newest at or below it. Visits ``rows_max`` rows at most.
+        """
+        rows = self._db.iter()
+        rows.seek(cursor or _VERSIONS)
+        doomed: list[bytes] = []
+        previous, covered = b"", False
+        visited = 0
+        position: bytes | None = None
+        while rows.valid() and rows.key()[:1] == _VERSIONS:
+            stored = rows.key()
+            if stored[:-8] != previous:
+                if visited >= rows_max:
+                    position = stored
+                    break
+                previous, covered = stored[:-8], False
+            visited += 1
+            if covered:
+                doomed.append(stored)
+            elif decode_version(stored) <= floor:
+                covered = True
+                if rows.value() == _TOMBSTONE:
+                    doomed.append(stored)
+            rows.next()
+        if doomed:
+            batch = WriteBatch(raw_mode=True)
+            # From the oldest to the newest: a tombstone must not go before what it hides.
+            for stored in reversed(doomed):
+                batch.delete(stored)
+            self._db.write(batch, self._no_wal)
+        return Swept(position, len(doomed))
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of the files on disk and of what is still in memory, roughly."""
+        total = 0
+        for name in ("rocksdb.total-sst-files-size", "rocksdb.cur-size-all-mem-tables"):
+            total += self._db.property_int_value(name) or 0
+        return total
+
+
+def _newest(rows: RdictIter, key: bytes, at: int | None) -> tuple[int, bytes | None] | None:
+    prefix = encode_key(key)
+    rows.seek(prefix if at is None else prefix + _VERSION.pack(_NEWEST - at))
+    if not rows.valid():
+        rows.status()  # raises when it ended because of a damaged file
+        return None
+    stored = rows.key()
+    if len(stored) != len(prefix) + 8 or not stored.startswith(prefix):
+        return None
+    value = rows.value()
+    version = _NEWEST - int.from_bytes(stored[-8:], "big")
+    return version, None if value[0] == 0 else value[1:]
+
+
+class _Page:
+    """Collects items up to the limits of a page."""
+
+    def __init__(self, at: int, keys_only: bool, max_items: int, max_bytes: int) -> None:
+        self._at = at
+        self._keys_only = keys_only
+        self._max_items = max_items
+        self._left_bytes = max_bytes
+        self._left_rows = SCAN_ROWS_MAX
+        self._items: list[tuple[bytes, bytes, int]] = []
+
+    def forward(self, rows: RdictIter, low: bytes, high: bytes) -> ScanPage:
+        rows.seek(low)
+        while rows.valid() and rows.key() < high:
+            stored = rows.key()
+            prefix = stored[:-8]
+            if not self._has_room:
+                return ScanPage(self._items, True, decode_key(stored))
+            if decode_version(stored) > self._at:
+                rows.seek(prefix + _VERSION.pack(_NEWEST - self._at))
+                if not rows.valid() or rows.key()[:-8] != prefix:
+                    continue
+                stored = rows.key()
+            if not self._add(stored, rows.value()):
+                return ScanPage(self._items, True, decode_key(stored))
+            rows.next()
+            if rows.valid() and rows.key()[:-8] == prefix:
+                rows.seek(prefix + b"\xff" * 8 + b"\x00")
+        rows.status()
+        return ScanPage(self._items, False, b"")
+
+    def backward(self, rows: RdictIter, low: bytes, high: bytes) -> ScanPage:
+        rows.seek_for_prev(high)
+        if rows.valid() and rows.key() == high:
+            rows.prev()
+        while rows.valid() and rows.key() >= low:
+            last = rows.key()
+            prefix = last[:-8]
+            key = decode_key(last)
+            if not self._has_room:
+                return ScanPage(self._items, True, key + b"\x00")
+            rows.seek(prefix + _VERSION.pack(_NEWEST - self._at))
+            found = rows.valid() and rows.key()[:-8] == prefix
+            if found and not self._add(rows.key(), rows.value()):
+                return ScanPage(self._items, True, key + b"\x00")
+            rows.seek_for_prev(prefix)
+        rows.status()
+        return ScanPage(self._items, False, b"")
+
+    @property
+    def _has_room(self) -> bool:
+        self._left_rows -= 1
+        return self._left_rows >= 0 and len(self._items) < self._max_items
+
+    def _add(self, stored: bytes, value: bytes) -> bool:
+        """Take a version in, unless it is a tombstone; False when the page is full before it."""
+        if value[0] == 0:
+            return True
+        key = decode_key(stored)
+        content = b"" if self._keys_only else value[1:]
+        size = len(key) + len(content) + 16
+        if self._items and size > self._left_bytes:
+            return False
+        self._left_bytes -= size
+        self._items.append((key, content, decode_version(stored)))
+        return True

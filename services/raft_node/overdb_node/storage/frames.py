@@ -1,0 +1,92 @@
+"""How log records lie on disk: frames, one for each group commit, with one checksum each.
+
+    frame   = magic (4) | length of body (4) | crc32c of sequence and body (4) | sequence (8) | body
+    body    = records
+    record  = 1 | term (8) | vote (8) | commit index (8)                      the hard state
+            | 2 | kind (1) | term (8) | index (8) | length (4) | payload      an entry
+
+All numbers are big-endian. Sequences grow by one from frame to frame, over segments. A frame is only
+written when the fdatasync of the one before has returned. So a frame that is not whole is the torn end
+of the log if nothing valid follows it, and corruption if something does.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import google_crc32c
+
+from overdb_node.raft.types import Entry, EntryKind, HardState
+
+MAGIC = b"oDbF"
+_FRAME = struct.Struct(">4sIIQ")
+_SEQUENCE = struct.Struct(">Q")
+_HARD_STATE = struct.Struct(">BQQQ")
+_ENTRY = struct.Struct(">BBQQI")
+_IS_HARD_STATE, _IS_ENTRY = 1, 2
+
+
+class Frame(NamedTuple):
+    sequence: int
+    body: bytes
+    end: int  # offset behind it
+
+
+def encode(sequence: int, hard_state: HardState | None, entries: Sequence[Entry]) -> bytes:
+    """One frame. An entry at an index that the log already has replaces it and all behind it."""
+    parts: list[bytes] = []
+    if hard_state is not None:
+        parts.append(
+            _HARD_STATE.pack(
+                _IS_HARD_STATE, hard_state.term, hard_state.vote, hard_state.commit_index
+            )
+        )
+    for entry in entries:
+        payload = entry.payload
+        parts.append(_ENTRY.pack(_IS_ENTRY, entry.kind, entry.term, entry.index, len(payload)))
+        parts.append(payload)
+    body = b"".join(parts)
+    crc = google_crc32c.extend(google_crc32c.value(_SEQUENCE.pack(sequence)), body)
+    return _FRAME.pack(MAGIC, len(body), crc, sequence) + body
+
+
+def read(content: bytes, offset: int) -> Frame | None:
+    """The frame at ``offset``; None if there is no whole one."""
+    if offset + _FRAME.size > len(content):
+        return None
+    magic, length, crc, sequence = _FRAME.unpack_from(content, offset)
+    start = offset + _FRAME.size
+    if magic != MAGIC or start + length > len(content):
+        return None
+    body = content[start : start + length]
+    if google_crc32c.extend(google_crc32c.value(_SEQUENCE.pack(sequence)), body) != crc:
+        return None
+    return Frame(sequence, body, start + length)
+
+
+def find_after(content: bytes, offset: int, sequence: int) -> int | None:
+    """Offset of a whole frame behind ``offset`` with a sequence above ``sequence``; None: none."""
+    while (offset := content.find(MAGIC, offset)) >= 0:
+        frame = read(content, offset)
+        if frame is not None and frame.sequence > sequence:
+            return offset
+        offset += 1
+    return None
+
+
+def records(body: bytes) -> Iterator[HardState | Entry]:
+    """The records of a frame whose checksum was right, in order."""
+    offset = 0
+    while offset < len(body):
+        if body[offset] == _IS_HARD_STATE:
+            _, term, vote, commit_index = _HARD_STATE.unpack_from(body, offset)
+            offset += _HARD_STATE.size
+            yield HardState(term, vote, commit_index)
+        else:
+            assert body[offset] == _IS_ENTRY, f"unknown record {body[offset]}"
+            _, kind, term, index, length = _ENTRY.unpack_from(body, offset)
+            offset += _ENTRY.size
+            yield Entry(index, term, EntryKind(kind), body[offset : offset + length])
+            offset += length

@@ -1,0 +1,117 @@
+"""Whose directory this is, and that nobody else uses it."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO
+
+from overdb_common.errors import StartupError
+
+from overdb_node.storage.files import write_atomically
+
+FORMAT = 1  # of everything below the directory; a newer one is refused
+_FILE = "node.json"
+_LOCK = "LOCK"
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Which replica of which cluster. Never changes for a directory (PROTOCOL 3.5)."""
+
+    cluster: str
+    group: int
+    groups: int
+    replica_id: int
+
+    def __str__(self) -> str:
+        return (
+            f"node {self.replica_id} of group {self.group} (of {self.groups}) of cluster "
+            f"'{self.cluster}'"
+        )
+
+
+def lock(directory: Path) -> IO[str]:
+    """Lock the directory for this process, creating it if need be; closing the result unlocks it.
+
+    Raises StartupError that names the process which has it.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        file = (directory / _LOCK).open("a+")
+    except OSError as error:
+        raise StartupError(
+            f"cannot use the data directory {directory} ({error.strerror})",
+            "set OVERDB_DATA to a directory that this user may write",
+        ) from None
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.seek(0)
+        holder = file.read().strip() or "unknown"
+        file.close()
+        raise StartupError(
+            f"the data directory {directory} is in use by process {holder}",
+            "stop that process, or give this one a directory of its own (OVERDB_DATA)",
+        ) from None
+    file.seek(0)
+    file.truncate()
+    file.write(f"{os.getpid()}\n")
+    file.flush()
+    return file
+
+
+def claim(directory: Path, identity: Identity) -> bool:
+    """Check that a locked directory is this replica's; make it so if it is empty. True: it was new.
+
+    Raises StartupError for a directory of another replica, of a newer program, or of somebody else.
+    """
+    path = directory / _FILE
+    if path.exists():
+        _compare(directory, _read(path), identity)
+        return False
+    others = sorted(p.name for p in directory.iterdir() if p.name not in (_LOCK, _FILE + ".tmp"))
+    others = [name for name in others if name != "lost+found"]
+    if others:
+        raise StartupError(
+            f"the data directory {directory} has files and no {_FILE} ({', '.join(others[:3])})",
+            "give the node a directory of its own (OVERDB_DATA)",
+        )
+    content = {"format": FORMAT, **asdict(identity)}
+    write_atomically(path, (json.dumps(content, indent=1) + "\n").encode())
+    return True
+
+
+def _read(path: Path) -> dict[str, object]:
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise StartupError(
+            f"{path} cannot be read ({error})", "restore the directory or replace this replica"
+        ) from None
+    if not isinstance(content, dict):
+        raise StartupError(f"{path} is not ours", "set OVERDB_DATA to another directory")
+    return content
+
+
+def _compare(directory: Path, content: dict[str, object], identity: Identity) -> None:
+    found = content.get("format")
+    if not isinstance(found, int) or found > FORMAT:
+        raise StartupError(
+            f"{directory} has format {found}, this program knows up to {FORMAT}",
+            "start a newer version of overdb",
+        )
+    owner = Identity(
+        str(content.get("cluster")),
+        int(str(content.get("group"))),
+        int(str(content.get("groups"))),
+        int(str(content.get("replica_id"))),
+    )
+    if owner != identity:
+        raise StartupError(
+            f"{directory} belongs to {owner}, this process is {identity}",
+            "set OVERDB_DATA to this node's own directory, or correct the settings",
+        )

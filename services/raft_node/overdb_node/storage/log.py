@@ -1,0 +1,272 @@
+"""The durable log: preallocated segments of frames. Used by the log thread alone, after opening.
+
+Segments are zeroed when they are made, so that an append changes no metadata and fdatasync has nothing
+but data to wait for; the next one is made in the background while the present one fills.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import google_crc32c
+from overdb_common.errors import StartupError
+
+from overdb_node.raft.types import Entry, HardState
+from overdb_node.storage import frames
+from overdb_node.storage.errors import StorageFailure
+from overdb_node.storage.files import fsync_path
+
+SEGMENT_BYTES = 8 << 20
+_HEADER = struct.Struct(">8sIQI")  # magic, format, segment number, crc32c of those
+_MAGIC = b"OverDBlg"
+_FORMAT = 1
+_PREPARED = "next.tmp"
+_SUFFIX = ".seg"
+
+
+@dataclass(slots=True)
+class _Segment:
+    number: int
+    path: Path
+    last_index: int = 0  # largest index of an entry in it
+
+
+class DurableLog:
+    """Appends frames; knows which segments are still needed. Every failure is final."""
+
+    def __init__(self, directory: Path, segment_bytes: int = SEGMENT_BYTES) -> None:
+        self._directory = directory
+        self._segment_bytes = segment_bytes
+        self._segments: list[_Segment] = []
+        self._descriptor = -1
+        self._offset = 0
+        self._size = 0
+        self._sequence = 0  # of the newest frame
+        self._failure: StorageFailure | None = None
+        self._maker = ThreadPoolExecutor(1, "log-segments")
+        self._prepared: Future[None] | None = None
+        self.hard_state = HardState()
+        self.bytes_written = 0
+
+    @classmethod
+    def create(
+        cls, directory: Path, hard_state: HardState, segment_bytes: int = SEGMENT_BYTES
+    ) -> DurableLog:
+        """Begin an empty log in a new directory; the hard state is fsynced in it."""
+        directory.mkdir()
+        fsync_path(directory.parent)
+        log = cls(directory, segment_bytes)
+        log.hard_state = hard_state
+        log._prepare()
+        if hard_state != HardState():
+            log.append(hard_state, ())
+        return log
+
+    @classmethod
+    def open(
+        cls, directory: Path, base_index: int, segment_bytes: int = SEGMENT_BYTES
+    ) -> tuple[DurableLog, list[Entry]]:
+        """Open an existing log and return it with the entries behind ``base_index``, without gaps.
+
+        Cuts a torn last frame for good. Raises StartupError, and changes nothing, for corruption.
+        """
+        log = cls(directory, segment_bytes)
+        entries = log._recover(base_index)
+        log._prepare()
+        return log, entries
+
+    @staticmethod
+    def has_frames(directory: Path) -> bool:
+        """Whether anything was ever appended below a log directory."""
+        return any(
+            frames.find_after(path.read_bytes(), 0, 0) is not None
+            for path in directory.glob(f"*{_SUFFIX}")
+        )
+
+    # --- appending ------------------------------------------------------------------------------
+
+    def append(self, hard_state: HardState | None, entries: Sequence[Entry]) -> int:
+        """Write one frame and wait until it is on disk; return its bytes.
+
+        Raises StorageFailure, from then on at every call: after a failed fsync nobody knows what the
+        disk has, and asking again would say yes.
+        """
+        if self._failure is not None:
+            raise self._failure
+        try:
+            return self._append(hard_state, entries)
+        except OSError as error:
+            self._failure = StorageFailure(
+                f"the log in {self._directory} cannot be written ({error.strerror}): free or "
+                "replace the disk, then start again"
+            )
+            raise self._failure from error
+
+    def _append(self, hard_state: HardState | None, entries: Sequence[Entry]) -> int:
+        if hard_state is not None:
+            self.hard_state = hard_state
+        data = frames.encode(self._sequence + 1, hard_state, entries)
+        fits = self._offset + len(data) <= self._size or self._offset == _HEADER.size
+        if self._descriptor < 0 or not fits:
+            self._roll()
+            # Every segment begins with the hard state, so that the ones before it can go.
+            data = frames.encode(self._sequence + 1, self.hard_state, entries)
+        written = os.pwrite(self._descriptor, data, self._offset)
+        if written != len(data):
+            raise OSError(28, f"only {written} of {len(data)} bytes were written")
+        os.fdatasync(self._descriptor)
+        self._sequence += 1
+        self._offset += len(data)
+        self.bytes_written += len(data)
+        if entries:
+            segment = self._segments[-1]
+            segment.last_index = max(segment.last_index, *(e.index for e in entries))
+        return len(data)
+
+    def _roll(self) -> None:
+        """Go on in the segment that was prepared."""
+        assert self._prepared is not None
+        self._prepared.result()
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+        number = self._segments[-1].number + 1 if self._segments else 1
+        path = self._directory / f"{number:020d}{_SUFFIX}"
+        prepared = self._directory / _PREPARED
+        self._descriptor = os.open(prepared, os.O_RDWR)
+        head = _HEADER.pack(_MAGIC, _FORMAT, number, 0)[:-4]
+        os.pwrite(self._descriptor, head + struct.pack(">I", google_crc32c.value(head)), 0)
+        os.fsync(self._descriptor)
+        prepared.rename(path)
+        fsync_path(self._directory)
+        self._segments.append(_Segment(number, path))
+        self._offset = _HEADER.size
+        self._size = self._segment_bytes
+        self._prepare()
+
+    def _prepare(self) -> None:
+        self._prepared = self._maker.submit(self._make_segment)
+
+    def _make_segment(self) -> None:
+        with (self._directory / _PREPARED).open("wb") as file:
+            block = bytes(1 << 20)
+            left = self._segment_bytes
+            while left > 0:
+                left -= file.write(block[:left])
+            file.flush()
+            os.fsync(file.fileno())
+
+    def drop_below(self, index: int) -> None:
+        """Delete the oldest segments whose entries are all at or below ``index``; never the last one."""
+        while len(self._segments) > 1 and self._segments[0].last_index <= index:
+            self._segments.pop(0).path.unlink()
+
+    @property
+    def size_bytes(self) -> int:
+        return len(self._segments) * self._segment_bytes
+
+    def close(self) -> None:
+        self._maker.shutdown()
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    # --- recovery -------------------------------------------------------------------------------
+
+    def _recover(self, base_index: int) -> list[Entry]:
+        paths = sorted(self._directory.glob(f"*{_SUFFIX}"))
+        entries: list[Entry] = []
+        for position, path in enumerate(paths):
+            content = path.read_bytes()
+            segment = _Segment(self._check_header(path, content), path)
+            if self._segments and segment.number != self._segments[-1].number + 1:
+                raise _corrupt(path, 0, f"segment {self._segments[-1].number + 1} is missing")
+            self._segments.append(segment)
+            end = self._replay(segment, content, base_index, entries)
+            later = paths[position + 1 :]
+            if self._is_last(path, content, end, later):
+                self._continue_in(path, content, end)
+                for empty in later:  # made, and not yet written to when the process ended
+                    empty.unlink()
+                break
+        return entries
+
+    def _check_header(self, path: Path, content: bytes) -> int:
+        if len(content) >= _HEADER.size:
+            magic, form, number, crc = _HEADER.unpack_from(content)
+            if magic == _MAGIC and google_crc32c.value(content[: _HEADER.size - 4]) == crc:
+                if form > _FORMAT:
+                    raise StartupError(
+                        f"{path} has log format {form}, this program knows up to {_FORMAT}",
+                        "start a newer version of overdb",
+                    )
+                return int(number)
+        raise _corrupt(path, 0, "its header is damaged")
+
+    def _replay(
+        self, segment: _Segment, content: bytes, base_index: int, entries: list[Entry]
+    ) -> int:
+        """Add what the frames of one segment say to ``entries``; return where the last one ends."""
+        offset = _HEADER.size
+        while (frame := frames.read(content, offset)) is not None:
+            if self._sequence and frame.sequence != self._sequence + 1:
+                break
+            self._sequence = frame.sequence
+            for record in frames.records(frame.body):
+                if isinstance(record, HardState):
+                    self.hard_state = record
+                else:
+                    _place(record, base_index, entries, segment.path, offset)
+                    segment.last_index = max(segment.last_index, record.index)
+            offset = frame.end
+        return offset
+
+    def _is_last(self, path: Path, content: bytes, end: int, later: list[Path]) -> bool:
+        """Whether the log ends in this segment, whose whole frames end at ``end``.
+
+        What follows them is zeros, or the torn frame of the last append. Anything valid behind a frame
+        that is not whole means that it had been on disk: corruption.
+        """
+        behind = frames.find_after(content, end, self._sequence)
+        if behind is not None:
+            raise _corrupt(path, end, f"a valid frame follows at offset {behind}")
+        if not any(self._has_frame_after(other) for other in later):
+            return True
+        if any(content[end:]):
+            raise _corrupt(path, end, "valid frames follow in a later segment")
+        return False
+
+    def _has_frame_after(self, path: Path) -> bool:
+        return frames.find_after(path.read_bytes(), 0, self._sequence) is not None
+
+    def _continue_in(self, path: Path, content: bytes, end: int) -> None:
+        """Append behind the last whole frame; a torn one is zeroed, lest its rest comes back one day."""
+        self._descriptor = os.open(path, os.O_RDWR)
+        self._offset = end
+        self._size = max(self._segment_bytes, len(content))
+        if any(content[end:]):
+            os.pwrite(self._descriptor, bytes(len(content) - end), end)
+            os.fsync(self._descriptor)
+
+
+def _place(entry: Entry, base_index: int, entries: list[Entry], path: Path, offset: int) -> None:
+    """Put a replayed entry where it belongs: it cuts whatever stood there and behind."""
+    if entry.index <= base_index:
+        entries.clear()
+        return
+    last = base_index + len(entries)
+    if entry.index > last + 1:
+        raise _corrupt(path, offset, f"entry {entry.index} follows entry {last}")
+    del entries[entry.index - base_index - 1 :]
+    entries.append(entry)
+
+
+def _corrupt(path: Path, offset: int, why: str) -> StartupError:
+    return StartupError(
+        f"{path} is corrupt at offset {offset}: {why}",
+        "nothing was changed; restore the disk, or replace this replica by a new one",
+    )

@@ -1,0 +1,294 @@
+"""Everything that one replica has on disk, and the one file that says which of it counts.
+
+    node.json          whose directory this is
+    CURRENT            log[0], and which log and which data belong to it: the commit point of all changes
+    log-<n>/           the durable log; a new generation when an installed snapshot drops it
+    data-<n>/          RocksDB; a new one for each installed snapshot
+    snapshots/         checkpoints
+
+CURRENT is replaced by a rename. What it does not name is debris of a change that did not come to its
+end, or was; it is removed at the next open.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import google_crc32c
+from overdb_common.errors import StartupError
+
+from overdb_node.machine.clock import clock_of
+from overdb_node.machine.machine import CLOCK_RECORD
+from overdb_node.raft.types import Entry, HardState, Member, Snapshot
+from overdb_node.storage import identity as identities
+from overdb_node.storage import snapshots
+from overdb_node.storage.data import DataStore
+from overdb_node.storage.files import fsync_path, fsync_tree, remove, write_atomically
+from overdb_node.storage.identity import Identity
+from overdb_node.storage.log import DurableLog
+from overdb_node.storage.snapshots import SnapshotReader, Staging, Taken
+
+_CURRENT = "CURRENT"
+_SNAPSHOTS = "snapshots"
+_REPLACE = "restore the directory from a copy, or replace this replica by one with a new id"
+
+
+@dataclass(frozen=True, slots=True)
+class Recovered:
+    """What Raft starts with; all of it is durable."""
+
+    hard_state: HardState
+    snapshot: Snapshot
+    entries: list[Entry]
+    applied_index: int
+    applied_term: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Current:
+    snapshot: Snapshot
+    log: str
+    data: str
+
+    def encode(self) -> bytes:
+        first = self.snapshot
+        body = json.dumps(
+            {
+                "format": identities.FORMAT,
+                "index": first.index,
+                "term": first.term,
+                "clock": first.clock,
+                "members": [[m.replica_id, m.address, m.voter] for m in first.members],
+                "checkpoint": first.checkpoint,
+                "size": first.size,
+                "log": self.log,
+                "data": self.data,
+            }
+        )
+        return f"{body}\n{google_crc32c.value(body.encode()):08x}\n".encode()
+
+    @classmethod
+    def read(cls, path: Path) -> _Current:
+        try:
+            body, crc = path.read_text().splitlines()
+            if int(crc, 16) != google_crc32c.value(body.encode()):
+                raise ValueError("its checksum does not fit")
+            content = json.loads(body)
+            members = tuple(Member(i, address, voter) for i, address, voter in content["members"])
+            first = Snapshot(
+                content["index"],
+                content["term"],
+                content["clock"],
+                members,
+                content["checkpoint"],
+                content["size"],
+            )
+            return cls(first, content["log"], content["data"])
+        except (OSError, ValueError, KeyError) as error:
+            raise StartupError(f"{path} is corrupt: {error}", _REPLACE) from None
+
+
+class ReplicaStorage:
+    """The directory of one replica, open. ``recovered`` is what it held when it was opened."""
+
+    def __init__(self, directory: Path, current: _Current, lock: object) -> None:
+        self._directory = directory
+        self._current = current
+        self._lock = lock
+        # A checkpoint and a change of the database exclude each other.
+        self._data_lock = threading.Lock()
+        self._staging: Staging | None = None
+        self._readers: dict[str, SnapshotReader] = {}
+        self.log, entries = DurableLog.open(directory / current.log, current.snapshot.index)
+        try:
+            self.data = DataStore(directory / current.data)
+        except Exception as error:
+            # rocksdict raises plain Exception for everything that RocksDB reports
+            raise StartupError(f"{directory / current.data}: {error}", _REPLACE) from None
+        index, term = self.data.applied()
+        self.recovered = Recovered(self.log.hard_state, current.snapshot, entries, index, term)
+        self._check()
+
+    @classmethod
+    def open(cls, directory: Path, identity: Identity, genesis: Snapshot) -> ReplicaStorage:
+        """Open the directory, founding it if it is empty.
+
+        Raises StartupError when it is somebody else's, in use, or damaged.
+        """
+        lock = identities.lock(directory)
+        try:
+            is_new = identities.claim(directory, identity)
+            if not (directory / _CURRENT).exists():
+                _found(directory, genesis, is_new=is_new)
+            current = _Current.read(directory / _CURRENT)
+            _remove_debris(directory, current)
+            return cls(directory, current, lock)
+        except BaseException:
+            lock.close()
+            raise
+
+    def _check(self) -> None:
+        first, recovered = self._current.snapshot, self.recovered
+        last = first.index + len(recovered.entries)
+        if not first.index <= recovered.applied_index <= last:
+            raise StartupError(
+                f"{self._directory}: the data is at index {recovered.applied_index}, the log has "
+                f"{first.index} to {last}",
+                _REPLACE,
+            )
+
+    def close(self) -> None:
+        self.log.close()
+        if self._staging is not None:
+            self._staging.drop()
+        with self._data_lock:
+            self.data.close()
+        self._lock.close()  # type: ignore[attr-defined]
+
+    @property
+    def log_bytes(self) -> int:
+        return self.log.size_bytes
+
+    @property
+    def data_bytes(self) -> int:
+        return self.data.size_bytes
+
+    # --- the first element changes ----------------------------------------------------------------
+
+    def take_snapshot(self) -> Taken | None:
+        """Checkpoint the state as it is; writes may go on. None when there is nothing new."""
+        with self._data_lock:
+            return snapshots.take(self.data, self._directory / _SNAPSHOTS, CLOCK_RECORD)
+
+    def seal_snapshot(self, taken: Taken, members: tuple[Member, ...]) -> Snapshot:
+        """Complete a checkpoint by the members as of its index; it can be sent and compacted to now."""
+        bare = Snapshot(taken.index, taken.term, clock_of(taken.clock_record), members)
+        return snapshots.seal(bare, taken.path)
+
+    def compact(self, snapshot: Snapshot) -> None:
+        """Make a sealed snapshot the first element, then drop the log before it. In the log thread."""
+        self._switch(_Current(snapshot, self._current.log, self._current.data))
+        self.log.drop_below(snapshot.index)
+
+    def release_below(self, index: int) -> None:
+        """Delete the snapshots of smaller indexes: nobody is being sent them any more."""
+        for path in (self._directory / _SNAPSHOTS).glob("*-*"):
+            if path.name[0].isdigit() and int(path.name.split("-")[0]) < index:
+                self._readers.pop(path.name, None)
+                remove(path)
+
+    def install(
+        self,
+        snapshot: Snapshot,
+        keep_entries_after: bool,
+        step: Callable[[str], object] = str,
+    ) -> None:
+        """Make a staged snapshot the first element and the state. In the log thread.
+
+        Killed at any ``step``, the directory is as before or as after.
+        """
+        current = self._current
+        data = _successor(current.data)
+        with self._data_lock:
+            self._copy_checkpoint(snapshot.checkpoint, self._directory / data)
+            step("data copied")
+            log = self.log
+            if not keep_entries_after:
+                name = _successor(current.log)
+                remove(self._directory / name)
+                log = DurableLog.create(self._directory / name, self.log.hard_state)
+                step("log created")
+                self._switch(_Current(snapshot, name, data))
+            else:
+                self._switch(_Current(snapshot, current.log, data))
+            step("switched")
+            self.data.close()
+            self.data = DataStore(self._directory / data)
+        if log is self.log:
+            log.drop_below(snapshot.index)
+        else:
+            self.log.close()
+            self.log = log
+            remove(self._directory / current.log)
+        remove(self._directory / current.data)
+        self.release_below(snapshot.index)
+
+    def _copy_checkpoint(self, name: str, target: Path) -> None:
+        """Link what never changes, copy the rest."""
+        remove(target)
+        target.mkdir()
+        for path in sorted((self._directory / _SNAPSHOTS / name / "db").iterdir()):
+            if path.suffix == ".sst":
+                os.link(path, target / path.name)
+            else:
+                shutil.copyfile(path, target / path.name)
+        fsync_tree(target)
+        fsync_path(self._directory)
+
+    def _switch(self, current: _Current) -> None:
+        write_atomically(self._directory / _CURRENT, current.encode())
+        self._current = current
+
+    # --- streams ----------------------------------------------------------------------------------
+
+    def read_snapshot(self, snapshot: Snapshot, offset: int, length: int) -> bytes:
+        """Bytes of a sealed snapshot's stream."""
+        reader = self._readers.get(snapshot.checkpoint)
+        if reader is None:
+            reader = SnapshotReader(self._directory / _SNAPSHOTS / snapshot.checkpoint)
+            self._readers[snapshot.checkpoint] = reader
+        return reader.read(offset, length)
+
+    def stage(
+        self, index: int, term: int, offset: int, size: int, data: bytes
+    ) -> tuple[int, Snapshot | None]:
+        """Take in a chunk; return what is staged, and with the last chunk the verified snapshot.
+
+        Raises CorruptSnapshot when it is not what was sent; nothing is staged then.
+        """
+        if offset == 0 or self._staging is None or self._staging.key != (index, term):
+            if self._staging is not None:
+                self._staging.drop()
+            self._staging = Staging(self._directory / _SNAPSHOTS, index, term)
+        staging = self._staging
+        if offset != staging.size:
+            return staging.size, None
+        staging.write(offset, data)
+        if staging.size < size:
+            return staging.size, None
+        self._staging = None
+        return size, staging.finish()
+
+
+def _successor(name: str) -> str:
+    kind, _, number = name.rpartition("-")
+    return f"{kind}-{int(number) + 1}"
+
+
+def _found(directory: Path, genesis: Snapshot, *, is_new: bool) -> None:
+    """Make the first log, data and CURRENT; what an interrupted founding left behind goes first."""
+    logs = list(directory.glob("log-*"))
+    if not is_new and any(DurableLog.has_frames(path) for path in logs):
+        raise StartupError(f"{directory} has a log and no {_CURRENT}", _REPLACE)
+    for path in (*logs, *directory.glob("data-*"), directory / _SNAPSHOTS):
+        remove(path)
+    DurableLog.create(directory / "log-1", HardState()).close()
+    DataStore(directory / "data-1").close()
+    fsync_tree(directory / "data-1")
+    (directory / _SNAPSHOTS).mkdir()
+    write_atomically(directory / _CURRENT, _Current(genesis, "log-1", "data-1").encode())
+
+
+def _remove_debris(directory: Path, current: _Current) -> None:
+    for path in (*directory.glob("log-*"), *directory.glob("data-*")):
+        if path.name not in (current.log, current.data):
+            remove(path)
+    for path in (directory / _SNAPSHOTS).glob("*"):
+        if path.name != current.snapshot.checkpoint:
+            remove(path)
