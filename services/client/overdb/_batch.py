@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import grpc
 import grpc.aio
@@ -240,7 +240,7 @@ class Batcher:
                 response = await stream.read()
                 if response is grpc.aio.EOF:
                     break
-                self._answered(response)
+                self._answered(cast("kv_pb2.BatchResponse", response))
         except grpc.aio.AioRpcError as error:
             trouble = connection_trouble(error.details() or error.code().name)
             if error.code() in _WRONG_SERVER:

@@ -90,7 +90,9 @@ class Router:
         self.cluster = cast(
             "cluster_pb2_grpc.ClusterAsyncStub", cluster_pb2_grpc.ClusterStub(self.channel)
         )
-        self._check = self.channel.unary_unary(HEALTH_METHOD)
+        self._check: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = self.channel.unary_unary(
+            HEALTH_METHOD
+        )
 
     async def health(self, seconds: float) -> Health:
         """Ask for the health of the whole; connects first where that is still to be done."""
@@ -228,7 +230,9 @@ class Routers:
 
 def backoff_seconds(limits: Limits, failures: int) -> float:
     """Return how long to wait after that many failures before this one: doubling, with jitter."""
-    longest = min(limits.backoff_seconds_max, limits.backoff_seconds_min * 2 ** min(failures, 16))
+    longest: float = min(
+        limits.backoff_seconds_max, limits.backoff_seconds_min * 2 ** min(failures, 16)
+    )
     return longest * random.uniform(0.5, 1.0)
 
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from typing import TypeVar
+from importlib import import_module
+from typing import Any, TypeVar, cast
 
 import grpc
 import grpc.aio
@@ -15,7 +16,7 @@ import grpc.aio
 from overdb._endpoints import Router, Routers, backoff_seconds
 from overdb._limits import Limits
 from overdb.errors import DeadlineExceeded, OverDBError, Unavailable, from_status
-from overdb.operations import Consistency, KeyValue
+from overdb.operations import KeyValue
 from overdb.v1 import kv_pb2
 
 _Request = TypeVar("_Request")
@@ -26,11 +27,10 @@ _TRY_AGAIN = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EX
 
 def from_rpc_error(error: grpc.aio.AioRpcError) -> OverDBError:
     """Return the exception for a failed call, with the details that its trailers carry."""
-    from grpc_status import rpc_status  # noqa: PLC0415  (only errors pay for it)
-
+    rpc_status: Any = import_module("grpc_status.rpc_status")  # only errors pay for it
     code, text = error.code().value[0], error.details() or ""
     try:
-        status = rpc_status.from_call(error)  # type: ignore[arg-type]
+        status = rpc_status.from_call(error)
     except ValueError:  # the trailers contradict the status: believe the status
         status = None
     details = [] if status is None else [detail.SerializeToString() for detail in status.details]
@@ -115,7 +115,7 @@ async def scan_pages(
     scan has no version that holds everywhere: it goes on with what the next replica has.)
     """
     left = request.limit
-    stale = request.read.consistency == Consistency.STALE
+    stale = request.read.consistency == kv_pb2.CONSISTENCY_STALE
     while True:
         router = await attempts.router(unreachable)
         call = router.kv.Scan(request)
@@ -125,6 +125,7 @@ async def scan_pages(
                     page = await call.read()
                 if page is grpc.aio.EOF:
                     return
+                page = cast("kv_pb2.ScanResponse", page)
                 attempts.progress()
                 items = [KeyValue(item.key, item.value, item.version) for item in page.items]
                 if not items:
@@ -136,8 +137,8 @@ async def scan_pages(
                 attempts.progress()
                 if left and request.limit == 0:
                     return
-                if request.reverse and request.end and request.end <= request.start:
-                    return
+                if request.end and request.start >= request.end:
+                    return  # nothing is left behind that key
         except TimeoutError:
             await attempts.too_late(router)
         except grpc.aio.AioRpcError as error:

@@ -5,10 +5,13 @@ above all others: a write is reported as *not run* only where that is certain. E
 :class:`OutcomeUnknown`, which carries the id that makes a retry exactly-once (PROTOCOL 2.2, 2.10).
 """
 
+# ruff: noqa: N818  (named after the status codes, which everybody knows)
+
 from __future__ import annotations
 
 from collections.abc import Iterable
 from enum import IntEnum
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -187,14 +190,14 @@ def _decoded(details: Iterable[bytes]) -> list[Message]:
     """Unpack what is known of ``google.rpc``; a detail that cannot be read is left out."""
     from google.protobuf.any_pb2 import Any as AnyMessage  # noqa: PLC0415  (only errors pay for it)
     from google.protobuf.message import DecodeError  # noqa: PLC0415
-    from google.rpc import error_details_pb2  # noqa: PLC0415
 
+    error_details: Any = import_module("google.rpc.error_details_pb2")  # it has no type stubs
     messages: list[Message] = []
     for raw in details:
         try:
             packed = AnyMessage.FromString(raw)
             name = packed.TypeName().rpartition(".")[2]
-            known = getattr(error_details_pb2, name, None)
+            known = getattr(error_details, name, None)
             messages.append(packed if known is None else known.FromString(packed.value))
         except DecodeError:
             continue

@@ -12,7 +12,9 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
-CLIENT_ID_SECONDS_MAX = 20 * 60.0  # servers accept an id for an hour: 40 minutes are left for retries
+CLIENT_ID_SECONDS_MAX = (
+    20 * 60.0
+)  # servers accept an id for an hour: 40 minutes are left for retries
 STUCK_ID_SECONDS_MAX = 1.0  # how long an id is used on after one of its requests was given up
 
 

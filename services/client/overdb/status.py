@@ -112,6 +112,9 @@ class TransactionStatus:
     result: TransactResult | None
 
 
+_ROLES = frozenset(int(role) for role in Role)
+
+
 def cluster_status(response: cluster_pb2.StatusResponse) -> ClusterStatus:
     """Convert the answer of ``Cluster.Status``."""
     return ClusterStatus(
@@ -139,7 +142,7 @@ def _replica_status(replica: cluster_pb2.ReplicaStatus) -> ReplicaStatus:
         id=replica.id,
         address=replica.address,
         reachable=replica.reachable,
-        role=Role(replica.role) if replica.role in tuple(Role) else Role.UNKNOWN,
+        role=Role(int(replica.role)) if replica.role in _ROLES else Role.UNKNOWN,
         term=replica.term,
         last_index=replica.last_index,
         commit_index=replica.commit_index,

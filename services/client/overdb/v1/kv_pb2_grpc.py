@@ -75,45 +75,55 @@ class KVServicer(object):
     """Missing associated documentation comment in .proto file."""
 
     def Get(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Reads one key. A key without a value is no error: found is false.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Put(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Writes one key.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Delete(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Deletes one key. A key without a value is no error: existed is false.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Scan(self, request, context):
-        """All groups, merged in key order; pages are bounded in bytes.
+        """Reads a range of keys over all groups, merged in key order, at one version. Each response is a page
+        of at most 1 MiB; the stream ends behind the last one. INVALID_ARGUMENT when `end` is given and is
+        not behind `start`. A scan that breaks can go on behind its last key, at the version of its pages.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Transact(self, request, context):
-        """One-shot, over any groups.
+        """Runs one of two lists of operations, as one atomic step: `then` if all compares hold, otherwise
+        `otherwise`. One-shot: everything that it may touch is in the request. UNIMPLEMENTED names the
+        groups where its keys live in several and the cluster cannot do that yet.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def TransactionStatus(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """What became of a transaction (or of any write) by its id.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Batch(self, request_iterator, context):
-        """Many requests a message; answers carry the tag of their request and come in any order.
+        """Many requests a message; answers carry the tag of their request and come in any order, several in
+        a message. The requests of one message are not ordered among each other. A stream that ends says
+        nothing about requests without an answer: repeat them, with the same ids, on another stream.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -1,0 +1,106 @@
+"""Ids for requests that come without one, so that the router's own retries are exactly-once.
+
+PROTOCOL 2.2: an id is (client id, request number); PROTOCOL 2.10: client ids are UUIDv7, live for an
+hour, and ``acknowledged_below`` says which numbers will never be asked about again.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import deque
+from collections.abc import Callable
+
+from overdb.v1 import kv_pb2
+
+
+def uuid7(milliseconds: int, random: bytes) -> bytes:
+    """Return a UUIDv7 (RFC 9562, 5.7): 48 bits of Unix time in ms, version, variant, random bits.
+
+    ``random`` is 10 bytes, of which 74 bits are used.
+    """
+    head = (milliseconds & (1 << 48) - 1).to_bytes(6, "big")
+    return b"".join(
+        (
+            head,
+            bytes((0x70 | random[0] & 0x0F, random[1], 0x80 | random[2] & 0x3F)),
+            random[3:10],
+        )
+    )
+
+
+class Numbers:
+    """The request numbers of one client id: ascending from 1, with the smallest that is still open."""
+
+    __slots__ = ("_closed", "_next", "_open", "client_id")
+
+    def __init__(self, client_id: bytes) -> None:
+        self.client_id = client_id
+        self._next = 1
+        self._open: deque[int] = deque()  # ascending; those in _closed are gone but for their place
+        self._closed: set[int] = set()
+
+    def open(self) -> int:
+        number = self._next
+        self._next = number + 1
+        self._open.append(number)
+        return number
+
+    def close(self, number: int) -> None:
+        """The request has its answer, or nobody will ask for it again."""
+        waiting, closed = self._open, self._closed
+        closed.add(number)
+        while waiting and waiting[0] in closed:
+            closed.remove(waiting.popleft())
+
+    @property
+    def open_count(self) -> int:
+        return len(self._open) - len(self._closed)
+
+    @property
+    def acknowledged_below(self) -> int:
+        """Every number below this is closed."""
+        return self._open[0] if self._open else self._next
+
+
+class OwnId:
+    """The id that the router gave to one request; closed when that request has its answer."""
+
+    __slots__ = ("_number", "_numbers")
+
+    def __init__(self, numbers: Numbers, number: int) -> None:
+        self._numbers = numbers
+        self._number = number
+
+    def close(self) -> None:
+        self._numbers.close(self._number)
+
+
+class RouterIds:
+    """Gives ids to requests. A new client id is taken every ``renew_seconds``."""
+
+    def __init__(
+        self,
+        renew_seconds: float,
+        wall_ns: Callable[[], int] = time.time_ns,
+        random: Callable[[int], bytes] = os.urandom,
+    ) -> None:
+        self._renew_ns = int(renew_seconds * 1e9)
+        self._wall_ns = wall_ns
+        self._random = random
+        self._renew_at_ns = 0
+        self._numbers = Numbers(b"")
+
+    def assign(self, request_id: kv_pb2.RequestId) -> OwnId:
+        """Fill ``request_id`` and return what to close at the answer."""
+        now_ns = self._wall_ns()
+        if now_ns >= self._renew_at_ns:
+            self._renew_at_ns = now_ns + self._renew_ns
+            self._numbers = Numbers(uuid7(now_ns // 1_000_000, self._random(10)))
+        numbers = self._numbers
+        number = numbers.open()
+        request_id.client_id = numbers.client_id
+        request_id.request_number = number
+        request_id.started_at = now_ns // 1000
+        request_id.acknowledged_below = numbers.acknowledged_below
+        return OwnId(numbers, number)

@@ -1,0 +1,86 @@
+"""One request on its way to its group, and who waits for its answer."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import Protocol
+
+from google.protobuf.message import Message
+
+from overdb.internal.v1 import shard_pb2
+from overdb_router.ids import OwnId
+from overdb_router.refusals import Refusal
+
+
+class Kind(IntEnum):
+    """What a request is."""
+
+    GET = 0
+    PUT = 1
+    DELETE = 2
+    TRANSACT = 3
+    ADVANCE = 4  # the router's own: raise a group's clock (PROTOCOL 2.7)
+
+
+class Sink(Protocol):
+    """Who waits for answers. Called from the loop, once per operation, and must not wait."""
+
+    def answered(self, op: Op, field: str, result: shard_pb2.Result) -> None:
+        """A command ran; its answer is ``getattr(result, field)``."""
+
+    def read(self, op: Op, value: shard_pb2.Value) -> None:
+        """A read was answered with ``found``, ``value`` and ``version``."""
+
+    def refused(self, op: Op, refusal: Refusal) -> None:
+        """It was not answered; the code of the refusal says whether it may have run."""
+
+
+class Op:
+    """One request. ``message`` is the public request (for ADVANCE: log_pb2.Advance) with its id.
+
+    ``size`` in bytes is what it counts for in the bounds; ``deadline`` is in seconds of the loop's clock.
+    ``sent`` says that it may have reached a replica, ``done`` that its sink has its answer.
+    """
+
+    __slots__ = (
+        "deadline",
+        "done",
+        "kind",
+        "message",
+        "own_id",
+        "sent",
+        "sink",
+        "size",
+        "slots",
+        "stale",
+        "tag",
+        "version",
+    )
+
+    def __init__(
+        self, kind: Kind, message: Message, size: int, deadline: float, sink: Sink, tag: int = 0
+    ) -> None:
+        self.kind = kind
+        self.message = message
+        self.size = size
+        self.deadline = deadline
+        self.sink = sink
+        self.tag = tag
+        self.slots: tuple[int, ...] = ()
+        self.version = 0  # of a GET: what to read at, 0 for the newest
+        self.stale = False
+        self.own_id: OwnId | None = None
+        self.sent = False
+        self.done = False
+
+    def refuse(self, refusal: Refusal) -> None:
+        """Tell the sink, once."""
+        if not self.done:
+            self.finish()
+            self.sink.refused(self, refusal)
+
+    def finish(self) -> None:
+        """Mark it answered. Whoever calls this calls the sink next."""
+        self.done = True
+        if self.own_id is not None:
+            self.own_id.close()
