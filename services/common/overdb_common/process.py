@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Sequence
 import structlog
 import uvloop
 
-from overdb_common import logs
+from overdb_common import logs, parent
 from overdb_common.errors import EXIT_CONFIG, StartupError
 from overdb_common.settings import S, load, print_help
 from overdb_common.version import version
@@ -50,6 +50,7 @@ def run(
     # gRPC writes lines of its own about refused connections, which are everyday life in a cluster.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     try:
+        parent.end_with_parent()
         settings = load(settings_class, program)
         if arguments == ["--check"]:
             return 0 if check(settings) else 1

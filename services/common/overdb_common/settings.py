@@ -32,7 +32,15 @@ _MIB = 1 << 20
 _KINDS = (("overdb_node.settings", "NodeSettings"), ("overdb_router.settings", "RouterSettings"))
 _OF_OTHER_PROGRAMS = frozenset(
     PREFIX + name
-    for name in ("ENDPOINTS", "TIMEOUT", "PORT", "IMAGE", "BASE_IMAGE", "REQUIRE_DOCKER")
+    for name in (
+        "ENDPOINTS",
+        "PARENT_PID",
+        "TIMEOUT",
+        "PORT",
+        "IMAGE",
+        "BASE_IMAGE",
+        "REQUIRE_DOCKER",
+    )
 )
 _PREFIXES_OF_OTHER_PROGRAMS = ("OVERDB_CLI_", "OVERDB_TEST_")
 

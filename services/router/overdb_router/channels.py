@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
 
 import grpc
 
@@ -78,11 +77,7 @@ class Channels:
             replica = self._replicas[address] = Replica(address)
         return replica
 
-    async def keep_only(self, addresses: Iterable[str]) -> None:
-        """Close what nobody talks to any more."""
-        kept = set(addresses)
-        for address in [a for a in self._replicas if a not in kept]:
-            await self._replicas.pop(address).close()
-
     async def close(self) -> None:
-        await self.keep_only(())
+        for replica in self._replicas.values():
+            await replica.close()
+        self._replicas.clear()

@@ -8,16 +8,16 @@ at every step. A run ends with healing: without faults everything must converge 
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 
 from overdb_node.raft.errors import NotLeader, Overloaded
-from overdb_node.raft.messages import Append, Chunk, Message
+from overdb_node.raft.messages import Message
 from overdb_node.raft.output import EventKind
 from overdb_node.raft.settings import RaftSettings
-from overdb_node.raft.types import EntryKind, HardState, Snapshot
+from overdb_node.raft.types import EntryKind, Snapshot
 from tests.paper.host import Disk, Host, members_of
 from tests.unit.raft.checks import Checks
 
@@ -47,6 +47,16 @@ class Faults:
     compaction: float = 1.5
 
 
+FAULTS = (
+    Faults(),
+    Faults(loss=1, duplication=1, reordering=10, crash=0.1, partition=0.1, transfer=0.1),
+    Faults(loss=2, duplication=20, reordering=90, crash=0.2, partition=0.1, compaction=3),
+    Faults(loss=15, duplication=2, reordering=30, crash=0.4, partition=0.2, compaction=0.3),
+    Faults(loss=1, duplication=1, reordering=20, crash=2, partition=0.1, transfer=2),
+    Faults(loss=3, duplication=3, reordering=50, crash=0.1, partition=1.5, compaction=4),
+)
+
+
 @dataclass(frozen=True, slots=True)
 class ReadAsked:
     """A read, and how new a state must be that answers it (linearizability)."""
@@ -58,20 +68,29 @@ class ReadAsked:
 class Simulation:
     """One group under one seed."""
 
-    def __init__(self, seed: int, count: int | None = None, faults: Faults | None = None) -> None:
+    def __init__(
+        self,
+        seed: int,
+        count: int | None = None,
+        faults: Faults | None = None,
+        *,
+        traced: bool = False,
+    ) -> None:
         self.random = Random(seed)
-        self.count = count or (3, 5, 3, 2, 3, 1, 5, 3)[seed % 8]
-        self.faults = faults or Faults()
+        self.count = count or (3, 5, 3, 2, 3, 5, 1)[seed % 7]
+        self.faults = faults or FAULTS[seed % len(FAULTS)]
         self.network: list[tuple[int, int, Message]] = []
         self.cut: set[tuple[int, int]] = set()  # links (from, to) that carry nothing
         self.down: set[int] = set()
         self.hosts: dict[int, Host] = {}
         self.happened: Counter[str] = Counter()
-        self.trace: list[str] = []
-        self.checks = Checks()
+        self.trace: list[str] | None = [] if traced else None
+        self.healing_rounds = 0
         self._number = 0
+        self._touched: Host | None = None
         genesis = Snapshot(0, 0, 0, members_of(self.count))
         self.disks = {i: Disk(genesis) for i in range(1, self.count + 1)}
+        self.checks = Checks(self.disks)
         for replica_id in self.disks:
             self._start(replica_id)
 
@@ -80,7 +99,7 @@ class Simulation:
     def _start(self, replica_id: int) -> None:
         random = Random(self.random.getrandbits(64))
         host = Host(replica_id, self.disks[replica_id], random, self._send, QUICK)
-        host.on_applied = self.checks.on_applied
+        host.on_applied = lambda _, entry, state: self.checks.on_applied(host, entry, state)
         host.on_answered = self._on_answered
         self.hosts[replica_id] = host
         self.down.discard(replica_id)
@@ -97,7 +116,7 @@ class Simulation:
         self.happened["crash"] += 1
 
     def _send(self, sender: int, to: int, message: Message) -> None:
-        self.checks.on_sent(self.disks[sender], sender, message)
+        self.checks.on_sent(sender, to, message)
         self.happened[type(message).__name__] += 1
         faults, random = self.faults, self.random
         if (sender, to) in self.cut or random.uniform(0, 100) < faults.loss:
@@ -119,6 +138,7 @@ class Simulation:
     def step(self) -> None:
         """Do one thing at random."""
         random, faults = self.random, self.faults
+        self._touched = None
         what = random.uniform(0, 100)
         if what < faults.crash:
             self._crash_or_start()
@@ -130,30 +150,32 @@ class Simulation:
             self._compact()
         else:
             self._ordinary(random.random())
-        for host in self.up():
-            self.checks.on_step(host)
+        if self._touched is not None:
+            self.checks.on_step(self._touched)
 
     def _ordinary(self, what: float) -> None:
         up = self.up()
         if what < 0.5 and self.network:
             self._deliver()
         elif up and what < 0.78:
-            self.random.choice(up).disk_step()
+            self._touched = host = self.random.choice(up)
+            host.disk_step()
         elif up and what < 0.88:
-            host = self.random.choice(up)
-            self._note(f"tick {host.replica_id}")
+            self._touched = host = self.random.choice(up)
+            self._note("tick", host.replica_id)
             host.raft.tick()
             host.pump()
         elif up and what < 0.92:
-            host = self.random.choice(up)
+            self._touched = host = self.random.choice(up)
             host.applies_at_once = not host.applies_at_once
             if host.applies_at_once:
                 host.apply()
         else:
             self._ask()
 
-    def _note(self, what: str) -> None:
-        self.trace.append(what)
+    def _note(self, *what: object) -> None:
+        if self.trace is not None:
+            self.trace.append(" ".join(map(str, what)))
 
     def _deliver(self) -> None:
         random, network = self.random, self.network
@@ -161,10 +183,11 @@ class Simulation:
         sender, to, message = network.pop(random.randrange(len(network)) if any_one else 0)
         if len(network) > NETWORK_MESSAGES_MAX:
             del network[: NETWORK_MESSAGES_MAX // 2]
-        self._note(f"{sender}>{to} {message}")
+        self._note(sender, ">", to, message)
         if to not in self.down:
-            self.hosts[to].raft.receive(sender, message)
-            self.hosts[to].pump()
+            self._touched = host = self.hosts[to]
+            host.raft.receive(sender, message)
+            host.pump()
 
     def _ask(self) -> None:
         """Ask every leader, the deposed ones included, for a write and a read."""
@@ -180,19 +203,23 @@ class Simulation:
             host.pump()
 
     def _crash_or_start(self) -> None:
-        replica_id = self.random.randrange(1, self.count + 1)
+        random = self.random
+        if self.down and random.random() < 0.75:
+            replica_id = random.choice(sorted(self.down))
+        else:
+            replica_id = random.randrange(1, self.count + 1)
         if replica_id in self.down:
-            self._note(f"start {replica_id}")
+            self._note("start", replica_id)
             self._start(replica_id)
         else:
-            self._note(f"crash {replica_id}")
+            self._note("crash", replica_id)
             self._crash(replica_id)
 
     def _partition(self) -> None:
         random = self.random
         ids = list(self.disks)
         kind = random.random()
-        if kind < 0.4 or self.count == 1:
+        if kind < 0.5 or self.count == 1:
             self.cut = set()
         elif kind < 0.8:
             side = set(random.sample(ids, random.randint(1, self.count - 1)))
@@ -213,7 +240,7 @@ class Simulation:
     def _compact(self) -> None:
         up = self.up()
         if up and (host := self.random.choice(up)).compact():
-            self._note(f"compact {host.replica_id} {host.state.index}")
+            self._note("compact", host.replica_id, host.state.index)
             self.happened["compaction"] += 1
 
     # --- runs -----------------------------------------------------------------------------------
@@ -235,7 +262,7 @@ class Simulation:
             host.apply()
         reads_before = self.happened["read"]
         goal: int | None = None
-        for _ in range(HEALING_ROUNDS_MAX):
+        for self.healing_rounds in range(HEALING_ROUNDS_MAX):
             self._round()
             leaders = [h for h in self.hosts.values() if h.raft.is_leader]
             if len(leaders) != 1 or not leaders[0].raft.leading.committed_in_term:
@@ -243,16 +270,17 @@ class Simulation:
             if goal is None:
                 self._ask()
                 goal = leaders[0].raft.log.last_index
-            elif (
-                min(h.state.index for h in self.hosts.values()) >= goal
-                and self.happened["read"] > reads_before
-            ):
+            elif self._converged(goal) and self.happened["read"] > reads_before:
                 break
         else:
             raise AssertionError(f"not healed after {HEALING_ROUNDS_MAX} heartbeats")
         for host in self.hosts.values():
             self._collect_events(host)
         self.checks.on_end(list(self.hosts.values()))
+
+    def _converged(self, goal: int) -> bool:
+        states = {host.state for host in self.hosts.values()}
+        return len(states) == 1 and min(states).index >= goal
 
     def _round(self) -> None:
         """A tick for everyone, then everything that follows from it."""
@@ -296,3 +324,17 @@ def first_red_seed(
         except Exception as error:  # noqa: BLE001  # any failure is a catch
             return seed, error
     return None
+
+
+def main(arguments: list[str]) -> None:
+    """``python -m tests.unit.raft.simulator FIRST END [STEPS]``: run more seeds than the tests do."""
+    first, end = int(arguments[0]), int(arguments[1])
+    steps = int(arguments[2]) if len(arguments) > 2 else 5000
+    happened: Counter[str] = Counter()
+    for seed in range(first, end):
+        happened += run_seed(seed, steps).happened
+    print(f"seeds {first} to {end - 1}, {steps} steps each: {dict(happened)}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

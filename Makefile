@@ -1,0 +1,53 @@
+# OverDB. `make` alone lists what there is.
+SHELL := bash
+.DEFAULT_GOAL := help
+.PHONY: help run up down test verify format generate lock bench clean setup
+
+DATA ?= overdb-data
+GROUPS_ ?= $(or $(SHARDS),2)
+REPLICAS ?= 3
+ROUTERS ?= 1
+BASE_PORT ?= 7400
+PYTEST_ARGS ?=
+
+help: ## list the commands
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
+
+run: ## start a cluster as local processes (SHARDS=2 REPLICAS=3 ROUTERS=1 BASE_PORT=7400 DATA=overdb-data)
+	@scripts/setup.sh run
+	@exec .venv/bin/overdb local --groups $(GROUPS_) --replicas $(REPLICAS) --routers $(ROUTERS) \
+	  --base-port $(BASE_PORT) --data $(DATA)
+
+up: ## start the cluster in containers (Docker Compose) and wait until it is healthy
+	@scripts/setup.sh dev
+	@scripts/up.sh
+
+down: ## stop the containers; VOLUMES=1 forgets their data too
+	@VOLUMES=$(VOLUMES) scripts/down.sh
+
+setup: ## install everything for development into .venv
+	@scripts/setup.sh dev
+	@scripts/setup.sh codegen
+
+test: setup verify ## set up, verify, run all tests (PYTEST_ARGS="-k name")
+	@.venv/bin/python -m pytest $(PYTEST_ARGS)
+
+verify: setup ## ruff, mypy, generated code; writes nothing
+	@scripts/verify.sh
+
+format: setup ## format and mend what ruff can
+	@.venv/bin/ruff check --fix .
+	@.venv/bin/ruff format .
+
+generate: setup ## compile protos/ into the stubs
+	@scripts/generate.sh
+
+lock: setup ## write requirements/*.txt anew (needs uv)
+	@scripts/lock.sh
+
+bench: ## measure puts/s and gets/s with latencies (BENCH_ARGS="--seconds 5")
+	@scripts/setup.sh dev
+	@.venv/bin/python -m bench.bench $(BENCH_ARGS)
+
+clean: ## remove environments and caches; data stays
+	@rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,45 @@
+#!/usr/bin/env bash
+# Makes .venv and installs what is locked in requirements/: setup.sh run | dev | codegen
+# Needs Python 3.11 or newer (PYTHON names another interpreter), and nothing else.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+what=${1:?usage: scripts/setup.sh run | dev | codegen}
+python=${PYTHON:-python3}
+
+die() {
+  echo "setup: $1" >&2
+  exit 1
+}
+
+case $what in
+  run | dev) environment=.venv ;;
+  codegen) environment=.venv/codegen ;;
+  *) die "'$what' is not known: run, dev or codegen" ;;
+esac
+stamp="$environment/.installed-$what"
+wanted=$(cat "requirements/$what.txt" pyproject.toml | cksum)
+if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ]; then
+  exit 0
+fi
+
+command -v "$python" >/dev/null || die "there is no '$python': install Python 3.11 or newer, or set PYTHON"
+"$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
+  die "$("$python" --version) is too old: install Python 3.11 or newer, or set PYTHON"
+if [ ! -x "$environment/bin/python" ]; then
+  "$python" -c 'import venv, ensurepip' 2>/dev/null ||
+    die "$python has no venv module (on Debian and Ubuntu: apt install python3-venv)"
+  echo "setup: making $environment"
+  "$python" -m venv "$environment"
+fi
+echo "setup: installing requirements/$what.txt into $environment (about a minute the first time)"
+"$environment/bin/python" -m pip install --quiet --disable-pip-version-check --require-hashes \
+  -r "requirements/$what.txt"
+if [ "$what" != codegen ]; then
+  "$environment/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps \
+    --no-build-isolation -e .
+fi
+echo "$wanted" >"$stamp"
+# dev.txt holds all of run.txt.
+if [ "$what" = dev ]; then
+  cat requirements/run.txt pyproject.toml | cksum >"$environment/.installed-run"
+fi

@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# Lint, format, types, generated code. Writes nothing into the tree.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+bin=.venv/bin
+echo "verify: ruff"
+"$bin/ruff" check .
+"$bin/ruff" format --check .
+echo "verify: mypy"
+"$bin/mypy"
+echo "verify: generated code"
+fresh=$(mktemp -d)
+trap 'rm -rf "$fresh"' EXIT
+scripts/generate.sh "$fresh"
+for file in $(cd "$fresh" && find . -type f | LC_ALL=C sort); do
+  cmp -s "$fresh/$file" "services/client/$file" || {
+    echo "verify: services/client/${file#./} is not what protos/ generate: run 'make generate'" >&2
+    exit 1
+  }
+done

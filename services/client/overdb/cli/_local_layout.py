@@ -1,0 +1,216 @@
+"""Where the processes of ``overdb local`` listen and what they keep where."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import socket
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+LOG_BYTES_MAX = 16 << 20  # a longer log file is put aside when its process starts
+HOST = "127.0.0.1"
+_NODE_OFFSET = 10
+_METRICS_OFFSET = 100
+
+
+class Refused(Exception):  # noqa: N818  # it is told to the user as it is
+    """The cluster cannot be started like this; says why and what to do."""
+
+
+@dataclass
+class ProcessPlan:
+    """One process: what it runs, with which settings, where it writes."""
+
+    name: str
+    module: str
+    address: str
+    metrics_address: str
+    environment: dict[str, str]
+    log_file: Path
+    entry: dict[str, object]  # what cluster.json says of it, without the pid
+    pid: int | None = None
+
+    @property
+    def command(self) -> list[str]:
+        return [sys.executable, "-m", self.module]
+
+    def open_log(self) -> int:
+        """Open the log file for appending; put a long one aside first."""
+        self.log_file.parent.mkdir(parents=True, exist_ok=True)
+        if self.log_file.exists() and self.log_file.stat().st_size > LOG_BYTES_MAX:
+            self.log_file.rename(self.log_file.with_suffix(".log.1"))
+        return os.open(self.log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+
+    def last_line(self) -> str:
+        """The last line that the process wrote; empty if none."""
+        try:
+            lines = self.log_file.read_text(errors="replace").strip().splitlines()
+        except OSError:
+            return ""
+        return lines[-1] if lines else ""
+
+
+@dataclass
+class Layout:
+    """The shape of a local cluster. Ports follow from the base port, ids from group and replica."""
+
+    directory: Path
+    groups: int
+    replicas: int
+    routers: int
+    base_port: int
+    cluster: str = "overdb"
+    nodes: list[ProcessPlan] = field(init=False)
+    router_plans: list[ProcessPlan] = field(init=False)
+
+    def __post_init__(self) -> None:
+        addresses = {
+            self._node_id(group, replica): self._address(_NODE_OFFSET + self._rank(group, replica))
+            for group in range(self.groups)
+            for replica in range(self.replicas)
+        }
+        self.nodes = [
+            self._node(group, replica, addresses)
+            for group in range(self.groups)
+            for replica in range(self.replicas)
+        ]
+        self.router_plans = [
+            self._router(number, list(addresses.values())) for number in range(self.routers)
+        ]
+
+    @property
+    def plans(self) -> list[ProcessPlan]:
+        return [*self.nodes, *self.router_plans]
+
+    @property
+    def file(self) -> Path:
+        return self.directory / "cluster.json"
+
+    def _rank(self, group: int, replica: int) -> int:
+        return group * self.replicas + replica
+
+    def _node_id(self, group: int, replica: int) -> int:
+        return self._rank(group, replica) + 1
+
+    def _address(self, offset: int) -> str:
+        return f"{HOST}:{self.base_port + offset}"
+
+    def _node(self, group: int, replica: int, addresses: dict[int, str]) -> ProcessPlan:
+        node_id, offset = self._node_id(group, replica), _NODE_OFFSET + self._rank(group, replica)
+        members = (self._node_id(group, r) for r in range(self.replicas))
+        data = self.directory / f"node-{node_id}"
+        log_file = self.directory / "logs" / f"node-{node_id}.log"
+        return ProcessPlan(
+            f"node-{node_id}",
+            "overdb_node",
+            addresses[node_id],
+            self._address(_METRICS_OFFSET + offset),
+            {
+                "OVERDB_NODE_ID": str(node_id),
+                "OVERDB_GROUP": str(group),
+                "OVERDB_GROUPS": str(self.groups),
+                "OVERDB_MEMBERS": ",".join(f"{i}={addresses[i]}" for i in members),
+                "OVERDB_DATA": str(data),
+            },
+            log_file,
+            {"node_id": node_id, "group": group, "replica": replica, "data_directory": str(data)},
+        )
+
+    def _router(self, number: int, seeds: list[str]) -> ProcessPlan:
+        return ProcessPlan(
+            f"router-{number}",
+            "overdb_router",
+            self._address(number),
+            self._address(_METRICS_OFFSET + number),
+            {"OVERDB_SEEDS": ",".join(seeds)},
+            self.directory / "logs" / f"router-{number}.log",
+            {"name": f"router-{number}"},
+        )
+
+    # --- the directory ----------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def claim(self) -> Iterator[None]:
+        """Hold the directory. Raises Refused: in use, founded with another shape, a port is taken."""
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            lock = (self.directory / "LOCK").open("a+")
+        except OSError as error:
+            raise Refused(
+                f"cannot use {self.directory} ({error.strerror}); choose another --data"
+            ) from None
+        with lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                lock.seek(0)
+                raise Refused(
+                    f"{self.directory} is in use by the cluster of process {lock.read().strip()}; "
+                    "stop it, or choose another --data"
+                ) from None
+            lock.seek(0)
+            lock.truncate()
+            lock.write(f"{os.getpid()}\n")
+            lock.flush()
+            self._check_shape()
+            self._check_ports()
+            yield
+
+    def _check_shape(self) -> None:
+        if not self.file.exists():
+            return
+        try:
+            founded = json.loads(self.file.read_text())["founded"]
+            shape = int(founded["groups"]), int(founded["replicas"])
+        except (ValueError, KeyError, TypeError):
+            raise Refused(
+                f"{self.file} cannot be read; restore it, or choose another --data"
+            ) from None
+        if shape != (self.groups, self.replicas):
+            raise Refused(
+                f"{self.directory} was founded with {shape[0]} groups x {shape[1]} replicas, not "
+                f"{self.groups} x {self.replicas}; use --groups {shape[0]} --replicas {shape[1]}, or "
+                "another --data"
+            )
+
+    def _check_ports(self) -> None:
+        for plan in self.plans:
+            for address in (plan.address, plan.metrics_address):
+                host, port = address.rsplit(":", 1)
+                with socket.socket() as probe:
+                    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                    try:
+                        probe.bind((host, int(port)))
+                    except (OSError, OverflowError):
+                        raise Refused(
+                            f"port {port} ({plan.name}) is in use; stop what uses it, or choose "
+                            "another --base-port"
+                        ) from None
+
+    def write(self) -> None:
+        """Write ``cluster.json``: what runs where, with which pid. Atomic."""
+
+        def entry(plan: ProcessPlan) -> dict[str, object]:
+            return {
+                **plan.entry,
+                "address": plan.address,
+                "metrics": f"http://{plan.metrics_address}/metrics",
+                "pid": plan.pid,
+                "log_file": str(plan.log_file),
+            }
+
+        content = {
+            "cluster": self.cluster,
+            "founded": {"groups": self.groups, "replicas": self.replicas},
+            "supervisor_pid": os.getpid(),
+            "routers": [entry(plan) for plan in self.router_plans],
+            "nodes": [entry(plan) for plan in self.nodes],
+        }
+        temporary = self.file.with_suffix(".tmp")
+        temporary.write_text(json.dumps(content, indent=1) + "\n")
+        temporary.rename(self.file)

@@ -1,0 +1,1 @@
+"""Tests of the client library, against a router that does what it is told."""
