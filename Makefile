@@ -4,7 +4,7 @@ SHELL := bash
 .PHONY: help run up down test verify format generate lock bench clean setup
 
 DATA ?= overdb-data
-GROUPS_ ?= $(or $(SHARDS),2)
+GROUPS ?= 2
 REPLICAS ?= 3
 ROUTERS ?= 1
 BASE_PORT ?= 7400
@@ -13,9 +13,9 @@ PYTEST_ARGS ?=
 help: ## list the commands
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
 
-run: ## start a cluster as local processes (SHARDS=2 REPLICAS=3 ROUTERS=1 BASE_PORT=7400 DATA=overdb-data)
+run: ## start a cluster as local processes (GROUPS=2 REPLICAS=3 ROUTERS=1 BASE_PORT=7400 DATA=overdb-data)
 	@scripts/setup.sh run
-	@exec .venv/bin/overdb local --groups $(GROUPS_) --replicas $(REPLICAS) --routers $(ROUTERS) \
+	@exec .venv/bin/overdb local --groups $(GROUPS) --replicas $(REPLICAS) --routers $(ROUTERS) \
 	  --base-port $(BASE_PORT) --data $(DATA)
 
 up: ## start the cluster in containers (Docker Compose) and wait until it is healthy

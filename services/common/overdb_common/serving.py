@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 
 import grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc  # type: ignore[import-untyped]
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from overdb_common.addresses import local_address, split_address
 from overdb_common.errors import StartupError

@@ -34,6 +34,7 @@ from overdb_node.settings import NodeSettings
 from overdb_node.snapshotting import Snapshotting
 from overdb_node.storage.group_commit import GroupCommit, PersistRequest
 from overdb_node.storage.replica import ReplicaStorage
+from overdb_node.sweeping import Sweeper
 from overdb_node.transport.peers import Address, Peers
 from overdb_node.transport.shard_service import Answers
 
@@ -84,6 +85,7 @@ class Replica:
             on_failure=self._log_failed,
         )
         self.snapshotting = Snapshotting(self)
+        self._sweeper = Sweeper(settings.retention_seconds)
         self._proposals: list[tuple[bytes, int, Answers]] = []
         self._proposed_bytes = 0
         self._newest_token = 0
@@ -123,8 +125,8 @@ class Replica:
         except (NotLeader, ValueError):
             return
         deadline = self._loop.time() + seconds_max
-        while self.raft.is_leader and self._loop.time() < deadline:
-            await asyncio.sleep(0.01)  # it lasts milliseconds, once in a life
+        while self.raft.is_leader and self._loop.time() < deadline:  # noqa: ASYNC110  # once in a life
+            await asyncio.sleep(0.01)
 
     def transfer_to(self, to: int) -> None:
         """Begin to hand leadership over. Raises NotLeader, ValueError."""
@@ -177,11 +179,19 @@ class Replica:
         if self._failed:
             return
         self._schedule_tick()
+        try:
+            self._run_tick()
+        except (ProtocolViolation, AssertionError) as violation:
+            self.fatal(f"{type(violation).__name__}: {violation}")
+
+    def _run_tick(self) -> None:
         self._ticks += 1
         if self._ticks % DISK_CHECK_TICKS == 0:
             self._check_disk()
         self.raft.tick()
         self.snapshotting.tick()
+        if self.raft.installing is None:
+            self._sweeper.tick(self.machine, self.storage.data)
         self.schedule_turn()
 
     @property
@@ -403,5 +413,6 @@ class Replica:
         machine = Machine(self.storage.data, self.settings.machine_settings())
         machine.load()
         self._applier = Applier(machine, self.storage.data, self._waiting)
+        self._sweeper.restart()
         self.raft.installed()
         self.schedule_turn()

@@ -130,7 +130,7 @@ class Snapshotting:
                 return 0, None
 
         def done(result: tuple[int, Snapshot | None]) -> None:
-            self._replica.raft.staged(stage.index, stage.element_term, *result)
+            self._replica.raft.staged(stage, *result)
             self._replica.schedule_turn()
 
         self._run(write, done)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 
 import grpc
-
 from overdb.internal.v1 import shard_pb2, shard_pb2_grpc
 from overdb_common import grpc_options
 

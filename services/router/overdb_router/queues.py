@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Iterable
 
 from overdb.internal.v1 import log_pb2, shard_pb2
+
 from overdb_router.operations import Kind, Op
 
 NEVER = float("inf")
@@ -20,112 +21,141 @@ OVERHEAD_BYTES = 64
 class Outgoing:
     """One message to a group: commands or reads, never both, because one answer has room for one."""
 
-    __slots__ = ("deadline", "ops", "payload", "sent_at", "size", "stale")
+    __slots__ = ("deadline", "ops", "sent_at", "size")
 
-    def __init__(self, payload: log_pb2.Commands | shard_pb2.Reads, stale: bool = False) -> None:
-        self.payload = payload
-        self.stale = stale
+    def __init__(self) -> None:
         self.ops: list[Op] = []
         self.size = 0  # bytes, as the bounds count them
-        self.deadline = NEVER  # the earliest of its requests
+        self.deadline = NEVER  # the earliest of its requests, or earlier
         self.sent_at = 0.0
+
+    def append(self, op: Op) -> None:
+        raise NotImplementedError
 
     def request(self, sequence: int, group: int) -> shard_pb2.ShardRequest:
         """Return the message as it travels."""
-        payload = self.payload
-        if isinstance(payload, log_pb2.Commands):
-            return shard_pb2.ShardRequest(
-                sequence=sequence,
-                group=group,
-                commands=payload.SerializeToString(),
-                count=len(self.ops),
-            )
-        request = shard_pb2.ShardRequest(sequence=sequence, group=group)
-        request.reads.CopyFrom(payload)
-        request.reads.stale = self.stale
-        return request
+        raise NotImplementedError
+
+
+class OutgoingCommands(Outgoing):
+    __slots__ = ("_add", "_commands")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._commands = log_pb2.Commands()
+        self._add = self._commands.commands.add
+
+    def append(self, op: Op) -> None:
+        self.ops.append(op)
+        if op.kind is Kind.PUT:
+            self._add().put.CopyFrom(op.message)  # type: ignore[arg-type]
+        else:
+            getattr(self._add(), _FIELDS[op.kind]).CopyFrom(op.message)
+
+    def request(self, sequence: int, group: int) -> shard_pb2.ShardRequest:
+        return shard_pb2.ShardRequest(
+            sequence=sequence,
+            group=group,
+            commands=self._commands.SerializeToString(),
+            count=len(self.ops),
+        )
+
+
+class OutgoingReads(Outgoing):
+    __slots__ = ("_add", "_wire")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._wire = shard_pb2.ShardRequest()
+        self._add = self._wire.reads.reads.add
+
+    def append(self, op: Op) -> None:
+        self.ops.append(op)
+        read = self._add()
+        read.key = op.message.key  # type: ignore[attr-defined]
+        if op.version:
+            read.version = op.version
+
+    def request(self, sequence: int, group: int) -> shard_pb2.ShardRequest:
+        self._wire.sequence = sequence
+        self._wire.group = group
+        self._wire.reads.stale = self.ops[0].stale
+        return self._wire
+
+
+_FIELDS = {
+    Kind.DELETE: "delete",
+    Kind.TRANSACT: "transact",
+    Kind.ADVANCE: "advance",
+}
 
 
 class Queue:
-    """First in, first out; commands and reads each in a lane of their own. ``bytes`` counts all of it."""
+    """First in, first out; commands and reads in a lane each, served in turn. ``bytes`` counts both.
+
+    All reads of one queue are stale, or none.
+    """
 
     def __init__(self, message_bytes_max: int, operations_max: int) -> None:
         self._message_bytes_max = message_bytes_max
-        self.operations_max = operations_max  # in one message; lowered when an answer was too large
-        self._commands = Outgoing(log_pb2.Commands())
-        self._reads = Outgoing(shard_pb2.Reads())
-        self._full: deque[Outgoing] = deque()
+        self.operations_max = operations_max  # in one message
+        self._filling: list[Outgoing] = [OutgoingCommands(), OutgoingReads()]
+        self._full: tuple[deque[Outgoing], deque[Outgoing]] = (deque(), deque())
+        self._turn = 0
         self.bytes = 0
 
     def __bool__(self) -> bool:
-        return bool(self._full or self._commands.ops or self._reads.ops)
+        return bool(self._filling[0].ops or self._filling[1].ops)
 
     def add(self, op: Op) -> None:
         """Append a request to the last message, or to a new one where that would get too large."""
-        kind = op.kind
+        lane = 1 if op.kind is Kind.GET else 0
         size = op.size
-        if kind == Kind.GET:
-            out = self._reads
-            if out.ops and (
-                len(out.ops) >= self.operations_max or out.size + size > self._message_bytes_max
-            ):
-                self._full.append(out)
-                out = self._reads = Outgoing(shard_pb2.Reads())
-            read = out.payload.reads.add()  # type: ignore[union-attr]
-            read.key = op.message.key  # type: ignore[attr-defined]
-            if op.version:
-                read.version = op.version
-        else:
-            out = self._commands
-            if out.ops and (
-                len(out.ops) >= self.operations_max or out.size + size > self._message_bytes_max
-            ):
-                self._full.append(out)
-                out = self._commands = Outgoing(log_pb2.Commands())
-            command = out.payload.commands.add()  # type: ignore[union-attr]
-            if kind == Kind.PUT:
-                command.put.CopyFrom(op.message)  # type: ignore[arg-type]
-            else:
-                getattr(command, _FIELDS[kind]).CopyFrom(op.message)
-        out.ops.append(op)
+        out = self._filling[lane]
+        if out.ops and (
+            out.size + size > self._message_bytes_max or len(out.ops) >= self.operations_max
+        ):
+            self._full[lane].append(out)
+            out = self._filling[lane] = OutgoingReads() if lane else OutgoingCommands()
+        out.append(op)
         out.size += size
         self.bytes += size
-        if op.deadline < out.deadline:
-            out.deadline = op.deadline
+        out.deadline = min(out.deadline, op.deadline)
 
     def take(self) -> Outgoing | None:
-        """Remove and return the message that waited longest, None when nothing waits."""
-        if self._full:
-            out = self._full.popleft()
-        elif self._commands.ops:
-            out, self._commands = self._commands, Outgoing(log_pb2.Commands())
-        elif self._reads.ops:
-            out, self._reads = self._reads, Outgoing(shard_pb2.Reads())
+        """Remove and return the next message, None when nothing waits."""
+        self._turn ^= 1
+        return self._take(self._turn) or self._take(self._turn ^ 1)
+
+    def _take(self, lane: int) -> Outgoing | None:
+        if self._full[lane]:
+            out = self._full[lane].popleft()
+        elif self._filling[lane].ops:
+            out = self._filling[lane]
+            self._filling[lane] = OutgoingReads() if lane else OutgoingCommands()
         else:
             return None
         self.bytes -= out.size
         return out
 
     def take_all(self) -> list[Op]:
-        """Remove and return all requests, in their order."""
+        """Remove and return all requests that have no answer yet, each lane in its order."""
         ops: list[Op] = []
-        while (out := self.take()) is not None:
-            ops += out.ops
+        for lane in (0, 1):
+            while (out := self._take(lane)) is not None:
+                ops += [op for op in out.ops if not op.done]
         return ops
 
     def put_first(self, ops: Iterable[Op]) -> None:
-        """Put requests before all that wait, without those that are done."""
+        """Put requests before all that wait, without those that have their answer."""
         later = self.take_all()
-        for op in ops:
-            if not op.done:
-                self.add(op)
-        for op in later:
-            if not op.done:
-                self.add(op)
+        for op in (*(op for op in ops if not op.done), *later):
+            self.add(op)
 
     def expired(self, now: float) -> list[Op]:
         """Remove and return the requests whose deadline is at or before ``now``."""
-        if all(out.deadline > now for out in (*self._full, self._commands, self._reads)):
+        waiting = (*self._full[0], *self._full[1], *self._filling)
+        if all(out.deadline > now for out in waiting):
             return []
         gone: list[Op] = []
         kept: list[Op] = []
@@ -134,6 +164,3 @@ class Queue:
         for op in kept:
             self.add(op)
         return gone
-
-
-_FIELDS = {Kind.PUT: "put", Kind.DELETE: "delete", Kind.TRANSACT: "transact", Kind.ADVANCE: "advance"}

@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 import grpc
 import structlog
-
 from overdb.internal.v1 import shard_pb2
+
 from overdb_router.channels import Channels, Replica
 from overdb_router.settings import RouterSettings
 from overdb_router.slots import SlotMap
@@ -132,7 +132,9 @@ class Topology:
             view.leader = None
             was_reachable, view.reachable = view.reachable, False
             if was_reachable:
-                _log.warning("leader_lost", group=group, replica=leader.replica_id, term=leader.term)
+                _log.warning(
+                    "leader_lost", group=group, replica=leader.replica_id, term=leader.term
+                )
             self._on_change(group)
 
     def hinted(self, group: int, failure: shard_pb2.Failure) -> None:

@@ -113,6 +113,7 @@ class Checks:
         self._disk_term[replica] = term
         self._match(host, max(raft.log.first_index + 1, last - TAIL_CHECKED))
         if raft.is_leader and (raft.term, replica) not in self._complete:
+            assert term == raft.term, f"{replica} leads in a term that is not on its disk"
             self._complete.add((raft.term, replica))
             self._leads(raft.term, replica)
             self._match(host, raft.log.first_index + 1)

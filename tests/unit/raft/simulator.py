@@ -45,6 +45,10 @@ class Faults:
     partition: float = 0.5
     transfer: float = 0.4
     compaction: float = 1.5
+    delivery: float = 50  # of the steps that are no fault: one message,
+    disk: float = 28  # one piece of disk work somewhere,
+    tick: float = 10  # one tick somewhere,
+    slowness: float = 3  # somewhere applying stops or goes on; the rest: leaders are asked
 
 
 FAULTS = (
@@ -54,6 +58,8 @@ FAULTS = (
     Faults(loss=15, duplication=2, reordering=30, crash=0.4, partition=0.2, compaction=0.3),
     Faults(loss=1, duplication=1, reordering=20, crash=2, partition=0.1, transfer=2),
     Faults(loss=3, duplication=3, reordering=50, crash=0.1, partition=1.5, compaction=4),
+    Faults(loss=1, reordering=80, crash=0.3, partition=1.5, disk=8, tick=6, delivery=55),
+    Faults(loss=0, duplication=15, reordering=90, crash=0.3, partition=2, tick=8, delivery=50, disk=24),
 )
 
 
@@ -149,24 +155,24 @@ class Simulation:
         elif (what := what - faults.transfer) < faults.compaction:
             self._compact()
         else:
-            self._ordinary(random.random())
+            self._ordinary(random.uniform(0, 100))
         if self._touched is not None:
             self.checks.on_step(self._touched)
 
     def _ordinary(self, what: float) -> None:
-        up = self.up()
-        if what < 0.5 and self.network:
+        """A step that is no fault; ``what`` in percent."""
+        up, faults = self.up(), self.faults
+        if not up or what < faults.delivery:
             self._deliver()
-        elif up and what < 0.78:
-            self._touched = host = self.random.choice(up)
+            return
+        self._touched = host = self.random.choice(up)
+        if (what := what - faults.delivery) < faults.disk:
             host.disk_step()
-        elif up and what < 0.88:
-            self._touched = host = self.random.choice(up)
+        elif (what := what - faults.disk) < faults.tick:
             self._note("tick", host.replica_id)
             host.raft.tick()
             host.pump()
-        elif up and what < 0.92:
-            self._touched = host = self.random.choice(up)
+        elif what - faults.tick < faults.slowness:
             host.applies_at_once = not host.applies_at_once
             if host.applies_at_once:
                 host.apply()
@@ -179,6 +185,8 @@ class Simulation:
 
     def _deliver(self) -> None:
         random, network = self.random, self.network
+        if not network:
+            return
         any_one = random.uniform(0, 100) < self.faults.reordering
         sender, to, message = network.pop(random.randrange(len(network)) if any_one else 0)
         if len(network) > NETWORK_MESSAGES_MAX:
@@ -219,10 +227,13 @@ class Simulation:
         random = self.random
         ids = list(self.disks)
         kind = random.random()
-        if kind < 0.5 or self.count == 1:
+        leaders = [host.replica_id for host in self.up() if host.raft.is_leader]
+        if kind < 0.4 or self.count == 1:
             self.cut = set()
         elif kind < 0.8:
             side = set(random.sample(ids, random.randint(1, self.count - 1)))
+            if leaders and random.random() < 0.6:  # a leader that goes on alone, or almost
+                side = {leaders[0], *random.sample(ids, random.randint(0, (self.count - 1) // 2))}
             self.cut = {(a, b) for a in ids for b in ids if (a in side) != (b in side)}
         else:  # some links in one direction
             links = [(a, b) for a in ids for b in ids if a != b]

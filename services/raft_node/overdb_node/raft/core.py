@@ -32,7 +32,7 @@ from overdb_node.raft.messages import (
     VoteAnswer,
     VoteRequest,
 )
-from overdb_node.raft.output import Event, EventKind, Output, Persist, Role
+from overdb_node.raft.output import Event, EventKind, Output, Persist, Role, Stage
 from overdb_node.raft.reading import Reading
 from overdb_node.raft.settings import RaftSettings
 from overdb_node.raft.types import EntryKind, HardState, Snapshot
@@ -136,12 +136,12 @@ class Raft:
             self._receive_answer(sender, message)
         self._check()
 
-    def propose(self, payloads: Sequence[bytes], kind: EntryKind = EntryKind.COMMANDS) -> int:
+    def propose(self, payloads: Sequence[bytes]) -> int:
         """Append entries to the leader's log and return the index of the first; their term is ``term``.
 
         Raises NotLeader (also while leadership is being handed over) and Overloaded.
         """
-        return self.leading.propose(payloads, kind)
+        return self.leading.propose(payloads, EntryKind.COMMANDS)
 
     def read(self, read: object) -> None:
         """Ask for a linearizable read (PROTOCOL 1.3); it comes back in ``reads`` or ``reads_failed``.
@@ -179,14 +179,12 @@ class Raft:
         assert self.applied <= index <= self._handed_out
         self.applied = index
 
-    def staged(
-        self, index: int, element_term: int, next_offset: int, snapshot: Snapshot | None
-    ) -> None:
-        """The bytes of a Stage are on disk up to ``next_offset`` (0: they were damaged and dropped).
+    def staged(self, stage: Stage, next_offset: int, snapshot: Snapshot | None) -> None:
+        """The bytes of ``stage`` are on disk up to ``next_offset`` (0: they were damaged and dropped).
 
         ``snapshot`` is given with the last chunk, when all of it is verified and in place.
         """
-        self.following.on_staged(index, element_term, next_offset, snapshot)
+        self.following.on_staged(stage, next_offset, snapshot)
         self._check()
 
     def installed(self) -> None:

@@ -151,12 +151,11 @@ class Following:
             raft.term, leader, chunk.index, chunk.element_term, chunk.offset, chunk.size, chunk.data
         )
 
-    def on_staged(
-        self, index: int, element_term: int, next_offset: int, snapshot: Snapshot | None
-    ) -> None:
+    def on_staged(self, stage: Stage, next_offset: int, snapshot: Snapshot | None) -> None:
         raft, key = self._raft, self._staging
-        if key is None or (index, element_term) != (key.index, key.element_term):
+        if key != _StagingKey(stage.term, stage.leader, stage.index, stage.element_term):
             return  # another transfer has begun since
+        assert key is not None
         if not self._stage_under_way:
             return
         self._stage_under_way = False

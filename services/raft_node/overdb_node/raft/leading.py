@@ -21,7 +21,9 @@ class Leading:
     def __init__(self, raft: Raft) -> None:
         self._raft = raft
         self.progress: dict[int, Progress] = {}
-        self.round = 0
+        self.round = (
+            1  # an answer of round 0 is of a replica that has heard nothing from this leader
+        )
         self._elapsed = 0
         self._quorum_elapsed = 0
         self._first_own_index = 0
@@ -62,8 +64,9 @@ class Leading:
 
     @property
     def is_streaming(self) -> bool:
-        """Whether a follower that still answers is being sent the first element."""
-        return any(p.transfer is not None and p.active for p in self.progress.values())
+        """Whether a follower is being sent the first element (one that went silent is not, after a while)."""
+        transfers = (progress.transfer for progress in self.progress.values())
+        return any(transfer is not None and transfer.offset >= 0 for transfer in transfers)
 
     # --- time -----------------------------------------------------------------------------------
 
@@ -164,6 +167,8 @@ class Leading:
 
     def on_answer(self, replica: int, progress: Progress, answer: Answer) -> None:
         raft = self._raft
+        if answer.round == 0 and not answer.ok:
+            return  # it tells its term and nothing else
         mine = raft.log.term_at(answer.agreed)
         if mine is not None and mine != answer.agreed_term:
             self._raise_alarm(replica, progress, answer, mine)
@@ -241,13 +246,17 @@ class Leading:
         transfer = progress.transfer
         if transfer is None or transfer.index != first.index:
             transfer = progress.transfer = Transfer(first.index, first.term)
+        stalled = transfer.silent_ticks >= raft.settings.chunk_retry_ticks
+        under_way = transfer.offset >= 0 and not stalled
         if isinstance(answer, ChunkAnswer):
             offset = answer.next_offset
+            was_dropped = offset == 0 < transfer.offset
+            if under_way and offset <= transfer.offset and not was_dropped:
+                return  # a duplicate: it must not begin a second chain of chunks
         else:
             offset = answer.send_from
-            stalled = transfer.silent_ticks >= raft.settings.chunk_retry_ticks
-            if transfer.offset >= 0 and not stalled:
-                return  # offers are heartbeats too: a chunk is under way already
+            if under_way:
+                return  # offers are heartbeats too
         transfer.silent_ticks = 0
         transfer.offset = offset
         raft.output.chunks.append(ChunkToSend(replica, raft.term, self.round, first, offset))

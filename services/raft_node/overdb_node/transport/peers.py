@@ -65,6 +65,7 @@ class Peer:
         channel = grpc.aio.insecure_channel(
             self.member.address, options=grpc_options.channel_options()
         )
+        open_stream: grpc.aio.StreamStreamMultiCallable[raft_pb2.Packet, raft_pb2.PacketReply]
         open_stream = channel.stream_stream(
             "/overdb.internal.v1.Raft/Deliver",
             request_serializer=raft_pb2.Packet.SerializeToString,

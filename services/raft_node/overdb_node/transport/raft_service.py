@@ -24,7 +24,7 @@ class RaftService(raft_pb2_grpc.RaftServicer):
         self._own = own
         self._receive = receive
 
-    async def Deliver(  # noqa: N802  # type: ignore[override]  # streams by write()
+    async def Deliver(  # type: ignore[override]  # noqa: N802  # answers by write(), yields nothing
         self,
         request_iterator: AsyncIterator[raft_pb2.Packet],
         context: grpc.aio.ServicerContext[raft_pb2.Packet, raft_pb2.PacketReply],

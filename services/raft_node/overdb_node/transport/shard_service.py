@@ -75,7 +75,7 @@ class ShardService(shard_pb2_grpc.ShardServicer):
         for answers in self._streams:
             answers.close()
 
-    async def Exchange(  # noqa: N802  # type: ignore[override]  # streams by write()
+    async def Exchange(  # type: ignore[override]  # noqa: N802  # answers by write(), yields nothing
         self,
         request_iterator: AsyncIterator[shard_pb2.ShardRequest],
         context: grpc.aio.ServicerContext[shard_pb2.ShardRequest, shard_pb2.ShardResponse],
