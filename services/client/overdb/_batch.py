@@ -329,8 +329,7 @@ class Batcher:
             return
         if unknown:
             text = why or (known[1] if known else "")
-            code = known[0] if known and not why else Code.DEADLINE_EXCEEDED
-            call.future.set_exception(call.outcome_unknown(text, code=code))
+            call.future.set_exception(call.outcome_unknown(text))
         elif known is not None:
             call.future.set_exception(from_status(*known))
         else:

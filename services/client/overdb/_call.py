@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from overdb.errors import Code, OutcomeUnknown
+from overdb.errors import OutcomeUnknown
 from overdb.ids import Generation, RequestId
 from overdb.operations import (
     OPERATORS,
@@ -100,14 +100,13 @@ class Call:
         """Whether this is a write of which some copy may have run or may run yet."""
         return self.number > 0 and (self.in_doubt or self.sent_at > 0.0)
 
-    def outcome_unknown(self, why: str, *, code: int = Code.DEADLINE_EXCEEDED) -> OutcomeUnknown:
+    def outcome_unknown(self, why: str) -> OutcomeUnknown:
         """Return the error that keeps the id for a safe repetition."""
         request_id = self.request_id()
         return OutcomeUnknown(
             f"outcome unknown: {why}; the write may have run or may run yet: "
             f"repeat it with request_id={request_id} to be sure",
             request_id=request_id,
-            code=Code(code),
         )
 
 

@@ -27,7 +27,7 @@ DEFAULT_PORT = 7400
 HEALTH_METHOD = "/grpc.health.v1.Health/Check"
 _SERVING = b"\x08\x01"  # HealthCheckResponse{status: SERVING}
 _HOST_CHARACTERS = frozenset(string.ascii_letters + string.digits + "-._")
-_SYSTEM_ERROR = re.compile(r"connect: ([^()]+) \(\d+\)")
+_SYSTEM_ERROR = re.compile(r"remote host: (?:connect: )?([^()]+?)(?: \(\d+\))?$", re.MULTILINE)
 
 
 def parse_endpoints(endpoints: str | Sequence[str]) -> list[str]:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from typing import cast
 
 import grpc
 from overdb.internal.v1 import shard_pb2, shard_pb2_grpc
 from overdb_common import grpc_options
+
+ExchangeCall = grpc.aio.StreamStreamCall[shard_pb2.ShardRequest, shard_pb2.ShardResponse]
 
 # An address that answers nothing at all: a machine that is gone.
 CONNECT_SECONDS_MAX = 1.0
@@ -18,10 +21,12 @@ class Replica:
     def __init__(self, address: str) -> None:
         self.address = address
         self._channel = grpc.aio.insecure_channel(address, options=grpc_options.channel_options())
-        self._stub = shard_pb2_grpc.ShardStub(self._channel)  # type: ignore[no-untyped-call]
+        # One class for both kinds of channel at run time; the types tell them apart.
+        stub = shard_pb2_grpc.ShardStub(self._channel)
+        self._stub = cast("shard_pb2_grpc.ShardAsyncStub", stub)
 
     async def connected(self) -> bool:
-        """Wait for the connection, CONNECT_SECONDS_MAX at most; return whether it stands.
+        """Return whether the connection stands; wait, CONNECT_SECONDS_MAX at most, if it is being made.
 
         What is written to a call of a connected channel may reach the replica; before that nothing
         can, which is what allows to say that a request was certainly not sent.
@@ -29,35 +34,32 @@ class Replica:
         channel = self._channel
         try:
             async with asyncio.timeout(CONNECT_SECONDS_MAX):
-                state = channel.get_state(try_to_connect=True)
-                while state is not grpc.ChannelConnectivity.READY:
-                    await channel.wait_for_state_change(state)
+                while True:
                     state = channel.get_state(try_to_connect=True)
+                    if state is grpc.ChannelConnectivity.READY:
+                        return True
+                    if state is grpc.ChannelConnectivity.TRANSIENT_FAILURE:
+                        return False  # refused just now; gRPC tries again by itself
+                    await channel.wait_for_state_change(state)
         except TimeoutError:
             return False
-        return True
 
-    def exchange(
-        self,
-    ) -> grpc.aio.StreamStreamCall[shard_pb2.ShardRequest, shard_pb2.ShardResponse]:
-        call: grpc.aio.StreamStreamCall[shard_pb2.ShardRequest, shard_pb2.ShardResponse]
-        call = self._stub.Exchange()
-        return call
+    def exchange(self) -> ExchangeCall:
+        """Open the data path."""
+        return cast("ExchangeCall", self._stub.Exchange())
 
     async def describe(
         self, group: int, seconds_max: float, linearizable: bool = False
     ) -> shard_pb2.DescribeResponse:
         """Raises grpc.aio.AioRpcError when the replica does not answer in time."""
         request = shard_pb2.DescribeRequest(group=group, linearizable=linearizable)
-        answer: shard_pb2.DescribeResponse = await self._stub.Describe(request, timeout=seconds_max)
-        return answer
+        return await self._stub.Describe(request, timeout=seconds_max)
 
     async def scan_page(
         self, request: shard_pb2.ScanPageRequest, seconds_max: float
     ) -> shard_pb2.ScanPageResponse:
         """Raises grpc.aio.AioRpcError when the replica does not answer in time."""
-        answer: shard_pb2.ScanPageResponse = await self._stub.ScanPage(request, timeout=seconds_max)
-        return answer
+        return await self._stub.ScanPage(request, timeout=seconds_max)
 
     async def close(self) -> None:
         await self._channel.close()

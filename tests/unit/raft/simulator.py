@@ -45,6 +45,7 @@ class Faults:
     partition: float = 0.5
     transfer: float = 0.4
     compaction: float = 1.5
+    pause: float = 0.4  # time passes for most, not for leaders: they stood still meanwhile
     delivery: float = 50  # of the steps that are no fault: one message,
     disk: float = 28  # one piece of disk work somewhere,
     tick: float = 10  # one tick somewhere,
@@ -54,12 +55,12 @@ class Faults:
 FAULTS = (
     Faults(),
     Faults(loss=1, duplication=1, reordering=10, crash=0.1, partition=0.1, transfer=0.1),
-    Faults(loss=2, duplication=20, reordering=90, crash=0.2, partition=0.1, compaction=3),
+    Faults(loss=2, duplication=20, reordering=90, crash=0.2, partition=0.1, compaction=3, pause=2),
     Faults(loss=15, duplication=2, reordering=30, crash=0.4, partition=0.2, compaction=0.3),
-    Faults(loss=1, duplication=1, reordering=20, crash=2, partition=0.1, transfer=2),
+    Faults(loss=1, duplication=1, reordering=20, crash=2, partition=0.1, transfer=2, pause=1),
     Faults(loss=3, duplication=3, reordering=50, crash=0.1, partition=1.5, compaction=4),
-    Faults(loss=1, reordering=80, crash=0.3, partition=1.5, disk=8, tick=6, delivery=55),
-    Faults(loss=0, duplication=15, reordering=90, crash=0.3, partition=2, tick=8, delivery=50, disk=24),
+    Faults(loss=1, reordering=80, crash=0.3, partition=0.3, disk=10, tick=6, pause=3),
+    Faults(loss=0, duplication=15, reordering=90, crash=0.5, tick=7, disk=20, delivery=55, pause=4),
 )
 
 
@@ -154,6 +155,8 @@ class Simulation:
             self._transfer()
         elif (what := what - faults.transfer) < faults.compaction:
             self._compact()
+        elif what - faults.compaction < faults.pause:
+            self._pause()
         else:
             self._ordinary(random.uniform(0, 100))
         if self._touched is not None:
@@ -248,6 +251,16 @@ class Simulation:
                 self.happened["transfer"] += 1
                 host.pump()
 
+    def _pause(self) -> None:
+        """Leaders stand still while others count an election timeout, all in one step."""
+        for host in self.up():
+            ticks = 0 if host.raft.is_leader else self.random.randint(0, QUICK.election_ticks_max)
+            self._note("pause", host.replica_id, ticks)
+            for _ in range(ticks):
+                host.raft.tick()
+                host.pump()
+        self.happened["pause"] += 1
+
     def _compact(self) -> None:
         up = self.up()
         if up and (host := self.random.choice(up)).compact():
@@ -264,7 +277,7 @@ class Simulation:
 
     def heal(self) -> None:
         """Without faults: a leader, a write and a read through it, and equal logs everywhere."""
-        self.faults = Faults(0, 0, 0, 0, 0, 0, 0)
+        self.faults = Faults(0, 0, 0, 0, 0, 0, 0, 0)
         self.cut = set()
         for replica_id in sorted(self.down):
             self._start(replica_id)
