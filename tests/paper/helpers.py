@@ -123,8 +123,8 @@ class Node(Host):
             self.pump()
         return self.taken()
 
-    def propose(self, *payloads: bytes, kind: EntryKind = EntryKind.COMMANDS) -> Sent:
-        self.raft.propose(list(payloads), kind)
+    def propose(self, *payloads: bytes) -> Sent:
+        self.raft.propose(list(payloads))
         self.pump()
         return self.taken()
 

@@ -229,7 +229,7 @@ class Host:
         if key != self._staging:
             self._staging, self._staged = key, bytearray()
         if work.offset != len(self._staged):  # not where this stream goes on
-            self.raft.staged(work.index, work.element_term, len(self._staged), None)
+            self.raft.staged(work, len(self._staged), None)
             return
         self._staged += work.data
         snapshot = None
@@ -237,7 +237,7 @@ class Host:
             snapshot = self._unpack(work)
         if snapshot is None and len(self._staged) >= work.size:
             self._staging, self._staged = None, bytearray()
-        self.raft.staged(work.index, work.element_term, len(self._staged), snapshot)
+        self.raft.staged(work, len(self._staged), snapshot)
 
     def _unpack(self, work: Stage) -> Snapshot | None:
         stream = bytes(self._staged)

@@ -24,7 +24,7 @@ from overdb_node.applying import Applier, Waiting
 from overdb_node.machine.machine import Machine
 from overdb_node.metrics import NodeMetrics
 from overdb_node.raft.core import Raft
-from overdb_node.raft.errors import NotLeader, Overloaded, ProtocolViolation
+from overdb_node.raft.errors import NotLeader, Overloaded
 from overdb_node.raft.log import Log
 from overdb_node.raft.messages import Message
 from overdb_node.raft.output import Event, EventKind, Output
@@ -181,7 +181,7 @@ class Replica:
         self._schedule_tick()
         try:
             self._run_tick()
-        except (ProtocolViolation, AssertionError) as violation:
+        except Exception as violation:  # RocksDB's errors are plain Exceptions
             self.fatal(f"{type(violation).__name__}: {violation}")
 
     def _run_tick(self) -> None:
@@ -221,7 +221,7 @@ class Replica:
         try:
             for message in messages:
                 self.raft.receive(sender, message)
-        except (ProtocolViolation, AssertionError) as violation:
+        except Exception as violation:  # RocksDB's errors are plain Exceptions
             self.fatal(f"{type(violation).__name__}: {violation}")
             return
         self.schedule_turn()
@@ -328,7 +328,7 @@ class Replica:
             output = self.raft.take_output()
             self._carry_out(output)
             self._apply()
-        except (ProtocolViolation, AssertionError) as violation:
+        except Exception as violation:  # RocksDB's errors are plain Exceptions
             self.fatal(f"{type(violation).__name__}: {violation}")
 
     def _propose_waiting(self) -> None:

@@ -46,7 +46,7 @@ class Replica:
 
     def exchange(self) -> ExchangeCall:
         """Open the data path."""
-        return cast("ExchangeCall", self._stub.Exchange())
+        return self._stub.Exchange()
 
     async def describe(
         self, group: int, seconds_max: float, linearizable: bool = False

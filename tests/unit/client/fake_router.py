@@ -9,8 +9,8 @@ from typing import Any
 
 import grpc
 import grpc.aio
-
 from overdb.v1 import cluster_pb2, cluster_pb2_grpc, kv_pb2, kv_pb2_grpc
+
 from tests.unit.client.store import Answer, Entry, Store
 
 SERVING = b"\x08\x01"
@@ -49,7 +49,9 @@ class FakeRouter(kv_pb2_grpc.KVServicer, cluster_pb2_grpc.ClusterServicer):
         server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
         kv_pb2_grpc.add_KVServicer_to_server(self, server)
         cluster_pb2_grpc.add_ClusterServicer_to_server(self, server)
-        check = grpc.unary_unary_rpc_method_handler(self._check)
+        check: grpc.RpcMethodHandler[bytes, bytes] = grpc.unary_unary_rpc_method_handler(
+            self._check
+        )
         server.add_generic_rpc_handlers(
             (grpc.method_handlers_generic_handler("grpc.health.v1.Health", {"Check": check}),)
         )
@@ -80,11 +82,11 @@ class FakeRouter(kv_pb2_grpc.KVServicer, cluster_pb2_grpc.ClusterServicer):
         """Return the request numbers of the puts that arrived."""
         return [entry.put.id.request_number for entry in self.entries if entry.HasField("put")]
 
-    async def _check(self, request: bytes, context: Any) -> bytes:
+    async def _check(self, _request: bytes, _context: Any) -> bytes:
         await self.awake.wait()
         return self.health
 
-    async def Batch(  # type: ignore[override]  # noqa: N802
+    async def Batch(  # noqa: N802
         self, request_iterator: AsyncIterator[kv_pb2.BatchRequest], context: Any
     ) -> AsyncIterator[kv_pb2.BatchResponse]:
         self.streams += 1
@@ -102,7 +104,7 @@ class FakeRouter(kv_pb2_grpc.KVServicer, cluster_pb2_grpc.ClusterServicer):
             if ready:
                 yield kv_pb2.BatchResponse(entries=ready)
 
-    async def Scan(  # type: ignore[override]  # noqa: N802
+    async def Scan(  # noqa: N802
         self, request: kv_pb2.ScanRequest, context: Any
     ) -> AsyncIterator[kv_pb2.ScanResponse]:
         self.scans.append(request)
@@ -115,11 +117,11 @@ class FakeRouter(kv_pb2_grpc.KVServicer, cluster_pb2_grpc.ClusterServicer):
                 self.scan_break_after_pages = 0
                 await context.abort(grpc.StatusCode.UNAVAILABLE, "broken by the test")
 
-    async def Status(self, request: Any, context: Any) -> Any:  # noqa: N802
+    async def Status(self, _request: Any, _context: Any) -> Any:  # noqa: N802
         await self.awake.wait()
         return self.status
 
-    async def Locate(self, request: Any, context: Any) -> Any:  # noqa: N802
+    async def Locate(self, request: Any, _context: Any) -> Any:  # noqa: N802
         return cluster_pb2.LocateResponse(
             slot=7, group=1, leader_id=4, leader_address="127.0.0.1:7413", tag=request.key
         )
@@ -133,7 +135,7 @@ class FakeRouter(kv_pb2_grpc.KVServicer, cluster_pb2_grpc.ClusterServicer):
         group.members.add(id=1, address="127.0.0.1:7410", voter=True, leader=True)
         return response
 
-    async def _refuse(self, request: Any, context: Any) -> Any:
+    async def _refuse(self, _request: Any, context: Any) -> Any:
         await context.abort(grpc.StatusCode.UNIMPLEMENTED, "the client library uses Batch")
 
     Get = Put = Delete = Transact = TransactionStatus = _refuse

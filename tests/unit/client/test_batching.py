@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-
 from overdb import (
     Add,
     Client,
@@ -22,6 +21,7 @@ from overdb import (
     ResourceExhausted,
     Value,
 )
+
 from tests.unit.client.fake_router import FakeRouter, refusal
 
 
@@ -68,7 +68,7 @@ async def test_answers_in_another_order_find_their_callers() -> None:
         await router.until(lambda: bool(held))
         second = await client.put(b"second", b"2")
         assert not first.done()
-        router.rule = lambda entry: router.store.answer(held[0])
+        router.rule = lambda _: router.store.answer(held[0])
         # The answer to a get carries the tag of the first put: both are right by their tags.
         asking = asyncio.ensure_future(client.get(b"second", timeout=0.3))
         assert await first == second + 1
@@ -135,7 +135,7 @@ async def test_a_broken_scan_goes_on_behind_its_last_key_at_the_same_version(
             await client.put(b"k%d" % i, b"v")
         router.scan_break_after_pages = 2
         version = router.store.clock
-        found = []
+        found: list[bytes] = []
         async for item in client.scan(b"k", b"l", reverse=reverse, limit=limit):
             if len(found) == 2:
                 router.store.clock += 50  # a fresh version would be another one
@@ -226,7 +226,7 @@ async def test_a_refusal_of_the_router_reaches_the_caller_with_its_details() -> 
 async def test_requests_without_an_answer_are_bounded_in_bytes() -> None:
     limits = Limits(queued_bytes_max=10_000)
     async with FakeRouter() as router, Client(router.address, limits=limits) as client:
-        router.rule = lambda entry: None
+        router.rule = lambda _: None
         held = [asyncio.ensure_future(client.put(b"k", b"v" * 3000)) for _ in range(3)]
         await router.until(lambda: len(router.entries) == 3)
         with pytest.raises(ResourceExhausted, match="at most 10000 fit"):

@@ -7,7 +7,6 @@ import socket
 from contextlib import AsyncExitStack
 
 import pytest
-
 from overdb import (
     Aborted,
     Client,
@@ -21,15 +20,14 @@ from overdb import (
     Unavailable,
     Unimplemented,
 )
+
 from tests.unit.client.fake_router import (
     NOT_SERVING,
-    Answer,
     DropStreamError,
-    Entry,
     FakeRouter,
     refusal,
 )
-from tests.unit.client.store import Store
+from tests.unit.client.store import Answer, Entry, Store
 
 QUICK = Limits(
     connect_seconds_max=0.3,
@@ -54,9 +52,7 @@ class Pair:
 
     async def __aenter__(self) -> Pair:
         self._stack = AsyncExitStack()
-        routers = [
-            await self._stack.enter_async_context(FakeRouter(self.store)) for _ in range(2)
-        ]
+        routers = [await self._stack.enter_async_context(FakeRouter(self.store)) for _ in range(2)]
         addresses = [router.address for router in routers]
         self.client = await self._stack.enter_async_context(Client(addresses, limits=QUICK))
         await self.client.get(b"connect")
@@ -131,11 +127,11 @@ async def test_a_router_that_does_not_answer_is_left_after_the_silence() -> None
 
 async def test_a_slow_router_that_lives_is_not_left() -> None:
     async with Pair() as pair:
-        pair.first.rule = lambda entry: None
+        pair.first.rule = lambda _: None
         put = asyncio.ensure_future(pair.client.put(b"k", b"v", timeout=10))
         await pair.first.until(lambda: len(pair.first.numbers()) == 1)
         await asyncio.sleep(4 * QUICK.silence_seconds_max)  # several questions for its health
-        pair.first.rule = lambda entry: pair.store.answer(pair.first.entries[1])
+        pair.first.rule = lambda _: pair.store.answer(pair.first.entries[1])
         # Any message makes the fake answer the put that it holds (the get's own tag is dropped).
         get = asyncio.ensure_future(pair.client.get(b"k", timeout=5))
         await put
@@ -211,7 +207,7 @@ async def test_a_write_without_an_answer_is_unknown_and_can_be_repeated_by_its_i
 
 async def test_a_read_without_an_answer_is_a_passed_deadline() -> None:
     async with FakeRouter() as router, Client(router.address, limits=QUICK) as client:
-        router.rule = lambda entry: None
+        router.rule = lambda _: None
         loop = asyncio.get_running_loop()
         began = loop.time()
         with pytest.raises(DeadlineExceeded):
@@ -289,7 +285,7 @@ async def test_entries_carry_what_is_left_of_their_time() -> None:
 
 async def test_many_deadlines_of_different_length_end_at_their_time() -> None:
     async with FakeRouter() as router, Client(router.address) as client:
-        router.rule = lambda entry: None
+        router.rule = lambda _: None
         loop = asyncio.get_running_loop()
         began = loop.time()
 
@@ -326,7 +322,7 @@ async def test_a_scan_of_a_router_that_hangs_ends_at_its_deadline() -> None:
     async with FakeRouter() as router, Client(router.address, limits=QUICK) as client:
         await client.get(b"k")
         router.awake.clear()
-        with pytest.raises(DeadlineExceeded, match="within 0.3 s"):
+        with pytest.raises(DeadlineExceeded, match=r"within 0\.3 s"):
             _ = [item async for item in client.scan(timeout=0.3)]
 
 
@@ -375,7 +371,7 @@ async def test_a_client_id_is_renewed_and_its_open_requests_keep_the_old_one() -
 
 async def test_an_unknown_outcome_keeps_its_number_open() -> None:
     async with FakeRouter() as router, Client(router.address, limits=QUICK) as client:
-        router.rule = lambda entry: None
+        router.rule = lambda _: None
         with pytest.raises(OutcomeUnknown):
             await client.put(b"k", b"v", timeout=0.1)
         router.rule = router.store.answer

@@ -12,7 +12,7 @@ def test_uuid7_has_its_time_version_and_variant() -> None:
     assert made.int >> 80 == 1_700_000_000_123
     assert made.version == 7
     assert made.variant == uuid.RFC_4122
-    assert uuid7(1, b"\0" * 10) == bytes.fromhex("000000000001" "7000" "8000" "000000000000")
+    assert uuid7(1, b"\0" * 10) == bytes.fromhex("00000000000170008000000000000000")
 
 
 def test_uuid7_keeps_the_other_random_bits() -> None:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import _thread
 import asyncio
 import gc
 import inspect
+import os
+import signal
 import threading
 import time
 import warnings
 
-import pytest
-
 import overdb
 import overdb.sync
+import pytest
 from overdb import (
     ClientClosed,
     Compare,
@@ -24,6 +24,7 @@ from overdb import (
     Unavailable,
     Value,
 )
+
 from tests.unit.client.fake_router import RouterThread
 
 
@@ -93,7 +94,7 @@ def test_errors_are_those_of_the_asyncio_client(router_thread: RouterThread) -> 
             client.put("k", b"v")  # type: ignore[arg-type]
         with pytest.raises(InvalidArgument, match="either prefix"):
             client.scan(b"a", prefix=b"b")
-        router_thread.do(lambda: setattr(router, "rule", lambda entry: None))
+        router_thread.do(lambda: setattr(router, "rule", lambda _: None))
         with pytest.raises(OutcomeUnknown):
             client.put(b"k", b"v", timeout=0.2)
     with (
@@ -105,7 +106,7 @@ def test_errors_are_those_of_the_asyncio_client(router_thread: RouterThread) -> 
 
 def test_close_ends_the_calls_of_other_threads(router_thread: RouterThread) -> None:
     router = router_thread.router
-    router_thread.do(lambda: setattr(router, "rule", lambda entry: None))
+    router_thread.do(lambda: setattr(router, "rule", lambda _: None))
     client = overdb.sync.Client(router.address)
     caught: list[Exception] = []
 
@@ -128,17 +129,17 @@ def test_close_ends_the_calls_of_other_threads(router_thread: RouterThread) -> N
 
 def test_ctrl_c_ends_a_call(router_thread: RouterThread) -> None:
     router = router_thread.router
-    router_thread.do(lambda: setattr(router, "rule", lambda entry: None))
+    router_thread.do(lambda: setattr(router, "rule", lambda _: None))
 
     def interrupt() -> None:
         router_thread.call(router.until(lambda: len(router.entries) == 1))
-        _thread.interrupt_main()
+        os.kill(os.getpid(), signal.SIGINT)
 
     with overdb.sync.Client(router.address) as client:
         worker = threading.Thread(target=interrupt)
         began = time.monotonic()
+        worker.start()
         with pytest.raises(KeyboardInterrupt):
-            worker.start()
             client.put(b"k", b"v", timeout=20)
         assert time.monotonic() - began < 10
         worker.join()

@@ -14,7 +14,7 @@ from overdb_node.raft.following import Following
 from overdb_node.raft.leading import Leading
 from overdb_node.raft.log import Log
 from overdb_node.raft.messages import Answer, Append, Message, VoteRequest
-from overdb_node.raft.output import EventKind, Install, Output, Persist, Role
+from overdb_node.raft.output import EventKind, Install, Output, Persist, Role, Stage
 from overdb_node.raft.progress import Progress
 from overdb_node.raft.reading import Reading, _Round
 from overdb_node.raft.types import EntryKind, HardState, Snapshot
@@ -278,11 +278,11 @@ def install_without_second_test(patch: MonkeyPatch) -> None:
     whole = Following.on_staged
 
     def on_staged(
-        self: Following, index: int, element_term: int, next_offset: int, snapshot: Snapshot | None
+        self: Following, stage: Stage, next_offset: int, snapshot: Snapshot | None
     ) -> None:
         raft = self._raft
         if snapshot is None or snapshot.index > raft.agreed or self._staging is None:
-            whole(self, index, element_term, next_offset, snapshot)
+            whole(self, stage, next_offset, snapshot)
             return
         self._staging, self._stage_under_way = None, False
         raft.installing = snapshot

@@ -1,0 +1,68 @@
+#!/usr/bin/env bash
+# Builds the image OVERDB_IMAGE (default overdb:latest) from this checkout; quick when nothing changed.
+# Needs the environment of `scripts/setup.sh run` and a Docker engine; see deploy/Dockerfile.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+image=${OVERDB_IMAGE:-overdb:latest}
+python=.venv/bin/python
+context=build/image
+say() { echo "image: $*" >&2; }
+
+base=$(deploy/base-image.sh)
+base_id=$(docker image inspect --format '{{.Id}}' "$base")
+
+# The same files, the same base: nothing to do. The image itself remembers what it was made from.
+inputs=$(
+  {
+    echo "$base_id"
+    find services deploy/Dockerfile deploy/build-image.sh pyproject.toml requirements/run.txt \
+      -name __pycache__ -prune -o -type f -print0 | LC_ALL=C sort -z | xargs -0 cksum
+  } | cksum | tr -d ' '
+)
+made_from=$(docker image inspect --format '{{index .Config.Labels "overdb.inputs"}}' "$image" 2>/dev/null || true)
+if [ "$made_from" = "$inputs" ]; then
+  exit 0
+fi
+say "building $image on $base"
+
+# What the image's Python can run, which is not always what this machine's can.
+version=$(docker run --rm --network none "$base" \
+  python3 -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+architecture=$(docker image inspect --format '{{.Architecture}}' "$base")
+case $architecture in
+  amd64) machine=x86_64 ;;
+  arm64) machine=aarch64 ;;
+  *) machine=$architecture ;;
+esac
+platforms=()
+for glibc in 2_36 2_35 2_34 2_31 2_28 2_27 2_24 2_17 2_12 2_5; do
+  platforms+=(--platform "manylinux_${glibc}_$machine")
+done
+platforms+=(--platform "manylinux2014_$machine")
+
+mkdir -p "$context"
+wanted=$(cat requirements/run.txt <(echo "$version $machine") | cksum)
+if [ "$(cat "$context/wheels.made" 2>/dev/null)" != "$wanted" ]; then
+  say "collecting the libraries for Python $version on $machine"
+  rm -rf "$context"
+  mkdir -p "$context/wheels"
+  "$python" -m pip download --quiet --disable-pip-version-check --require-hashes --no-deps \
+    --only-binary=:all: --python-version "$version" "${platforms[@]}" \
+    --dest "$context/wheels" -r requirements/run.txt
+  cp -R "$("$python" -c 'import pathlib, pip; print(pathlib.Path(pip.__file__).parent)')" "$context/pip"
+  find "$context/pip" -name __pycache__ -prune -exec rm -rf {} +
+  echo "$wanted" >"$context/wheels.made"
+fi
+"$python" - >"$context/wanted.txt" <<'PYTHON'
+import tomllib
+project = tomllib.load(open("pyproject.toml", "rb"))["project"]
+extras = project["optional-dependencies"]
+print("\n".join([*project["dependencies"], *extras["server"], *extras["cli"]]))
+PYTHON
+rm -rf "$context/program"
+"$python" -m pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation --no-index \
+  --wheel-dir "$context/program" .
+
+docker build --quiet --network none --build-arg BASE="$base" --label "overdb.inputs=$inputs" \
+  --tag "$image" --file deploy/Dockerfile "$context" >/dev/null
+say "$image is ready"

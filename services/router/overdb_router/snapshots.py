@@ -1,0 +1,189 @@
+"""Reads at a version: choosing one that covers everything, and bringing groups up to it (PROTOCOL 2.7)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import grpc
+
+from overdb.internal.v1 import log_pb2, shard_pb2
+from overdb_router import refusals
+from overdb_router.dispatcher import Dispatcher
+from overdb_router.exchange import BACKOFF_SECONDS_MAX, BACKOFF_SECONDS_MIN
+from overdb_router.operations import Kind, Op
+from overdb_router.queues import OVERHEAD_BYTES
+from overdb_router.refusals import Refusal, Refused, invalid
+from overdb_router.settings import RouterSettings
+from overdb_router.topology import Topology
+
+
+class Waiter:
+    """Lets a coroutine wait for the answer of one request."""
+
+    def __init__(self) -> None:
+        self._future: asyncio.Future[shard_pb2.Result | shard_pb2.Value] = (
+            asyncio.get_running_loop().create_future()
+        )
+
+    def answered(self, op: Op, field: str, result: shard_pb2.Result) -> None:  # noqa: ARG002
+        if not self._future.done():
+            self._future.set_result(result)
+
+    def read(self, op: Op, value: shard_pb2.Value) -> None:  # noqa: ARG002
+        if not self._future.done():
+            self._future.set_result(value)
+
+    def refused(self, op: Op, refusal: Refusal) -> None:  # noqa: ARG002
+        if not self._future.done():
+            self._future.set_exception(Refused(refusal))
+
+    async def result(self) -> shard_pb2.Result:
+        """Raises Refused."""
+        answer = await self._future
+        assert isinstance(answer, shard_pb2.Result)
+        return answer
+
+    async def value(self) -> shard_pb2.Value:
+        """Raises Refused."""
+        answer = await self._future
+        assert isinstance(answer, shard_pb2.Value)
+        return answer
+
+
+class Snapshots:
+    """Asks for clocks and raises them."""
+
+    def __init__(
+        self,
+        settings: RouterSettings,
+        topology: Topology,
+        dispatcher: Dispatcher,
+        on_task: Callable[[asyncio.Task[None]], None],
+    ) -> None:
+        self._settings = settings
+        self._topology = topology
+        self._dispatcher = dispatcher
+        self._on_task = on_task
+        self._loop = asyncio.get_running_loop()
+        self._behind: dict[tuple[int, int], list[Op]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        dispatcher.on_behind = self._on_behind
+
+    async def close(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    # --- the clocks -----------------------------------------------------------------------------
+
+    async def newest(self, deadline: float) -> int:
+        """Return the largest clock of all groups, each confirmed by its quorum after this call began.
+
+        It covers everything acknowledged before. Raises Refused (UNAVAILABLE) when a group does not say
+        its clock before the deadline.
+        """
+        while not self._topology.discovered:
+            if self._loop.time() >= deadline:
+                raise Refused(
+                    Refusal(
+                        refusals.UNAVAILABLE,
+                        "not all groups are known yet; nothing was done: check that the nodes run, "
+                        "then retry",
+                    )
+                )
+            await asyncio.sleep(BACKOFF_SECONDS_MIN)
+        clocks = [self._clock(group, deadline) for group in self._topology.groups]
+        return max(await asyncio.gather(*clocks))
+
+    async def _clock(self, group: int, deadline: float) -> int:
+        backoff = BACKOFF_SECONDS_MIN
+        while (remaining := deadline - self._loop.time()) > 0:
+            replica = self._topology.leader_replica(group)
+            if replica is not None:
+                seconds = min(remaining, self._settings.describe_seconds_max)
+                try:
+                    answer = await replica.describe(group, seconds, linearizable=True)
+                except grpc.aio.AioRpcError:
+                    pass
+                else:
+                    self._topology.learn(replica.address, answer)
+                    if not answer.HasField("failure"):
+                        return answer.clock
+            await self._topology.search(group)
+            await asyncio.sleep(backoff)
+            backoff = min(backoff * 2, BACKOFF_SECONDS_MAX)
+        raise Refused(
+            Refusal(
+                refusals.UNAVAILABLE,
+                f"no leader for group {group} could say its newest version in time; nothing was done, "
+                "retry",
+            )
+        )
+
+    # --- groups that are behind -------------------------------------------------------------------
+
+    async def check_issued(self, version: int, deadline: float) -> None:
+        """Raise Refused (INVALID_ARGUMENT) when no group has issued a version as high as this one."""
+        newest = await self.newest(deadline)
+        if version > newest:
+            raise Refused(
+                invalid(
+                    "read.version",
+                    f"version {version} is in the future, the newest is {newest}; read at that or an "
+                    "older one, or at 0 for the newest",
+                )
+            )
+
+    async def advance(self, group: int, version: int, deadline: float) -> None:
+        """Raise the group's clock to at least ``version``, an issued one. Raises Refused."""
+        waiter = Waiter()
+        message = log_pb2.Advance(version=version)
+        op = Op(Kind.ADVANCE, message, OVERHEAD_BYTES, deadline, waiter)
+        self._dispatcher.links[group].leader.submit(op)
+        try:
+            await waiter.result()
+        except Refused as refused:
+            if refused.refusal.code == refusals.DEADLINE_EXCEEDED:
+                raise Refused(_too_late(group, version)) from None
+            raise
+
+    def _on_behind(self, op: Op, group: int) -> None:
+        """A read at a version that the group has not reached: bring it there, then read again.
+
+        Reads of the same group and version that come meanwhile wait for the same advance.
+        """
+        self._loop.call_at(op.deadline, op.refuse, _too_late(group, op.version))
+        waiting = self._behind.setdefault((group, op.version), [])
+        waiting.append(op)
+        if len(waiting) == 1:
+            task = asyncio.create_task(self._catch_up(group, op.version, op.deadline))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+            self._on_task(task)
+
+    async def _catch_up(self, group: int, version: int, deadline: float) -> None:
+        # Who comes later may have seen the version issued after the clocks were asked.
+        asked_for = len(self._behind[group, version])
+        refusal: Refusal | None = None
+        try:
+            await self.check_issued(version, deadline)
+            await self.advance(group, version, deadline)
+        except Refused as refused:
+            refusal = refused.refusal
+        waiting = self._behind.pop((group, version))
+        if refusal is not None:
+            for op in waiting[:asked_for]:
+                op.refuse(refusal)
+            waiting = waiting[asked_for:]
+        for op in waiting:
+            if not op.done:
+                self._dispatcher.submit(op)
+
+
+def _too_late(group: int, version: int) -> Refusal:
+    return Refusal(
+        refusals.UNAVAILABLE,
+        f"group {group} could not be brought to version {version} in time; a read changes nothing, "
+        "retry",
+    )
