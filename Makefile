@@ -18,9 +18,9 @@ run: ## start a cluster as local processes (GROUPS=2 REPLICAS=3 ROUTERS=1 BASE_P
 	@exec .venv/bin/overdb local --groups $(GROUPS) --replicas $(REPLICAS) --routers $(ROUTERS) \
 	  --base-port $(BASE_PORT) --data $(DATA)
 
-up: ## start the cluster in containers (Docker Compose) and wait until it is healthy
-	@scripts/setup.sh dev
-	@scripts/up.sh
+up: ## start a cluster in containers and wait until it is healthy (ROUTERS=1 OVERDB_PORT=7400)
+	@scripts/setup.sh run
+	@ROUTERS=$(ROUTERS) scripts/up.sh
 
 down: ## stop the containers; VOLUMES=1 forgets their data too
 	@VOLUMES=$(VOLUMES) scripts/down.sh

@@ -63,6 +63,12 @@ rm -rf "$context/program"
 "$python" -m pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation --no-index \
   --wheel-dir "$context/program" .
 
-docker build --quiet --network none --build-arg BASE="$base" --label "overdb.inputs=$inputs" \
-  --tag "$image" --file deploy/Dockerfile "$context" >/dev/null
-say "$image is ready"
+old=$(docker image inspect --format '{{.Id}}' "$image" 2>/dev/null || true)
+docker build --network none --build-arg BASE="$base" --label "overdb.inputs=$inputs" \
+  --tag "$image" --file deploy/Dockerfile "$context" >build/image.log 2>&1 </dev/null || {
+  tail -n 20 build/image.log >&2
+  say "docker build failed (all of its output: build/image.log)"
+  exit 1
+}
+# The one before has lost its name; without this every change would leave one behind.
+[ -z "$old" ] || docker image rm "$old" >/dev/null 2>&1 || true

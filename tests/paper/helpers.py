@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from random import Random
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from overdb_node.raft.log import Log
 from overdb_node.raft.messages import (
@@ -21,6 +21,7 @@ from overdb_node.raft.messages import (
 from overdb_node.raft.output import EventKind, Role
 from overdb_node.raft.settings import RaftSettings
 from overdb_node.raft.types import Entry, EntryKind, HardState, Snapshot
+
 from tests.paper.host import Disk, Host, State, checkpoint_stream, members_of
 
 MessageType = TypeVar("MessageType", bound=Message)
@@ -48,9 +49,7 @@ def disk_of(text: str, count: int = 3, maker: int = 1) -> Disk:
         term, index = map(int, words.pop(0)[1:].split("."))
         state = State(index, index)
         checkpoints[index] = checkpoint_stream(maker, state, members_of(count))
-        snapshot = Snapshot(
-            index, term, 0, members_of(count), "made", len(checkpoints[index])
-        )
+        snapshot = Snapshot(index, term, 0, members_of(count), "made", len(checkpoints[index]))
     return Disk(snapshot, list(entries(" ".join(words))), state=state, checkpoints=checkpoints)
 
 
@@ -145,16 +144,16 @@ class Node(Host):
         return show(self.raft.log)
 
 
-def candidate(log: str = "", **how: object) -> Node:
+def candidate(log: str = "", **how: Any) -> Node:
     """A replica that campaigns in the term after its log's; its disk has finished."""
-    node = Node(log, **how)  # type: ignore[arg-type]
+    node = Node(log, **how)
     node.receive(2, TimeoutNow(node.raft.term))
     node.fsync()
     assert node.raft.role is (Role.LEADER if node.raft.voters == [1] else Role.CANDIDATE)
     return node
 
 
-def leader(log: str = "", *, settled: bool = True, **how: object) -> Node:
+def leader(log: str = "", *, settled: bool = True, **how: Any) -> Node:
     """A leader of the term after its log's (or after ``term``). Its first Appends are in ``sent``."""
     node = candidate(log, **how)
     for voter in node.raft.voters[1:]:
@@ -167,7 +166,7 @@ def leader(log: str = "", *, settled: bool = True, **how: object) -> Node:
     return node
 
 
-def committed_leader(log: str = "", **how: object) -> Node:
+def committed_leader(log: str = "", **how: Any) -> Node:
     """A leader whose no-op, and all before it, every follower has acknowledged."""
     node = leader(log, **how)
     for follower in node.raft.voters[1:]:
@@ -196,14 +195,14 @@ def all_of(sent: Sent, kind: type[MessageType], to: int | None = None) -> list[M
     return [m for receiver, m in sent if isinstance(m, kind) and to in (None, receiver)]
 
 
-def append(
-    term: int, first: int, text: str = "", commit: int = 0, round_: int = 0
-) -> Append:
+def append(term: int, first: int, text: str = "", commit: int = 0, round_: int = 0) -> Append:
     """An Append; without entries, a heartbeat."""
     return Append(term, round_, first, entries(text), commit)
 
 
-def vote_request(term: int, last: str = "0.0", *, pre: bool = False, transfer: bool = False) -> VoteRequest:
+def vote_request(
+    term: int, last: str = "0.0", *, pre: bool = False, transfer: bool = False
+) -> VoteRequest:
     """A request of a candidate whose log ends with ``last``, written like an entry."""
     last_term, last_index = map(int, last.split("."))
     return VoteRequest(term, last_index, last_term, pre, transfer)

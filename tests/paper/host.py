@@ -13,7 +13,6 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import Random
-from typing import NamedTuple
 
 from overdb_node.raft.core import Raft
 from overdb_node.raft.log import Log
@@ -29,7 +28,8 @@ AppliedHook = Callable[[int, Entry, "State"], None]
 AnsweredHook = Callable[[int, object, int], None]
 
 
-class State(NamedTuple):
+@dataclass(frozen=True, slots=True, order=True)
+class State:
     """The state machine: what was applied last, and a digest of everything up to it."""
 
     index: int = 0
@@ -64,8 +64,8 @@ class Disk:
 
     snapshot: Snapshot
     entries: list[Entry] = field(default_factory=list)
-    hard_state: HardState = HardState()
-    state: State = State()
+    hard_state: HardState = field(default_factory=HardState)
+    state: State = field(default_factory=State)
     checkpoints: dict[int, bytes] = field(default_factory=dict)  # streams of snapshots, by index
 
     def write(self, persist: Persist) -> None:
@@ -117,9 +117,7 @@ class Host:
             disk.hard_state,
             disk.state.index,
         )
-        self.disk_queue: deque[
-            Persist | list[tuple[int, Message]] | Stage | Install
-        ] = deque()
+        self.disk_queue: deque[Persist | list[tuple[int, Message]] | Stage | Install] = deque()
         self.to_apply: deque[Entry] = deque()
         self.applies_at_once = True
         self.reads: list[tuple[object, int]] = []  # confirmed, waiting for their index

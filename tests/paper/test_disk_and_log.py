@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from overdb_node.raft.messages import Answer, Append, VoteAnswer
 from overdb_node.raft.types import HardState, Snapshot
+
 from tests.paper.helpers import (
     Node,
     acknowledge,
@@ -20,6 +21,7 @@ from tests.paper.helpers import (
     show_disk,
     vote_request,
 )
+from tests.paper.host import State
 
 
 def test_no_message_of_a_new_term_leaves_before_the_term_is_on_disk() -> None:
@@ -145,7 +147,7 @@ def test_after_a_restart_the_commit_index_is_the_largest_that_is_known(
     """PROTOCOL 1.2: "the largest of: durably applied, the snapshot's index, and [what was] written"."""
     disk = disk_of(log)
     disk.hard_state = HardState(1, 0, written)
-    disk.state = disk.state._replace(index=flushed)
+    disk.state = State(flushed)
     node = Node(disk=disk)
     assert (node.raft.commit_index, node.raft.agreed) == (commit, commit)
     assert node.state.index == commit  # what is committed and on disk is applied again
@@ -154,7 +156,11 @@ def test_after_a_restart_the_commit_index_is_the_largest_that_is_known(
 def test_a_new_replica_starts_with_the_genesis_snapshot() -> None:
     """PROTOCOL 1.1: "index 0, term 0"."""
     node = Node("")
-    assert (node.raft.log.first_index, node.raft.log.last_index, node.raft.log.last_term) == (0, 0, 0)
+    assert (node.raft.log.first_index, node.raft.log.last_index, node.raft.log.last_term) == (
+        0,
+        0,
+        0,
+    )
     assert node.raft.log.term_at(0) == 0
     assert node.raft.commit_index == 0
 

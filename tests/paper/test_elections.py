@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 from overdb_node.raft.messages import (
     Answer,
@@ -16,6 +19,7 @@ from overdb_node.raft.messages import (
 )
 from overdb_node.raft.output import EventKind, Role
 from overdb_node.raft.types import HardState
+
 from tests.paper.helpers import (
     TICKS_MAX,
     TICKS_MIN,
@@ -42,13 +46,20 @@ NEWER: list[Message] = [
 ]
 
 
+ROLES: dict[Role, Callable[..., Node]] = {
+    Role.FOLLOWER: Node,
+    Role.CANDIDATE: candidate,
+    Role.LEADER: leader,
+}
+
+
 def kind_of(message: Message) -> str:
     return type(message).__name__
 
 
-def pre_candidate(log: str = "1.1", **how: object) -> Node:
+def pre_candidate(log: str = "1.1", **how: Any) -> Node:
     """A replica whose election timer has run out."""
-    node = Node(log, **how)  # type: ignore[arg-type]
+    node = Node(log, **how)
     for _ in range(TICKS_MAX):
         node.raft.tick()
         node.pump()
@@ -65,7 +76,7 @@ def pre_candidate(log: str = "1.1", **how: object) -> Node:
 def test_a_newer_term_makes_everyone_a_follower_of_it(role: Role, message: Message) -> None:
     """Paper 5.1: "If a candidate or leader discovers that its term is out of date, it immediately
     reverts to follower state." PROTOCOL 1.2: "Newer: adopt it"."""
-    node = {Role.FOLLOWER: Node, Role.CANDIDATE: candidate, Role.LEADER: leader}[role]("1.1 1.2")
+    node = ROLES[role]("1.1 1.2")
     if isinstance(message, VoteRequest):  # a leader that works adopts only what it asked for
         message = VoteRequest(7, 9, 6, transfer=True)
     if role is Role.FOLLOWER and isinstance(message, Answer | OfferAnswer | ChunkAnswer):
@@ -93,9 +104,7 @@ def test_a_newer_term_makes_everyone_a_follower_of_it(role: Role, message: Messa
 def test_a_message_of_an_older_term_changes_nothing(role: Role, message: Message) -> None:
     """Paper 5.1: "If a server receives a request with a stale term number, it rejects the request."
     FAULTS 4."""
-    node = {Role.FOLLOWER: Node, Role.CANDIDATE: candidate, Role.LEADER: leader}[role](
-        "1.1 1.2 3.3", term=5
-    )
+    node = ROLES[role]("1.1 1.2 3.3", term=5)
     raft = node.raft
 
     def look() -> object:
@@ -106,9 +115,7 @@ def test_a_message_of_an_older_term_changes_nothing(role: Role, message: Message
     assert look() == before
 
 
-@pytest.mark.parametrize(
-    "message", [Append(1, 9, 1, (), 2), Offer(1, 9, 9, 1, 10)], ids=kind_of
-)
+@pytest.mark.parametrize("message", [Append(1, 9, 1, (), 2), Offer(1, 9, 9, 1, 10)], ids=kind_of)
 def test_an_old_leader_is_told_the_term_and_nothing_else(message: Message) -> None:
     """PROTOCOL 1.2: "Append, offer or chunk with an older term: answer my term and nothing else"."""
     node = Node("1.1 1.2 3.3", term=5, commit=2)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from overdb_node.raft.messages import Answer, Append, Chunk, TimeoutNow, VoteAnswer, VoteRequest
 from overdb_node.raft.output import Role
 from overdb_node.raft.types import Entry, EntryKind, Member, Snapshot
+
 from tests.paper.helpers import (
     TICKS_MAX,
     TICKS_MIN,
     Node,
     acknowledge,
-    all_of,
     append,
     committed_leader,
     disk_of,
@@ -33,13 +35,13 @@ def configuration(index: int, term: int, members: str) -> Entry:
     return Entry(index, term, EntryKind.CONFIGURATION, members.encode())
 
 
-def with_configuration(members: str, *, before: str = "1.1", after: str = "", **how: object) -> Node:
+def with_configuration(members: str, *, before: str = "1.1", after: str = "", **how: Any) -> Node:
     """A replica whose log holds a configuration entry of term 1 between ``before`` and ``after``."""
     disk = disk_of(before)
     index = disk.snapshot.index + len(disk.entries) + 1
     disk.entries += [configuration(index, 1, members), *entries(after)]
     disk.hard_state = disk.hard_state.__class__(disk.entries[-1].term, 0, 0)
-    return Node(disk=disk, **how)  # type: ignore[arg-type]
+    return Node(disk=disk, **how)
 
 
 def test_the_newest_configuration_in_the_log_counts_committed_or_not() -> None:

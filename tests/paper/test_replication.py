@@ -8,6 +8,7 @@ from overdb_node.raft.messages import Answer, Append, VoteAnswer
 from overdb_node.raft.output import EventKind
 from overdb_node.raft.settings import RaftSettings
 from overdb_node.raft.types import EntryKind
+
 from tests.paper.helpers import (
     TICKS_MIN,
     Node,

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from overdb_node.raft.messages import Answer, Append, Chunk, ChunkAnswer, Offer, OfferAnswer
 from overdb_node.raft.output import EventKind, Stage
+
 from tests.paper.helpers import (
     TICKS_MAX,
     TICKS_MIN,
@@ -22,7 +25,7 @@ from tests.paper.helpers import (
 from tests.paper.host import CHUNK_BYTES_MAX
 
 
-def compacted_leader(log: str = "1.1 1.2 1.3", **how: object) -> Node:
+def compacted_leader(log: str = "1.1 1.2 1.3", **how: Any) -> Node:
     """A leader of term 2 whose log is nothing but its first element; follower 3 has refused at 0."""
     node = committed_leader(log, **how)
     assert node.compact()
@@ -239,9 +242,7 @@ def element(index: int = 6, term: int = 2, maker: int = 2) -> tuple[bytes, int, 
     return disk_of(f"S{term}.{index}", maker=maker).checkpoints[index], index, term
 
 
-def chunks(
-    term: int = 3, *, index: int = 6, element_term: int = 2, maker: int = 2
-) -> list[Chunk]:
+def chunks(term: int = 3, *, index: int = 6, element_term: int = 2, maker: int = 2) -> list[Chunk]:
     data, index, element_term = element(index, element_term, maker)
     return [
         Chunk(term, 1, index, element_term, o, len(data), data[o : o + CHUNK_BYTES_MAX])
@@ -265,7 +266,9 @@ def test_over_a_matching_log_the_snapshot_keeps_the_tail() -> None:
     node = Node("1.1 1.2 1.3 1.4 2.5 2.6 2.7 2.8", commit=1)
     for chunk in chunks():
         sent = node.receive_settled(2, chunk)
-    assert only(sent, Answer) == Answer(3, 1, True, 6, 2)  # the tail is not known to be the leader's
+    assert only(sent, Answer) == Answer(
+        3, 1, True, 6, 2
+    )  # the tail is not known to be the leader's
     assert (node.log, node.raft.agreed, node.raft.durable) == ("S2.6 2.7 2.8", 6, 8)
     assert node.restarted().log == "S2.6 2.7 2.8"
 

@@ -11,10 +11,10 @@ import asyncio
 from collections import deque
 
 import grpc
-
 from overdb.internal.v1 import shard_pb2
 from overdb.sharding import slot_of
 from overdb.v1 import kv_pb2
+
 from overdb_router import refusals
 from overdb_router.core import RouterCore
 from overdb_router.operations import Kind, Op
@@ -127,7 +127,9 @@ class BatchStream:
             elif which == "transact":
                 self._transact(entry.transact, entry.tag, deadline)
             else:
-                refusal = refusals.invalid("request", "is empty; get, put, delete or transact is needed")
+                refusal = refusals.invalid(
+                    "request", "is empty; get, put, delete or transact is needed"
+                )
                 self._refuse(entry.tag, refusal)
 
     def _put(self, put: kv_pb2.PutRequest, tag: int, deadline: float) -> None:
@@ -202,7 +204,9 @@ class BatchStream:
     # --- answers (operations.Sink) ----------------------------------------------------------------
 
     def answered(self, op: Op, field: str, result: shard_pb2.Result) -> None:
-        if field == "put":
+        if self._closed:
+            pass
+        elif field == "put":
             self._entry(op.tag, 32).put.CopyFrom(result.put)
         elif field == "delete":
             self._entry(op.tag, 32).delete.CopyFrom(result.delete)
@@ -212,18 +216,20 @@ class BatchStream:
         self._close(op, 0)
 
     def read(self, op: Op, value: shard_pb2.Value) -> None:
-        data = value.value
-        get = self._entry(op.tag, len(data) + 32).get
-        if value.found:
-            get.found = True
-            get.value = data
-            get.version = value.version
-        else:
-            get.SetInParent()
+        if not self._closed:
+            data = value.value
+            get = self._entry(op.tag, len(data) + 32).get
+            if value.found:
+                get.found = True
+                get.value = data
+                get.version = value.version
+            else:
+                get.SetInParent()
         self._close(op, 0)
 
     def refused(self, op: Op, refusal: Refusal) -> None:
-        refusal.fill(self._entry(op.tag, 256).error)
+        if not self._closed:
+            refusal.fill(self._entry(op.tag, 256).error)
         self._close(op, refusal.code)
 
     def _refuse(self, tag: int, refusal: Refusal) -> None:

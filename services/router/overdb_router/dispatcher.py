@@ -8,8 +8,8 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import structlog
-
 from overdb.sharding import SLOTS
+
 from overdb_router import refusals
 from overdb_router.channels import Channels
 from overdb_router.group_link import TICK_SECONDS, GroupLink
@@ -129,9 +129,7 @@ class Dispatcher:
 
     def _open(self, group: int) -> Links:
         def link(targets: LeaderTarget | AnyTarget) -> GroupLink:
-            opened = GroupLink(
-                group, self._settings, targets, self._channels, self, self._observe
-            )
+            opened = GroupLink(group, self._settings, targets, self._channels, self, self._observe)
             self._on_task(opened.task)
             return opened
 

@@ -82,7 +82,9 @@ class RouterMetrics(Collector):
     def collect(self) -> Iterator[CounterMetricFamily]:
         """Called at a scrape."""
         family = CounterMetricFamily(
-            "overdb_router_requests", "Requests answered, by method and code", labels=["method", "code"]
+            "overdb_router_requests",
+            "Requests answered, by method and code",
+            labels=["method", "code"],
         )
         for (method, code), number in sorted(self.requests.items()):
             family.add_metric([method, code_name(code)], number)

@@ -14,8 +14,8 @@ from overdb.internal.v1 import log_pb2, shard_pb2
 from overdb_router.operations import Kind, Op
 
 NEVER = float("inf")
-# Ids, lengths and tags around a key and its value.
-OVERHEAD_BYTES = 64
+# What a request takes in memory beside its key and value, roughly.
+OVERHEAD_BYTES = 256
 
 
 class Outgoing:

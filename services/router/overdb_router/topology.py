@@ -82,8 +82,10 @@ class Topology:
 
     # --- life -----------------------------------------------------------------------------------
 
-    def start(self) -> None:
+    def start(self) -> asyncio.Task[None]:
+        """Begin to ask; return the task that goes on asking."""
         self._polling = asyncio.create_task(self._poll(), name="topology-poll")
+        return self._polling
 
     async def close(self) -> None:
         tasks: list[asyncio.Task[bool] | asyncio.Task[None]] = list(self._asking.values())

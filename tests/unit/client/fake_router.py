@@ -138,7 +138,7 @@ class FakeRouter(kv_pb2_grpc.KVServicer, cluster_pb2_grpc.ClusterServicer):
     async def _refuse(self, _request: Any, context: Any) -> Any:
         await context.abort(grpc.StatusCode.UNIMPLEMENTED, "the client library uses Batch")
 
-    Get = Put = Delete = Transact = TransactionStatus = _refuse
+    Get = Put = Delete = Transact = TransactionStatus = _refuse  # type: ignore[assignment]
 
 
 def refusal(entry: Entry, code: int, message: str) -> Answer:

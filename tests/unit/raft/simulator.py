@@ -18,6 +18,7 @@ from overdb_node.raft.messages import Message
 from overdb_node.raft.output import EventKind
 from overdb_node.raft.settings import RaftSettings
 from overdb_node.raft.types import Snapshot
+
 from tests.paper.host import Disk, Host, members_of
 from tests.unit.raft.checks import Checks
 
@@ -338,7 +339,9 @@ class Simulation:
         host.events.clear()
 
 
-def run_seed(seed: int, steps: int, count: int | None = None, faults: Faults | None = None) -> Simulation:
+def run_seed(
+    seed: int, steps: int, count: int | None = None, faults: Faults | None = None
+) -> Simulation:
     """Run one seed; a failure names it."""
     simulation = Simulation(seed, count, faults)
     try:

@@ -13,6 +13,7 @@ from functools import partial
 
 import pytest
 from overdb_node.raft.errors import ProtocolViolation
+
 from tests.paper import (
     test_disk_and_log,
     test_elections,
@@ -33,7 +34,10 @@ SCHEDULES_STEPS = 3000
 SEEDS_MAX = 150
 
 RULES: list[tuple[Variant, Rule]] = [
-    (variants.vote_not_saved, test_elections.test_killed_right_after_granting_it_gives_no_second_vote),
+    (
+        variants.vote_not_saved,
+        test_elections.test_killed_right_after_granting_it_gives_no_second_vote,
+    ),
     (variants.words_before_disk, test_elections.test_a_vote_is_on_disk_before_it_is_said),
     (
         variants.words_before_disk,
@@ -73,7 +77,9 @@ RULES: list[tuple[Variant, Rule]] = [
     (variants.check_quorum_off, test_elections.test_a_leader_without_a_quorum_steps_down),
     (
         variants.always_cut,
-        partial(test_replication.test_a_delayed_shorter_append_removes_nothing, append(2, 2, "2.2")),
+        partial(
+            test_replication.test_a_delayed_shorter_append_removes_nothing, append(2, 2, "2.2")
+        ),
     ),
     (
         variants.below_commit_is_a_difference,

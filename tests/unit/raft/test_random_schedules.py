@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+
 from tests.unit.raft.simulator import Simulation, run_seed
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -321,12 +321,12 @@ def snapshot_drops_a_matching_tail(patch: MonkeyPatch) -> None:
 
 def compacted_while_streamed(patch: MonkeyPatch) -> None:
     """1.2: the leader compacts away what it streams."""
-    patch.setattr(Leading, "is_streaming", property(lambda self: False))
+    patch.setattr(Leading, "is_streaming", property(lambda _: False))
 
 
 def read_without_own_term_commit(patch: MonkeyPatch) -> None:
     """1.3: a new leader's commit index is believed before it committed in its term."""
-    patch.setattr(Leading, "committed_in_term", property(lambda self: True))
+    patch.setattr(Leading, "committed_in_term", property(lambda _: True))
 
 
 def read_round_not_new(patch: MonkeyPatch) -> None:

@@ -1,0 +1,187 @@
+"""overdb.v1.Cluster: how the cluster is laid out and how it does."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+import grpc
+from overdb.internal.v1 import shard_pb2
+from overdb.sharding import slot_of, tag_of
+from overdb.v1 import cluster_pb2, cluster_pb2_grpc
+from overdb_common.version import version
+
+from overdb_router import refusals
+from overdb_router.core import RouterCore
+from overdb_router.gate import Gate
+from overdb_router.refusals import Refusal, Refused
+from overdb_router.slots import UNKNOWN
+from overdb_router.topology import GroupView, Member
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+_ROLES = {
+    "leader": cluster_pb2.ROLE_LEADER,
+    "follower": cluster_pb2.ROLE_FOLLOWER,
+    "candidate": cluster_pb2.ROLE_CANDIDATE,
+    "learner": cluster_pb2.ROLE_LEARNER,
+}
+# Answers of replicas by address; None for one that did not answer.
+_Answers = Mapping[str, shard_pb2.DescribeResponse | None]
+
+
+class ClusterService(cluster_pb2_grpc.ClusterServicer):
+    """Answers from what is asked of the replicas now (Status) or known already (the rest)."""
+
+    def __init__(self, core: RouterCore, gate: Gate) -> None:
+        self._core = core
+        self._gate = gate
+
+    async def Status(  # noqa: N802
+        self,
+        request: cluster_pb2.StatusRequest,  # noqa: ARG002
+        context: Context,
+    ) -> cluster_pb2.StatusResponse:
+        await self._enter(context)
+        try:
+            core = self._core
+            views = [core.topology.groups[group] for group in sorted(core.topology.groups)]
+            addresses = {member.address for view in views for member in view.members}
+            answers = dict(
+                zip(addresses, await asyncio.gather(*map(self._describe, addresses)), strict=True)
+            )
+            return cluster_pb2.StatusResponse(
+                cluster=core.settings.cluster,
+                router_version=version(),
+                groups=[self._group_status(view, answers) for view in views],
+                serving=core.topology.serving,
+            )
+        finally:
+            self._leave("Status")
+
+    async def Locate(  # noqa: N802
+        self, request: cluster_pb2.LocateRequest, context: Context
+    ) -> cluster_pb2.LocateResponse:
+        await self._enter(context)
+        try:
+            core = self._core
+            refusal = core.validation.key(request.key)
+            if refusal is not None:
+                await refusals.abort(context, refusal)
+            slot = slot_of(request.key)
+            group = core.topology.slot_map.groups[slot]
+            if group == UNKNOWN:
+                await refusals.abort(context, _unknown_slot(slot))
+            leader = core.topology.leader_of(group)
+            return cluster_pb2.LocateResponse(
+                slot=slot,
+                group=group,
+                leader_id=leader.replica_id if leader else 0,
+                leader_address=leader.address if leader else "",
+                tag=tag_of(request.key),
+            )
+        finally:
+            self._leave("Locate")
+
+    async def Members(  # noqa: N802
+        self, request: cluster_pb2.MembersRequest, context: Context
+    ) -> cluster_pb2.MembersResponse:
+        await self._enter(context)
+        try:
+            groups = self._core.topology.groups
+            wanted = [request.group] if request.HasField("group") else sorted(groups)
+            if any(group not in groups for group in wanted):
+                known = ", ".join(str(group) for group in sorted(groups)) or "none yet"
+                message = f"there is no group {request.group}; known groups: {known}"
+                await refusals.abort(context, Refusal(refusals.NOT_FOUND, message))
+            return cluster_pb2.MembersResponse(groups=[_members(groups[g]) for g in wanted])
+        finally:
+            self._leave("Members")
+
+    # --- helpers --------------------------------------------------------------------------------
+
+    async def _enter(self, context: Context) -> None:
+        try:
+            self._gate.enter()
+        except Refused as refused:
+            await refusals.abort(context, refused.refusal)
+
+    def _leave(self, method: str) -> None:
+        self._gate.leave()
+        self._core.metrics.count(method, 0)
+
+    async def _describe(self, address: str) -> shard_pb2.DescribeResponse | None:
+        core = self._core
+        replica = core.channels.replica(address)
+        try:
+            answer = await replica.describe(0, core.settings.describe_seconds_max)
+        except grpc.aio.AioRpcError:
+            return None
+        core.topology.learn(address, answer)
+        return answer
+
+    def _group_status(self, view: GroupView, answers: _Answers) -> cluster_pb2.GroupStatus:
+        topology = self._core.topology
+        leader = view.leader
+        heard = [answers.get(member.address) for member in view.members]
+        clock = max((answer.clock for answer in heard if answer is not None), default=0)
+        return cluster_pb2.GroupStatus(
+            group=view.group,
+            leader_id=leader.replica_id if leader is not None and view.reachable else 0,
+            term=leader.term if leader is not None else 0,
+            version=clock,
+            epoch=topology.slot_map.epoch(view.group),
+            slots=topology.slot_map.owned(view.group),
+            replicas=[
+                _replica_status(member, answer)
+                for member, answer in zip(view.members, heard, strict=True)
+            ],
+        )
+
+
+def _replica_status(
+    member: Member, answer: shard_pb2.DescribeResponse | None
+) -> cluster_pb2.ReplicaStatus:
+    status = cluster_pb2.ReplicaStatus(id=member.replica_id, address=member.address)
+    if answer is None:
+        status.problem = "does not answer"
+        return status
+    if answer.replica_id != member.replica_id:
+        status.problem = f"replica {answer.replica_id} answers at this address"
+        return status
+    status.reachable = True
+    status.role = _ROLES.get(answer.role, cluster_pb2.ROLE_UNSPECIFIED)
+    status.term = answer.term
+    status.last_index = answer.last_index
+    status.commit_index = answer.commit_index
+    status.applied_index = answer.applied_index
+    status.snapshot_index = answer.snapshot_index
+    status.log_bytes = answer.log_bytes
+    status.data_bytes = answer.data_bytes
+    status.version = answer.version
+    status.problem = answer.problem
+    return status
+
+
+def _members(view: GroupView) -> cluster_pb2.GroupMembers:
+    leader_id = view.leader.replica_id if view.leader is not None else 0
+    return cluster_pb2.GroupMembers(
+        group=view.group,
+        members=[
+            cluster_pb2.ClusterMember(
+                id=member.replica_id,
+                address=member.address,
+                voter=member.voter,
+                leader=member.replica_id == leader_id,
+            )
+            for member in view.members
+        ],
+    )
+
+
+def _unknown_slot(slot: int) -> Refusal:
+    return Refusal(
+        refusals.UNAVAILABLE,
+        f"no group is known to own slot {slot} yet; check that the nodes run, then retry",
+    )

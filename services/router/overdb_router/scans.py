@@ -1,0 +1,123 @@
+"""Scans over all groups, merged in key order, at one version (PROTOCOL 2.7)."""
+
+from __future__ import annotations
+
+import asyncio
+from bisect import bisect_left, bisect_right
+from collections.abc import AsyncIterator, Sequence
+from operator import attrgetter
+
+from overdb.v1 import kv_pb2
+
+from overdb_router import refusals
+from overdb_router.core import RouterCore
+from overdb_router.refusals import Refusal, Refused
+from overdb_router.scan_pages import GroupPages
+from overdb_router.validation import STALE
+
+_key = attrgetter("key")
+_ITEM_OVERHEAD_BYTES = 24
+
+
+async def scan(
+    core: RouterCore, request: kv_pb2.ScanRequest, deadline: float
+) -> AsyncIterator[kv_pb2.ScanResponse]:
+    """Yield pages in key order; each carries the version that the scan reads at.
+
+    A strict scan reads at the largest clock of all groups, asked for now. At least one page comes, empty
+    when there is nothing in the range. ``deadline`` bounds all of it and may be infinite; each page has
+    ``request_seconds_max`` besides. Raises Refused.
+    """
+    loop = asyncio.get_running_loop()
+    choice_deadline = min(deadline, loop.time() + core.settings.request_seconds_max)
+    stale = request.read.consistency == STALE
+    version = request.read.version
+    if not version and not stale:
+        version = await core.snapshots.newest(choice_deadline)
+    elif not core.topology.discovered:
+        await core.snapshots.newest(choice_deadline)  # returns once all groups are known
+    sources = [
+        GroupPages(core, group, request, version, deadline, stale=stale)
+        for group in core.topology.groups
+    ]
+    try:
+        left = request.limit or float("inf")
+        while left > 0:
+            await _fill(sources)
+            items = _take_merged(sources, reverse=request.reverse)
+            if not items:
+                break
+            if len(items) > left:
+                del items[int(left) :]
+            left -= len(items)
+            read_at = version or min(source.version for source in sources)
+            for page in _pages(core, items, read_at):
+                if loop.time() > deadline:
+                    raise Refused(_too_late())
+                yield page
+        if left == (request.limit or float("inf")):
+            read_at = version or min(source.version for source in sources)
+            yield kv_pb2.ScanResponse(version=read_at)
+    finally:
+        for source in sources:
+            await source.close()
+
+
+async def _fill(sources: Sequence[GroupPages]) -> None:
+    """Have the next items of every group. When one fails, the others are stopped by their owner."""
+    for source in sources:
+        await source.fill()
+
+
+def _take_merged(sources: Sequence[GroupPages], *, reverse: bool) -> list[kv_pb2.KeyValue]:
+    """Remove and return, in order, all items up to where every group's next items are known.
+
+    That is the nearest last key among the groups that have more behind it. At least one group's page is
+    used up by it, so each call makes progress.
+    """
+    open_ends = [source.items[-1].key for source in sources if source.items and source.more]
+    merged: list[kv_pb2.KeyValue] = []
+    if not open_ends:
+        for source in sources:
+            merged += source.items
+            source.items = []
+    elif not reverse:
+        bound = min(open_ends)
+        for source in sources:
+            cut = bisect_right(source.items, bound, key=_key)
+            merged += source.items[:cut]
+            source.items = source.items[cut:]
+    else:
+        bound = max(open_ends)
+        for source in sources:
+            # Descending: those at or above the bound come first.
+            cut = len(source.items) - bisect_left(source.items[::-1], bound, key=_key)
+            merged += source.items[:cut]
+            source.items = source.items[cut:]
+    merged.sort(key=_key, reverse=reverse)
+    return merged
+
+
+def _pages(
+    core: RouterCore, items: Sequence[kv_pb2.KeyValue], version: int
+) -> list[kv_pb2.ScanResponse]:
+    """Cut items into pages bounded in bytes and in number."""
+    bytes_max = core.settings.scan_page_bytes_max
+    items_max = core.settings.scan_page_items_max
+    pages = []
+    begin = size = 0
+    for position, item in enumerate(items):
+        item_size = len(item.key) + len(item.value) + _ITEM_OVERHEAD_BYTES
+        if position > begin and (size + item_size > bytes_max or position - begin >= items_max):
+            pages.append(kv_pb2.ScanResponse(items=items[begin:position], version=version))
+            begin, size = position, 0
+        size += item_size
+    pages.append(kv_pb2.ScanResponse(items=items[begin:], version=version))
+    return pages
+
+
+def _too_late() -> Refusal:
+    return Refusal(
+        refusals.DEADLINE_EXCEEDED,
+        "the scan took longer than its deadline; go on from the last key that came, at the same version",
+    )
