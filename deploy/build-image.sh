@@ -70,5 +70,6 @@ docker build --network none --build-arg BASE="$base" --label "overdb.inputs=$inp
   say "docker build failed (all of its output: build/image.log)"
   exit 1
 }
-# The one before has lost its name; without this every change would leave one behind.
+# The one before has lost its name: without this every change would leave something behind.
 [ -z "$old" ] || docker image rm "$old" >/dev/null 2>&1 || true
+docker image prune --force --filter label=overdb.stage=program >/dev/null 2>&1 || true

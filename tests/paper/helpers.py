@@ -144,6 +144,17 @@ class Node(Host):
         return show(self.raft.log)
 
 
+def pre_candidate(log: str = "1.1", **how: Any) -> Node:
+    """A replica whose election timer has run out."""
+    node = Node(log, **how)
+    for _ in range(TICKS_MAX):
+        node.raft.tick()
+        node.pump()
+        if node.raft.role is Role.PRE_CANDIDATE:
+            return node
+    raise AssertionError("no election timeout within the largest one")
+
+
 def candidate(log: str = "", **how: Any) -> Node:
     """A replica that campaigns in the term after its log's; its disk has finished."""
     node = Node(log, **how)

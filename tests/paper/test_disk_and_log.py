@@ -241,6 +241,25 @@ def test_a_log_with_a_gap_is_refused() -> None:
         Node(disk=disk_of("1.1 1.3"))
 
 
+def test_the_logs_size_follows_every_append_cut_and_new_first_element() -> None:
+    """PROTOCOL 1.1: compaction is due by the bytes behind the first element (DESIGN 6)."""
+
+    def check(node: Node) -> None:
+        log = node.raft.log
+        kept = log.slice(log.first_index + 1, log.last_index)
+        assert log.payload_bytes == sum(len(entry.payload) for entry in kept)
+
+    node = Node("1.1 1.2 1.3", commit=1)
+    check(node)
+    node.receive_settled(2, append(2, 2, "2.2 2.3 2.4 2.5", commit=3))
+    check(node)
+    assert node.compact()
+    check(node)
+    node.raft.log.begin_with(Snapshot(9, 9, 0, node.raft.log.members))
+    check(node)
+    assert node.raft.log.payload_bytes == 0
+
+
 def test_a_log_reads_back_as_it_is_written_in_these_tests() -> None:
     """The notation itself."""
     for text in ("", "1.1 1.2 2.3", "S3.5 3.6 4.7", "S3.5"):

@@ -1,9 +1,8 @@
-"""Who leads: the paper's 5.1, 5.2 and 5.4.1, PreVote (dissertation 9.6), CheckQuorum (6.2)."""
+"""Who leads: the paper's 5.1, 5.2 and 5.4.1, with PROTOCOL 1.0."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 from overdb_node.raft.messages import (
@@ -17,18 +16,16 @@ from overdb_node.raft.messages import (
     VoteAnswer,
     VoteRequest,
 )
-from overdb_node.raft.output import EventKind, Role
+from overdb_node.raft.output import Role
 from overdb_node.raft.types import HardState
 
 from tests.paper.helpers import (
     TICKS_MAX,
     TICKS_MIN,
     Node,
-    acknowledge,
     all_of,
     append,
     candidate,
-    disk_of,
     leader,
     only,
     show_disk,
@@ -55,17 +52,6 @@ ROLES: dict[Role, Callable[..., Node]] = {
 
 def kind_of(message: Message) -> str:
     return type(message).__name__
-
-
-def pre_candidate(log: str = "1.1", **how: Any) -> Node:
-    """A replica whose election timer has run out."""
-    node = Node(log, **how)
-    for _ in range(TICKS_MAX):
-        node.raft.tick()
-        node.pump()
-        if node.raft.role is Role.PRE_CANDIDATE:
-            return node
-    raise AssertionError("no election timeout within the largest one")
 
 
 # --- terms ------------------------------------------------------------------------------------------
@@ -121,6 +107,21 @@ def test_an_old_leader_is_told_the_term_and_nothing_else(message: Message) -> No
     node = Node("1.1 1.2 3.3", term=5, commit=2)
     answer = only(node.receive(3, message), Answer)
     assert answer == Answer(5, 0, False, 0, 0)
+
+
+def test_a_newer_term_does_not_race_the_leaders_append() -> None:
+    """FAULTS 7: entries proposed in the same turn in which the leader learns of a newer term must not
+    leave under that term, nor be counted in it."""
+    node = leader("1.1")
+    node.taken()
+    node.raft.propose([b"x"])
+    node.raft.receive(3, VoteAnswer(9, False))
+    node.pump()
+    assert all_of(node.fsync(), Append) == []
+    assert (node.raft.role, node.raft.term) == (Role.FOLLOWER, 9)
+    for follower in (2, 3):
+        node.receive_settled(follower, Answer(9, 1, True, 3, 2))
+    assert node.raft.commit_index == 0
 
 
 @pytest.mark.parametrize("term", [1, 5, 9])
@@ -390,160 +391,3 @@ def test_two_leaders_of_one_term_stop_the_replica() -> None:
     node = leader("1.1")
     with pytest.raises(ProtocolViolation, match="replica 3 leads in my own term 2"):
         node.receive(3, append(2, 1))
-
-
-# --- PreVote ----------------------------------------------------------------------------------------
-
-
-def test_a_timeout_first_asks_and_changes_nothing() -> None:
-    """Dissertation 9.6: "a candidate only increments its term if it first learns from a majority
-    of the cluster that they would be willing to grant [...] their votes"."""
-    node = pre_candidate("1.1")
-    assert (node.raft.term, node.raft.vote) == (1, 0)
-    assert all_of(node.taken(), VoteRequest) == [vote_request(2, "1.1", pre=True)] * 2
-    assert not node.disk_queue
-
-
-def test_an_isolated_replica_keeps_its_term_for_ever() -> None:
-    """Dissertation 9.6. FAULTS 8: it must not come back with a term that deposes the leader."""
-    node = Node("1.1")
-    node.tick(50 * TICKS_MAX)
-    node.fsync()
-    assert (node.raft.term, node.disk.hard_state.term) == (1, 1)
-
-
-def test_a_majority_of_willing_voters_starts_the_campaign() -> None:
-    """Dissertation 9.6."""
-    node = pre_candidate("1.1", count=5)
-    node.receive_settled(2, VoteAnswer(2, True, pre=True))
-    node.receive_settled(2, VoteAnswer(2, True, pre=True))
-    assert node.raft.role is Role.PRE_CANDIDATE
-    node.receive_settled(3, VoteAnswer(2, True, pre=True))
-    assert (node.raft.role, node.raft.term, node.raft.vote) == (Role.CANDIDATE, 2, 1)
-
-
-def test_saying_that_it_would_vote_binds_nobody() -> None:
-    """Dissertation 9.6: a PreVote is a question; term, vote and timer stay."""
-    node = Node("1.1")
-    timeout = node.raft.election._timeout
-    node.tick(timeout - 1)
-    for asker in (2, 3):
-        answer = only(node.receive(asker, vote_request(2, "1.1", pre=True)), VoteAnswer)
-        assert answer == VoteAnswer(2, True, pre=True)
-    assert (node.raft.term, node.raft.vote) == (1, 0)
-    node.tick()
-    assert node.raft.role is Role.PRE_CANDIDATE
-
-
-def test_nobody_is_willing_for_a_log_that_is_behind() -> None:
-    """Dissertation 9.6: "if the candidate's log is sufficiently up to date"."""
-    node = Node("1.1 1.2")
-    answer = only(node.receive(2, vote_request(2, "1.1", pre=True)), VoteAnswer)
-    assert answer == VoteAnswer(1, False, pre=True)
-
-
-def test_who_hears_from_a_leader_is_not_willing_and_keeps_the_term() -> None:
-    """Dissertation 4.2.3 and 9.6; FAULTS 8."""
-    node = Node("1.1")
-    node.receive(2, append(1, 2))
-    answer = only(node.receive(3, vote_request(2, "1.9", pre=True)), VoteAnswer)
-    assert not answer.granted
-    assert node.receive_settled(3, vote_request(8, "1.9")) == []
-    assert node.raft.term == 1
-
-
-def test_who_has_not_heard_for_an_election_timeout_is_willing() -> None:
-    """Dissertation 4.2.3: "within the minimum election timeout" of hearing from a leader."""
-    node = Node("1.1")
-    node.receive(2, append(1, 2))
-    node.tick(TICKS_MIN - 1)
-    assert not only(node.receive(3, vote_request(2, "1.1", pre=True)), VoteAnswer).granted
-    node.tick()
-    assert only(node.receive(3, vote_request(2, "1.1", pre=True)), VoteAnswer).granted
-
-
-def test_a_leader_that_works_is_not_deposed_by_a_request() -> None:
-    """Dissertation 4.2.3; FAULTS 8."""
-    node = leader("1.1")
-    assert not all_of(node.receive_settled(3, vote_request(8, "1.9")), VoteAnswer)
-    answer = only(node.receive_settled(3, vote_request(8, "1.9", pre=True)), VoteAnswer)
-    assert not answer.granted
-    assert (node.raft.is_leader, node.raft.term) == (True, 2)
-
-
-def test_a_refused_asker_with_an_old_term_learns_the_new_one() -> None:
-    """Paper 5.1, so that a replica that comes back with a longer log can be elected at all."""
-    node = Node("1.1", term=6)
-    answer = only(node.receive(2, vote_request(3, "1.1", pre=True)), VoteAnswer)
-    assert answer == VoteAnswer(6, False, pre=True)
-    asker = pre_candidate("1.1")
-    asker.receive_settled(2, answer)
-    assert (asker.raft.role, asker.raft.term) == (Role.FOLLOWER, 6)
-
-
-def test_a_willingness_of_another_term_does_not_count() -> None:
-    """Dissertation 9.6 with 5.1: a late answer to an older question."""
-    node = pre_candidate("1.1", term=4)
-    for voter in (2, 3):
-        node.receive_settled(voter, VoteAnswer(4, True, pre=True))
-        node.receive_settled(voter, VoteAnswer(6, True, pre=True))
-    assert node.raft.role is Role.PRE_CANDIDATE
-
-
-def test_a_leaders_message_ends_the_asking() -> None:
-    """Dissertation 9.6: the leader came back before the answers did."""
-    node = pre_candidate("1.1")
-    node.receive(2, append(1, 2))
-    node.receive_settled(3, VoteAnswer(2, True, pre=True))
-    assert (node.raft.role, node.raft.term) == (Role.FOLLOWER, 1)
-
-
-# --- CheckQuorum ------------------------------------------------------------------------------------
-
-
-def test_a_leader_without_a_quorum_steps_down() -> None:
-    """Dissertation 6.2: "a leader steps down if an election timeout elapses without a successful
-    round of heartbeats to a majority". FAULTS 6, 8."""
-    node = leader("1.1")
-    node.tick(2 * TICKS_MIN)
-    assert (node.raft.role, node.raft.term, node.raft.vote) == (Role.FOLLOWER, 2, 1)
-    assert node.happened(EventKind.STEPPED_DOWN)
-
-
-def test_a_leader_that_a_quorum_answers_stays() -> None:
-    """Dissertation 6.2: of five, two others are enough, and one is not."""
-    for answering, stays in (([2, 3], True), ([2], False)):
-        node = leader("1.1", count=5)
-        for _ in range(5 * TICKS_MIN):
-            node.tick()
-            for follower in answering:
-                if node.raft.is_leader:
-                    acknowledge(node, follower, 1, node.raft.leading.round)
-        assert node.raft.is_leader is stays
-
-
-def test_refusals_too_show_that_a_follower_is_there() -> None:
-    """Dissertation 6.2: being behind is not being away."""
-    node = leader("1.1 1.2")
-    for _ in range(3 * TICKS_MIN):
-        node.tick()
-        node.receive(2, Answer(2, node.raft.leading.round, False, 0, 0))
-    assert node.raft.is_leader
-
-
-def test_a_leader_sends_heartbeats_in_idle_times() -> None:
-    """Paper 5.2: "periodic heartbeats [...] to all followers in order to maintain their authority"."""
-    node = leader("1.1")
-    node.taken()
-    beats = node.tick(node.raft.settings.heartbeat_ticks)
-    assert [to for to, m in beats if isinstance(m, Append) and not m.entries] == [2, 3]
-
-
-def test_a_stopped_campaign_leaves_no_pending_own_vote() -> None:
-    """PROTOCOL 1.0: a fsync that ends after the campaign must not elect anybody."""
-    node = Node("1.1", count=1, disk=disk_of("1.1", 3))
-    node.receive(2, TimeoutNow(node.raft.term))
-    node.receive(3, append(node.raft.term, 2))
-    node.receive(2, VoteAnswer(node.raft.term, True))
-    node.fsync()
-    assert node.raft.role is Role.FOLLOWER

@@ -19,7 +19,7 @@ from overdb_router import refusals
 from overdb_router.channels import Channels
 from overdb_router.exchange import BACKOFF_SECONDS_MAX, Exchange
 from overdb_router.operations import Kind, Op
-from overdb_router.queues import NEVER, Outgoing, Queue
+from overdb_router.queues import LANES, NEVER, Outgoing, Queue
 from overdb_router.refusals import Refusal
 from overdb_router.settings import RouterSettings
 from overdb_router.targets import Targets
@@ -65,6 +65,7 @@ class GroupLink:
         self._queue = Queue(settings.message_bytes_max, OPERATIONS_MAX)
         self._in_flight: dict[int, Outgoing] = {}
         self._in_flight_bytes = 0
+        self._under_way = [0 for _ in LANES]  # messages in flight
         self._sequence = 0
         self._heard_at = 0.0
         self._ticking = False
@@ -120,12 +121,12 @@ class GroupLink:
     # --- what the stream asks (exchange.Traffic) --------------------------------------------------
 
     def next_message(self) -> shard_pb2.ShardRequest | None:
-        in_flight = self._in_flight
-        if len(in_flight) >= self._settings.messages_in_flight_max:
-            return None
-        out = self._queue.take()
+        window = self._settings.messages_in_flight_max
+        out = self._queue.take([lane for lane in LANES if self._under_way[lane] < window])
         if out is None:
             return None
+        self._under_way[out.lane] += 1
+        in_flight = self._in_flight
         now = self._loop.time()
         if not in_flight:
             self._heard_at = now  # nothing was owed before
@@ -165,6 +166,7 @@ class GroupLink:
             op.sent = True
         self._in_flight.clear()
         self._in_flight_bytes = 0
+        self._under_way = [0 for _ in LANES]
         self._queue.put_first(ops)
         self._exchange.stir()
 
@@ -188,6 +190,7 @@ class GroupLink:
     def _remove(self, sequence: int) -> None:
         out = self._in_flight.pop(sequence)
         self._in_flight_bytes -= out.size
+        self._under_way[out.lane] -= 1
         if self._queue:
             self._exchange.stir()
 

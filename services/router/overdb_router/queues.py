@@ -7,7 +7,7 @@ serialization of the whole message, and no request is touched twice on the way o
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from overdb.internal.v1 import log_pb2, shard_pb2
 
@@ -16,12 +16,15 @@ from overdb_router.operations import Kind, Op
 NEVER = float("inf")
 # What a request takes in memory beside its key and value, roughly.
 OVERHEAD_BYTES = 256
+# Commands, reads: writes wait for a disk, reads do not, so neither waits behind the other.
+LANES = (0, 1)
 
 
 class Outgoing:
     """One message to a group: commands or reads, never both, because one answer has room for one."""
 
     __slots__ = ("deadline", "ops", "sent_at", "size")
+    lane = 0
 
     def __init__(self) -> None:
         self.ops: list[Op] = []
@@ -63,6 +66,7 @@ class OutgoingCommands(Outgoing):
 
 class OutgoingReads(Outgoing):
     __slots__ = ("_add", "_wire")
+    lane = 1
 
     def __init__(self) -> None:
         super().__init__()
@@ -91,7 +95,7 @@ _FIELDS = {
 
 
 class Queue:
-    """First in, first out; commands and reads in a lane each, served in turn. ``bytes`` counts both.
+    """First in, first out; commands and reads in a lane each, served in turn. ``bytes`` counts both lanes.
 
     All reads of one queue are stale, or none.
     """
@@ -122,10 +126,13 @@ class Queue:
         self.bytes += size
         out.deadline = min(out.deadline, op.deadline)
 
-    def take(self) -> Outgoing | None:
-        """Remove and return the next message, None when nothing waits."""
+    def take(self, lanes: Sequence[int] = LANES) -> Outgoing | None:
+        """Remove and return the next message of one of the lanes, None when nothing waits there."""
         self._turn ^= 1
-        return self._take(self._turn) or self._take(self._turn ^ 1)
+        for lane in (self._turn, self._turn ^ 1):
+            if lane in lanes and (out := self._take(lane)) is not None:
+                return out
+        return None
 
     def _take(self, lane: int) -> Outgoing | None:
         if self._full[lane]:
@@ -141,7 +148,7 @@ class Queue:
     def take_all(self) -> list[Op]:
         """Remove and return all requests that have no answer yet, each lane in its order."""
         ops: list[Op] = []
-        for lane in (0, 1):
+        for lane in LANES:
             while (out := self._take(lane)) is not None:
                 ops += [op for op in out.ops if not op.done]
         return ops

@@ -41,7 +41,11 @@ class RouterSettings(ProcessSettings, Limits):
         _MIB, ge=4096, le=4 * _MIB, description="requests in one message to a group, bytes"
     )
     messages_in_flight_max: int = Field(
-        8, ge=1, le=1024, description="messages to one group that wait for their answer"
+        1,
+        ge=1,
+        le=1024,
+        description="messages with writes, and as many with reads, that wait for a group's answer; "
+        "few make large messages, which cost less",
     )
     queued_bytes_max: int = Field(
         64 * _MIB, ge=_MIB, le=1 << 34, description="requests that wait for one group, bytes"

@@ -98,7 +98,7 @@ class Checks:
     # --- what is kept ---------------------------------------------------------------------------
 
     def on_restart(self, host: Host) -> None:
-        """The commit index may fall back over a restart, term and vote may not."""
+        """The commit index may fall back over a restart; the term may not."""
         self._commit.pop(host.replica_id, None)
 
     def on_step(self, host: Host) -> None:

@@ -17,10 +17,13 @@ from overdb_node.raft.errors import ProtocolViolation
 from tests.paper import (
     test_disk_and_log,
     test_elections,
+    test_leader_and_answers,
     test_leadership_transfer,
     test_membership,
+    test_pre_vote_and_check_quorum,
     test_reads,
     test_replication,
+    test_snapshot_chunks,
     test_snapshots,
 )
 from tests.paper.helpers import append
@@ -73,8 +76,14 @@ RULES: list[tuple[Variant, Rule]] = [
             False,
         ),
     ),
-    (variants.pre_vote_off, test_elections.test_an_isolated_replica_keeps_its_term_for_ever),
-    (variants.check_quorum_off, test_elections.test_a_leader_without_a_quorum_steps_down),
+    (
+        variants.pre_vote_off,
+        test_pre_vote_and_check_quorum.test_an_isolated_replica_keeps_its_term_for_ever,
+    ),
+    (
+        variants.check_quorum_off,
+        test_pre_vote_and_check_quorum.test_a_leader_without_a_quorum_steps_down,
+    ),
     (
         variants.always_cut,
         partial(
@@ -103,36 +112,32 @@ RULES: list[tuple[Variant, Rule]] = [
     ),
     (
         variants.answers_of_any_term_count,
-        test_replication.test_answers_of_another_term_count_for_nothing,
+        test_leader_and_answers.test_answers_of_another_term_count_for_nothing,
     ),
-    (variants.match_falls, test_replication.test_match_never_falls),
+    (variants.match_falls, test_leader_and_answers.test_match_never_falls),
     (
         variants.next_never_falls,
-        partial(test_replication.test_next_follows_the_answer_also_below_match, False),
+        partial(test_leader_and_answers.test_next_follows_the_answer_also_below_match, False),
     ),
     (
         variants.refusals_count_for_match,
-        test_replication.test_a_refusal_does_not_count_for_match,
+        test_leader_and_answers.test_a_refusal_does_not_count_for_match,
     ),
     (
         variants.tripwire_off,
-        test_replication.test_an_answer_that_contradicts_the_leaders_log_raises_the_alarm,
-    ),
-    (
-        variants.no_event_on_damage,
-        test_replication.test_an_answer_that_contradicts_the_leaders_log_raises_the_alarm,
+        test_leader_and_answers.test_an_answer_that_contradicts_the_leaders_log_raises_the_alarm,
     ),
     (
         variants.install_without_second_test,
-        test_snapshots.test_it_is_tested_again_when_the_last_chunk_is_in,
+        test_snapshot_chunks.test_it_is_tested_again_when_the_last_chunk_is_in,
     ),
     (
         variants.snapshot_keeps_a_conflicting_tail,
-        test_snapshots.test_over_a_conflicting_log_the_snapshot_drops_it,
+        test_snapshot_chunks.test_over_a_conflicting_log_the_snapshot_drops_it,
     ),
     (
         variants.snapshot_drops_a_matching_tail,
-        test_snapshots.test_over_a_matching_log_the_snapshot_keeps_the_tail,
+        test_snapshot_chunks.test_over_a_matching_log_the_snapshot_keeps_the_tail,
     ),
     (
         variants.compacted_while_streamed,

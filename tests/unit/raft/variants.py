@@ -14,7 +14,7 @@ from overdb_node.raft.following import Following
 from overdb_node.raft.leading import Leading
 from overdb_node.raft.log import Log
 from overdb_node.raft.messages import Answer, Append, Message, VoteRequest
-from overdb_node.raft.output import EventKind, Install, Output, Persist, Role, Stage
+from overdb_node.raft.output import Install, Output, Persist, Role, Stage
 from overdb_node.raft.progress import Progress
 from overdb_node.raft.reading import Reading, _Round
 from overdb_node.raft.types import EntryKind, HardState, Snapshot
@@ -163,23 +163,19 @@ def below_commit_is_a_difference(patch: MonkeyPatch) -> None:
     patch.setattr(Following, "_take", take)
 
 
-def _refusal_still(patch: MonkeyPatch, *, trusting: bool) -> None:
+def heartbeat_moves_commit(patch: MonkeyPatch) -> None:
+    """1.2: a heartbeat moves the commit index of a log that is not known to match."""
     whole = Following._on_append
 
     def on_append(self: Following, leader: int, message: Append) -> None:
         raft = self._raft
-        if trusting and message.first_index > raft.agreed + 1 and not message.entries:
+        if message.first_index > raft.agreed + 1 and not message.entries:
             end = min(message.leader_commit, raft.durable)
             raft.agreed = max(raft.agreed, end)
             raft.commit_index = max(raft.commit_index, end)
         whole(self, leader, message)
 
     patch.setattr(Following, "_on_append", on_append)
-
-
-def heartbeat_moves_commit(patch: MonkeyPatch) -> None:
-    """1.2: a heartbeat moves the commit index of a log that is not known to match."""
-    _refusal_still(patch, trusting=True)
 
 
 def agreed_kept_over_a_vote(patch: MonkeyPatch) -> None:
@@ -399,12 +395,3 @@ def members_at_apply(patch: MonkeyPatch) -> None:
         return [member.replica_id for member in members if member.voter]
 
     patch.setattr(Raft, "voters", property(voters))
-
-
-def no_event_on_damage(patch: MonkeyPatch) -> None:
-    """1.2, tripwire: the replica is not counted, but nobody is told."""
-
-    def emit(self: Raft, kind: EventKind, replica: int = 0, detail: str = "") -> None:
-        return
-
-    patch.setattr(Raft, "emit", emit)

@@ -8,14 +8,19 @@ import json
 import os
 import socket
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 LOG_BYTES_MAX = 16 << 20  # a longer log file is put aside when its process starts
+LEFTOVER_SECONDS_MAX = 15.0  # how long processes of a supervisor that was killed may take to end
 HOST = "127.0.0.1"
+DEFAULT_PORT = 7400
 _NODE_OFFSET = 10
 _METRICS_OFFSET = 100
+_LAST_LINE_BYTES_MAX = 4096
+_PORT_MAX = 65_535
 
 
 class Refused(Exception):  # noqa: N818  # it is told to the user as it is
@@ -49,7 +54,9 @@ class ProcessPlan:
     def last_line(self) -> str:
         """The last line that the process wrote; empty if none."""
         try:
-            lines = self.log_file.read_text(errors="replace").strip().splitlines()
+            with self.log_file.open("rb") as log:
+                log.seek(max(0, log.seek(0, os.SEEK_END) - _LAST_LINE_BYTES_MAX))
+                lines = log.read().decode(errors="replace").strip().splitlines()
         except OSError:
             return ""
         return lines[-1] if lines else ""
@@ -69,6 +76,9 @@ class Layout:
     router_plans: list[ProcessPlan] = field(init=False)
 
     def __post_init__(self) -> None:
+        # More than 90 nodes would reach into the ports of the metrics: those move up by hundreds then.
+        nodes_end = _NODE_OFFSET + self.groups * self.replicas
+        self._metrics_offset = -(-nodes_end // _METRICS_OFFSET) * _METRICS_OFFSET
         addresses = {
             self._node_id(group, replica): self._address(_NODE_OFFSET + self._rank(group, replica))
             for group in range(self.groups)
@@ -109,7 +119,7 @@ class Layout:
             f"node-{node_id}",
             "overdb_node",
             addresses[node_id],
-            self._address(_METRICS_OFFSET + offset),
+            self._address(self._metrics_offset + offset),
             {
                 "OVERDB_NODE_ID": str(node_id),
                 "OVERDB_GROUP": str(group),
@@ -126,7 +136,7 @@ class Layout:
             f"router-{number}",
             "overdb_router",
             self._address(number),
-            self._address(_METRICS_OFFSET + number),
+            self._address(self._metrics_offset + number),
             {"OVERDB_SEEDS": ",".join(seeds)},
             self.directory / "logs" / f"router-{number}.log",
             {"name": f"router-{number}"},
@@ -135,8 +145,11 @@ class Layout:
     # --- the directory ----------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def claim(self) -> Iterator[None]:
-        """Hold the directory. Raises Refused: in use, founded with another shape, a port is taken."""
+    def claim(self, tell: Callable[[str], None]) -> Iterator[None]:
+        """Hold the directory. Raises Refused: in use, founded with another shape, a port is taken.
+
+        ``tell`` is called with what takes longer than a second.
+        """
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
             lock = (self.directory / "LOCK").open("a+")
@@ -158,6 +171,7 @@ class Layout:
             lock.write(f"{os.getpid()}\n")
             lock.flush()
             self._check_shape()
+            self._wait_for_leftovers(tell)
             self._check_ports()
             yield
 
@@ -167,7 +181,7 @@ class Layout:
         try:
             founded = json.loads(self.file.read_text())["founded"]
             shape = int(founded["groups"]), int(founded["replicas"])
-        except (ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError):
             raise Refused(
                 f"{self.file} cannot be read; restore it, or choose another --data"
             ) from None
@@ -178,19 +192,49 @@ class Layout:
                 "another --data"
             )
 
+    def _wait_for_leftovers(self, tell: Callable[[str], None]) -> None:
+        """A supervisor that was killed leaves processes that are just ending; they hold ports and data."""
+        if not self.file.exists():
+            return
+        content = json.loads(self.file.read_text())
+        processes = {
+            entry["pid"]: entry["name"] if "name" in entry else f"node-{entry['node_id']}"
+            for entry in [*content.get("routers", []), *content.get("nodes", [])]
+            if entry.get("pid")
+        }
+        start, told = time.monotonic(), False
+        while left := [(pid, name) for pid, name in processes.items() if _is_ours(pid)]:
+            waited = time.monotonic() - start
+            if waited > 1 and not told:
+                told = True
+                tell(f"Waiting for {left[0][1]} of an earlier start to end")
+            if waited > LEFTOVER_SECONDS_MAX:
+                pid, name = left[0]
+                raise Refused(
+                    f"{name} of an earlier start still runs as process {pid}; end it, or choose "
+                    "another --data"
+                )
+            time.sleep(0.1)
+
     def _check_ports(self) -> None:
-        for plan in self.plans:
-            for address in (plan.address, plan.metrics_address):
-                host, port = address.rsplit(":", 1)
-                with socket.socket() as probe:
-                    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                    try:
-                        probe.bind((host, int(port)))
-                    except (OSError, OverflowError):
-                        raise Refused(
-                            f"port {port} ({plan.name}) is in use; stop what uses it, or choose "
-                            "another --base-port"
-                        ) from None
+        wanted = {
+            int(address.rsplit(":", 1)[1]): plan.name
+            for plan in self.plans
+            for address in (plan.address, plan.metrics_address)
+        }
+        beyond = max(wanted) - _PORT_MAX
+        if beyond > 0:
+            raise Refused(
+                f"ports up to {max(wanted)} would be needed, and {_PORT_MAX} is the last; use a "
+                f"--base-port of at most {self.base_port - beyond}"
+            )
+        used = [f"{port} ({name})" for port, name in sorted(wanted.items()) if _is_used(port)]
+        if used:
+            several = len(used) > 1
+            raise Refused(
+                f"port{'s' * several} {', '.join(used)} {'are' if several else 'is'} in use; stop "
+                f"what uses {'them' if several else 'it'}, or choose another --base-port"
+            )
 
     def write(self) -> None:
         """Write ``cluster.json``: what runs where, with which pid. Atomic."""
@@ -214,3 +258,22 @@ class Layout:
         temporary = self.file.with_suffix(".tmp")
         temporary.write_text(json.dumps(content, indent=1) + "\n")
         temporary.rename(self.file)
+
+
+def _is_used(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError:
+            return True
+    return False
+
+
+def _is_ours(pid: int) -> bool:
+    """Whether the process runs and is one that a supervisor started; pids are used again."""
+    try:
+        environment = Path(f"/proc/{pid}/environ").read_bytes()
+    except OSError:  # gone, of another user, or no Linux
+        return False
+    return b"OVERDB_PARENT_PID=" in environment

@@ -5,25 +5,32 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shutil
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
-from overdb.cli._local_layout import Layout, ProcessPlan
+from overdb_common import probe
+
+from overdb.cli._local_layout import DEFAULT_PORT, HOST, Layout, ProcessPlan
 
 RESTART_SECONDS = 1.0  # as Docker Compose does
 STOP_SECONDS_MAX = 10.0
 READY_POLL_SECONDS = 0.2
-_EXIT_CONFIG = 78  # a process that cannot work as configured: starting it again will not help
+READY_SECONDS_EXPECTED = 20.0  # a start that takes longer is told where to look
+REFUSALS_MAX = 3  # of one process in a row: then starting it again will not help
+_EXIT_CONFIG = 78  # "cannot work as configured"
 
 
 class Supervisor:
     """Runs the processes of one layout until it is told to stop.
 
-    A process that dies is started again after a second. One that says that it cannot work as it is
-    configured ends everything. The processes end when this one dies, however it does: the kernel tells
-    them (PR_SET_PDEATHSIG, set by themselves).
+    A process that dies is started again after a second. One that cannot work as it is configured ends
+    everything: at once when it never ran, else when it says so REFUSALS_MAX times in a row. The processes
+    end when this one dies, however it does: the kernel tells them (PR_SET_PDEATHSIG, set by themselves).
+    No gRPC in here: it is small, and it starts processes all its life.
     """
 
     def __init__(self, layout: Layout) -> None:
@@ -62,21 +69,36 @@ class Supervisor:
     # --- one process ------------------------------------------------------------------------------
 
     async def _keep(self, plan: ProcessPlan) -> None:
+        refusals, refusals_max = 0, 1
         while not self._stop.is_set():
-            process = await self._start(plan)
+            try:
+                process = await self._start(plan)
+            except OSError as error:
+                self._give_up(f"cannot start {plan.name}: {error}")
+                return
             code = await process.wait()
             self._running.pop(plan.name, None)
             plan.pid = None
             if self._stop.is_set():
                 return
             if code == _EXIT_CONFIG:
-                say(f"{plan.name} cannot run: {plan.last_line()}", error=True)
-                self._exit_code = 1
-                self._stop.set()
-                return
-            say(f"{plan.name} ended ({_reason(code)}); starting it again in {RESTART_SECONDS:g} s")
+                refusals += 1
+                if refusals >= refusals_max:
+                    self._give_up(f"{plan.name} cannot run: {plan.last_line()}")
+                    return
+            else:
+                refusals, refusals_max = 0, REFUSALS_MAX
+            say(
+                f"{plan.name} ended ({_reason(code)}); starting it again in {RESTART_SECONDS:g} s "
+                f"(log: {plan.log_file})"
+            )
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._stop.wait(), RESTART_SECONDS)
+
+    def _give_up(self, why: str) -> None:
+        say(f"overdb local: {why}", error=True)
+        self._exit_code = 1
+        self._stop.set()
 
     async def _start(self, plan: ProcessPlan) -> asyncio.subprocess.Process:
         log = plan.open_log()
@@ -101,6 +123,8 @@ class Supervisor:
             os.close(log)
         self._running[plan.name] = process
         plan.pid = process.pid
+        if self._stop.is_set():  # meanwhile, and nobody knew of this one yet
+            process.terminate()
         self._layout.write()
         return process
 
@@ -109,12 +133,15 @@ class Supervisor:
     async def _say_when_ready(self) -> None:
         loop = asyncio.get_running_loop()
         start = time.monotonic()
+        told = False
         with _progress() as show:
             for plan in self._layout.router_plans:
-                while not await loop.run_in_executor(None, _is_serving, plan.address):
-                    show(
-                        f"waiting for every group to elect a leader, {time.monotonic() - start:.0f} s"
-                    )
+                while not await loop.run_in_executor(None, probe.is_serving, plan.address, "", 1.0):
+                    seconds = time.monotonic() - start
+                    show(f"waiting for every group to elect a leader, {seconds:.0f} s")
+                    if seconds > READY_SECONDS_EXPECTED and not told:
+                        told = True
+                        say(f"Still not serving; the logs are in {self._layout.directory / 'logs'}")
                     await asyncio.sleep(READY_POLL_SECONDS)
         say(_welcome(self._layout, time.monotonic() - start))
 
@@ -137,8 +164,9 @@ class Supervisor:
 
 
 def say(text: str, *, error: bool = False) -> None:
-    """One thing told to the user; on stderr when it went wrong."""
-    print(text, file=sys.stderr if error else sys.stdout, flush=True)
+    """One thing told to the user; on stderr when it went wrong. Nobody there to read it is no failure."""
+    with contextlib.suppress(OSError):
+        print(text, file=sys.stderr if error else sys.stdout, flush=True)
 
 
 @contextlib.contextmanager
@@ -153,30 +181,40 @@ def _progress() -> Iterator[Callable[[str], None]]:
         yield status.update
 
 
-def _is_serving(address: str) -> bool:
-    from overdb_common.serving import is_serving  # noqa: PLC0415  # brings gRPC, after the start
-
-    return is_serving(address, "", 1.0)
-
-
 def _reason(code: int) -> str:
     if code < 0:
         return f"killed by {signal.Signals(-code).name}"
     return f"exit code {code}"
 
 
+def _program() -> str:
+    """How the user starts this program again, as short as it can be written."""
+    path = Path(sys.argv[0])
+    if path.name != "overdb":
+        return "overdb"
+    found = shutil.which("overdb")
+    if found is not None and Path(found).resolve() == path.resolve():
+        return "overdb"
+    with contextlib.suppress(ValueError):
+        return str(path.absolute().relative_to(Path.cwd()))
+    return str(path)
+
+
 def _welcome(layout: Layout, seconds: float) -> str:
     endpoint = layout.router_plans[0].address
-    flag = "" if layout.base_port == 7400 and layout.routers == 1 else f"-e {endpoint} "
+    endpoints = ",".join(plan.address for plan in layout.router_plans)
+    is_default = endpoints == f"{HOST}:{DEFAULT_PORT}"
+    overdb = _program() if is_default else f"{_program()} -e {endpoints}"
+    serves = "The router listens" if layout.routers == 1 else "The routers listen"
     return f"""
-Ready after {seconds:.1f} s. The router listens on {endpoint}. In another terminal:
+Ready after {seconds:.1f} s. {serves} on {endpoints}. In another terminal:
 
-  .venv/bin/overdb {flag}put greeting hello
-  .venv/bin/overdb {flag}get greeting
-  .venv/bin/overdb {flag}status
+  {overdb} put greeting hello
+  {overdb} get greeting
+  {overdb} status
 
   Python    from overdb.sync import Client; Client("{endpoint}").get(b"greeting")
-  grpcurl   grpcurl -plaintext {endpoint} list
+  grpcurl   grpcurl -plaintext -d '{{"key": "Z3JlZXRpbmc="}}' {endpoint} overdb.v1.KV/Get
   logs      {layout.directory / "logs"}
   layout    {layout.file}
 

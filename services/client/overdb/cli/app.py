@@ -90,7 +90,9 @@ def _options(
         session.configure(endpoints, timeout, json_lines=json_lines)
 
 
-Key = Annotated[str, typer.Argument(help="As text; -- before one that begins with a dash.")]
+Key = Annotated[
+    str, typer.Argument(metavar="KEY", help="As text; -- before one that begins with a dash.")
+]
 
 
 @app.command("get")
@@ -117,7 +119,9 @@ def _get(
 def _put(
     context: typer.Context,
     key: Key,
-    value: Annotated[str | None, typer.Argument(help="- reads standard input.")] = None,
+    value: Annotated[
+        str | None, typer.Argument(metavar="VALUE", help="- reads standard input.")
+    ] = None,
     file: Annotated[
         str | None, typer.Option("--file", "-f", metavar="FILE", help="Read the value from a file.")
     ] = None,
@@ -141,8 +145,8 @@ def _delete(
 @app.command("scan")
 def _scan(
     context: typer.Context,
-    start: Annotated[str, typer.Argument(help="First key.")] = "",
-    end: Annotated[str, typer.Argument(help="Key behind the last.")] = "",
+    start: Annotated[str, typer.Argument(metavar="START", help="First key.")] = "",
+    end: Annotated[str, typer.Argument(metavar="END", help="Key behind the last.")] = "",
     prefix: Annotated[
         str | None, typer.Option(help="All keys that begin so, instead of START and END.")
     ] = None,
@@ -195,7 +199,7 @@ backslash writes special characters, as in \\n and \\x00.
 @app.command("txn", help=TXN_HELP)
 def _txn(
     context: typer.Context,
-    file: Annotated[str, typer.Argument(help="- or none: standard input.")] = "-",
+    file: Annotated[str, typer.Argument(metavar="FILE", help="- or none: standard input.")] = "-",
 ) -> int:
     from overdb.cli import commands  # noqa: PLC0415
 

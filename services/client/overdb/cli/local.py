@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from overdb.cli._local_layout import Layout, Refused
-from overdb.cli._local_supervisor import Supervisor
+from overdb.cli._local_layout import DEFAULT_PORT, Layout, Refused
+from overdb.cli._local_supervisor import Supervisor, say
+
+_EXIT_REFUSED = 5
+_SERVERS_NEED = (
+    "grpc_health",
+    "prometheus_client",
+    "pydantic_settings",
+    "rocksdict",
+    "structlog",
+    "uvloop",
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -24,21 +35,25 @@ def local(
     routers: Annotated[int, typer.Option(min=1, max=10, help="Routers.")] = 1,
     base_port: Annotated[
         int, typer.Option(min=1024, max=65_000, help="Port of the first router; nodes use +10 on.")
-    ] = 7400,
+    ] = DEFAULT_PORT,
     data: Annotated[Path, typer.Option(help="Directory that keeps everything.")] = Path(
         "overdb-data"
     ),
 ) -> None:
     """Run a cluster of local processes until Ctrl-C; the data survives, and a dead process comes back."""
+    missing = [name for name in _SERVERS_NEED if importlib.util.find_spec(name) is None]
+    if missing:
+        say(
+            f"overdb local: the servers need what is not installed ({', '.join(missing)}); "
+            "pip install 'overdb[cli,server]'",
+            error=True,
+        )
+        raise typer.Exit(_EXIT_REFUSED)
     layout = Layout(data.absolute(), groups, replicas, routers, base_port)
     try:
-        import overdb_node  # noqa: F401, PLC0415  # only asked whether it is there
-    except ImportError:
-        typer.echo("overdb: the servers are not installed: pip install 'overdb[server]'", err=True)
-        raise typer.Exit(5) from None
-    try:
-        with layout.claim():
-            sys.exit(asyncio.run(Supervisor(layout).run()))
+        with layout.claim(say):
+            code = asyncio.run(Supervisor(layout).run())
     except Refused as refused:
-        typer.echo(f"overdb local: {refused}", err=True)
-        raise typer.Exit(5) from None
+        say(f"overdb local: {refused}", error=True)
+        raise typer.Exit(_EXIT_REFUSED) from None
+    sys.exit(code)
