@@ -84,11 +84,10 @@ def test_a_corrupt_log_is_refused_and_left_alone(tmp_path: Path) -> None:
     """FAULTS 30, 31: a bad checksum in the middle is an error, never a cut."""
     with LocalCluster(tmp_path, groups=1, replicas=1) as cluster:
         node = cluster.nodes[1]
-        time.sleep(0)
     data = Path(node.environment["OVERDB_DATA"])
     segment = max(data.rglob("*.seg"), key=lambda path: path.stat().st_size)
     content = bytearray(segment.read_bytes())
-    content[200] ^= 0x10
+    content[45] ^= 0x10  # in the first frame: the vote; the no-op follows in the second
     segment.write_bytes(content)
     line = refused(node)
     assert segment.name in line

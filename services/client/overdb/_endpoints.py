@@ -106,6 +106,10 @@ class Router:
                 self.trouble = connection_trouble(error.details() or "")
                 return Health.SILENT
             return Health.ANSWERING  # a server without the health service is judged by its answers
+        except asyncio.CancelledError:
+            if not self.closing or being_cancelled():
+                raise
+            return Health.SILENT  # the connection was given up under the question
         return Health.SERVING if answer == _SERVING else Health.ANSWERING
 
     async def close(self, grace_seconds: float | None = None) -> None:
@@ -169,6 +173,8 @@ class Routers:
         One that serves stays. One that lives but does not serve stays unless another one serves.
         """
         async with self._searching:
+            if self._current is not router:
+                return True
             health = await router.health(self._limits.probe_seconds_max)
             if self._current is not router:
                 return True
@@ -234,6 +240,12 @@ def backoff_seconds(limits: Limits, failures: int) -> float:
         limits.backoff_seconds_max, limits.backoff_seconds_min * 2 ** min(failures, 16)
     )
     return longest * random.uniform(0.5, 1.0)
+
+
+def being_cancelled() -> bool:
+    """Whether the running task itself was asked to end (a call's end looks the same)."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def connection_trouble(details: str) -> str:

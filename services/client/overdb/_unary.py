@@ -13,7 +13,7 @@ from typing import Any, TypeVar, cast
 import grpc
 import grpc.aio
 
-from overdb._endpoints import Router, Routers, backoff_seconds
+from overdb._endpoints import Router, Routers, backoff_seconds, being_cancelled
 from overdb._limits import Limits
 from overdb.errors import DeadlineExceeded, OverDBError, Unavailable, from_status
 from overdb.operations import KeyValue
@@ -101,7 +101,7 @@ async def ask(
         except grpc.aio.AioRpcError as error:
             await attempts.failed(router, error)
         except asyncio.CancelledError:
-            if not router.closing or _cancelled():
+            if not router.closing or being_cancelled():
                 raise  # else: the connection was given up under the call
 
 
@@ -144,7 +144,7 @@ async def scan_pages(
         except grpc.aio.AioRpcError as error:
             await attempts.failed(router, error)
         except asyncio.CancelledError:
-            if not router.closing or _cancelled():
+            if not router.closing or being_cancelled():
                 raise
         finally:
             call.cancel()
@@ -159,9 +159,3 @@ def _go_on_behind(request: kv_pb2.ScanRequest, last: bytes, version: int) -> Non
     if version:
         request.read.consistency = kv_pb2.CONSISTENCY_SNAPSHOT
         request.read.version = version
-
-
-def _cancelled() -> bool:
-    """Whether the running task itself was asked to end."""
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0

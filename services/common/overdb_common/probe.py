@@ -103,4 +103,4 @@ def _status(frames: Iterator[tuple[int, int, int, bytes]]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(0 if is_serving(sys.argv[1], *sys.argv[2:3]) else 1)
+    sys.exit(0 if is_serving(sys.argv[1], "".join(sys.argv[2:3])) else 1)

@@ -275,6 +275,8 @@ def test_the_shell_on_a_terminal_keeps_its_history(
     until(b"overdb>")
     os.write(controller, b"put a 1\r")
     until(b"at version 1001")
+    seen = seen.partition(b"at version 1001")[2]
+    until(b"overdb>")
     os.write(controller, b"\x04")
     assert process.wait(20) == 0
     os.close(controller)

@@ -125,6 +125,16 @@ async def test_a_router_that_does_not_answer_is_left_after_the_silence() -> None
         assert pair.second.numbers() == [1]
 
 
+async def test_a_question_to_a_router_that_hangs_moves_along() -> None:
+    async with Pair() as pair:
+        pair.first.awake.clear()
+        status = asyncio.ensure_future(pair.client.status(timeout=5))
+        pages = asyncio.ensure_future(anext(pair.client.scan_pages(timeout=5), None))
+        await pair.client.put(b"k", b"v", timeout=5)  # whose silence is noticed
+        assert (await status).cluster == "fake"
+        assert await pages is not None
+
+
 async def test_a_slow_router_that_lives_is_not_left() -> None:
     async with Pair() as pair:
         pair.first.rule = lambda _: None

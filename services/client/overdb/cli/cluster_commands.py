@@ -47,11 +47,11 @@ def _status_table(session: Session, answer: ClusterStatus) -> None:
     console.line(_headline(answer))
     for group in answer.groups:
         leader = f"leader {group.leader_id}" if group.leader_id else "no leader"
-        title = f"\ngroup {group.group}: {leader}, term {group.term}, {group.slots} slots"
+        console.line("")
+        console.line(f"group {group.group}: {leader}, term {group.term}, {group.slots} slots")
         console.table(
             ("replica", "address", "role", "lag", "applied", "log", "data", "problem"),
             [_row(group, replica) for replica in group.replicas],
-            title=title,
             right=("replica", "lag", "applied", "log", "data"),
         )
 

@@ -76,14 +76,13 @@ class Console:
         columns: Sequence[str],
         rows: Iterable[Sequence[str]],
         *,
-        title: str | None = None,
         right: Sequence[str] = (),
     ) -> None:
         """Print a table for a person; the columns named in ``right`` are numbers."""
         from rich.table import Table  # noqa: PLC0415  (slow to load, only tables need it)
         from rich.text import Text  # noqa: PLC0415
 
-        table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+        table = Table(box=None, pad_edge=False)
         for column in columns:
             number = column in right
             table.add_column(

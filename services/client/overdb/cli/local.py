@@ -49,11 +49,14 @@ def local(
             error=True,
         )
         raise typer.Exit(_EXIT_REFUSED)
-    layout = Layout(data.absolute(), groups, replicas, routers, base_port)
+    sys.exit(run(Layout(data.absolute(), groups, replicas, routers, base_port)))
+
+
+def run(layout: Layout) -> int:
+    """Run the cluster until it is told to stop and return the exit code; says what is wrong."""
     try:
         with layout.claim(say):
-            code = asyncio.run(Supervisor(layout).run())
+            return asyncio.run(Supervisor(layout).run())
     except Refused as refused:
         say(f"overdb local: {refused}", error=True)
-        raise typer.Exit(_EXIT_REFUSED) from None
-    sys.exit(code)
+        return _EXIT_REFUSED

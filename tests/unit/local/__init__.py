@@ -1,0 +1,1 @@
+"""``overdb local``: its layout, and its supervisor with processes that only pretend."""

@@ -1,0 +1,59 @@
+"""Stands in for node and router: ``python -m tests.unit.local.fake_process``, in a mode that a file names.
+
+The file ``mode`` + name lies in the directory OVERDB_TEST_MODES; without it the process just runs.
+  stubborn   ignores SIGTERM
+  slow       takes a second and a half to end
+  refuse     cannot work as configured (exit code 78)
+  fail       ends with exit code 1
+A router answers health checks as the real one does, so the supervisor finds it ready.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from overdb_common.parent import end_with_parent
+
+
+def main() -> int:
+    end_with_parent()
+    node_id = os.environ.get("OVERDB_NODE_ID")
+    name = f"node-{node_id}" if node_id else "router-0"
+    mode_file = Path(os.environ["OVERDB_TEST_MODES"]) / f"mode-{name}"
+    mode = mode_file.read_text() if mode_file.exists() else ""
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: None if mode == "stubborn" else stop.set())
+    print(f"{name} runs {mode}", flush=True)
+    if mode == "refuse":
+        print(f"overdb-fake: {name} dislikes its setting: change it", file=sys.stderr)
+        return 78
+    if mode == "fail":
+        return 1
+    if not node_id:
+        _serve_health(os.environ["OVERDB_LISTEN"])
+    stop.wait()
+    if mode == "slow":
+        time.sleep(1.5)
+    return 0
+
+
+def _serve_health(address: str) -> None:
+    import grpc
+    from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+    server = grpc.server(ThreadPoolExecutor(2))
+    servicer = health.HealthServicer()
+    servicer.set("", health_pb2.HealthCheckResponse.SERVING)
+    health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
+    server.add_insecure_port(address)
+    server.start()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
