@@ -52,9 +52,12 @@ def decode_envelope(payload: bytes) -> tuple[int, list[Command | Refused]]:
     """
     try:
         envelope = log_pb2.Envelope.FromString(payload)
-        commands = log_pb2.Commands.FromString(envelope.commands)
     except DecodeError:
         return 0, [_UNREADABLE]
+    try:
+        commands = log_pb2.Commands.FromString(envelope.commands)
+    except DecodeError:
+        return envelope.stamp, [_UNREADABLE]
     return envelope.stamp, [_decode_command(command) for command in commands.commands]
 
 

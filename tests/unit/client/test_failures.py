@@ -127,12 +127,26 @@ async def test_a_router_that_does_not_answer_is_left_after_the_silence() -> None
 
 async def test_a_question_to_a_router_that_hangs_moves_along() -> None:
     async with Pair() as pair:
+        await pair.client.put(b"before", b"v")
         pair.first.awake.clear()
         status = asyncio.ensure_future(pair.client.status(timeout=5))
         pages = asyncio.ensure_future(anext(pair.client.scan_pages(timeout=5), None))
         await pair.client.put(b"k", b"v", timeout=5)  # whose silence is noticed
         assert (await status).cluster == "fake"
         assert await pages is not None
+
+
+async def test_a_router_that_breaks_every_stream_is_not_hammered() -> None:
+    limits = Limits(backoff_seconds_min=0.1, backoff_seconds_max=0.1)
+    async with FakeRouter() as router, Client(router.address, limits=limits) as client:
+
+        def drop(entry: Entry) -> Answer:
+            raise DropStreamError
+
+        router.rule = drop
+        with pytest.raises(OutcomeUnknown):
+            await client.put(b"k", b"v", timeout=0.6)
+        assert 3 <= router.streams <= 15  # a pause of 50 to 100 ms before each
 
 
 async def test_a_slow_router_that_lives_is_not_left() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 
 _FORM = struct.Struct(">QQ")
+STAMP_MAX = 1 << 62  # a stamp beyond counts as this: the clock has room to count on in its 64 bits
 
 
 class Clock:
@@ -19,6 +20,7 @@ class Clock:
 
     def begin_entry(self, stamp: int) -> None:
         """Applying an entry begins with this; ``stamp`` is its leader's, 0 when it has none."""
+        stamp = min(stamp, STAMP_MAX)
         self.value = max(self.value + 1, stamp)
         self.physical = max(self.physical, stamp)
         self._used = False

@@ -13,6 +13,7 @@ import xxhash
 
 from overdb_node.machine import transact, validation
 from overdb_node.machine.clock import Clock
+from overdb_node.machine.fingerprint import of_transact
 from overdb_node.machine.overlay import Overlay
 from overdb_node.machine.sessions import Sessions
 from overdb_node.machine.settings import MachineSettings
@@ -49,14 +50,23 @@ class Machine:
     def __init__(self, reader: Reader, settings: MachineSettings) -> None:
         self._reader = reader
         self._settings = settings
+        self._begin()
+
+    def _begin(self) -> None:
+        """The state of a new group."""
+        settings = self._settings
         self._clock = Clock()
         self._slots = Slots(settings.group, settings.groups)
-        self._overlay = Overlay(reader)
-        self._sessions = Sessions(settings, reader)
+        self._overlay = Overlay(self._reader)
+        self._sessions = Sessions(settings, self._reader)
         self._slots_written = False
 
     def load(self) -> None:
-        """Rebuild what is in memory from the records, after a start or an installed snapshot."""
+        """Take the state anew from the records, after a start or an installed snapshot.
+
+        What was applied and not taken as a batch is forgotten, as after a crash.
+        """
+        self._begin()
         self._clock.load(self._reader.record(CLOCK_RECORD))
         slots = self._reader.record(_SLOTS_RECORD)
         self._slots.load(slots)
@@ -150,16 +160,19 @@ class Machine:
 
     def _put(self, command: Put) -> Result:
         key, value, request = command
+        fingerprint = xxhash.xxh3_64_intdigest(value, xxhash.xxh3_64_intdigest(key, 1))
+        stored = self._sessions.find(request, fingerprint)
+        if stored is not None:
+            return stored
         settings = self._settings
         refusal = validation.refuse_key(key, settings) or validation.refuse_value(value, settings)
         if refusal is not None:
             return refusal
         if not self._slots.owns(key):
             return WrongGroup(self._slots.epoch)
-        fingerprint = xxhash.xxh3_64_intdigest(value, xxhash.xxh3_64_intdigest(key, 1))
-        stored = self._sessions.admit(request, fingerprint, self._clock.physical)
-        if stored is not None:
-            return stored
+        refusal = self._sessions.admit(request, self._clock.physical)
+        if refusal is not None:
+            return refusal
         version = self._clock.take()
         self._overlay.write(key, version, value)
         self._sessions.keep(request, fingerprint, version)
@@ -167,8 +180,6 @@ class Machine:
 
     def _delete(self, command: Delete) -> Result:
         refusal = validation.refuse_key(command.key, self._settings)
-        if refusal is not None:
-            return refusal
         fingerprint = xxhash.xxh3_64_intdigest(command.key, 2)
 
         def run() -> Result:
@@ -177,13 +188,11 @@ class Machine:
             self._overlay.write(command.key, version, None)
             return Deleted(version, newest is not None and newest[1] is not None)
 
-        return self._once(command.id, (command.key,), fingerprint, run)
+        return self._once(command.id, (command.key,), fingerprint, refusal, run)
 
     def _transact(self, command: Transact) -> Result:
         refusal = validation.refuse_transact(command, self._settings)
-        if refusal is not None:
-            return refusal
-        fingerprint = xxhash.xxh3_64_intdigest(repr(command[1:]).encode(), 3)
+        fingerprint = of_transact(command)
         keys = (
             *(compare.key for compare in command.compares),
             *(operation.key for operation in command.then),
@@ -192,26 +201,32 @@ class Machine:
 
         def run() -> Result:
             version = self._clock.peek()
-            result = transact.run(command, self._overlay, version, self._settings.value_bytes_max)
+            result = transact.run(command, self._overlay, version, self._settings.request_bytes_max)
             if not isinstance(result, Refused):
                 self._clock.take()
             return result
 
-        return self._once(command.id, keys, fingerprint, run)
+        return self._once(command.id, keys, fingerprint, refusal, run)
 
     def _once(
         self,
         request: RequestId,
         keys: Sequence[bytes],
         fingerprint: int,
+        malformed: Refused | None,
         run: Callable[[], Result],
     ) -> Result:
         """Run what was not run before, and keep its result, a refusal by the state included."""
-        if not all(map(self._slots.owns, keys)):
-            return WrongGroup(self._slots.epoch)
-        stored = self._sessions.admit(request, fingerprint, self._clock.physical)
+        stored = self._sessions.find(request, fingerprint)
         if stored is not None:
             return stored
+        if malformed is not None:
+            return malformed
+        if not all(map(self._slots.owns, keys)):
+            return WrongGroup(self._slots.epoch)
+        refusal = self._sessions.admit(request, self._clock.physical)
+        if refusal is not None:
+            return refusal
         result = run()
         self._sessions.keep(request, fingerprint, result)
         return result

@@ -14,7 +14,9 @@ from overdb_node.machine.types import Code, Refused, RequestId, Result
 _NUMBER = struct.Struct(">Q")
 _ENTRY_PREFIX = b"d"  # + log index: all results of that entry
 _CLIENT_PREFIX = b"c"  # + client id: what it has acknowledged
-_EXPIRED_PER_ENTRY_MAX = 16  # sessions closed while one entry is applied: bounded work
+# What expires is forgotten in portions, because heartbeats wait behind an entry that is applied.
+EXPIRED_SESSIONS_PER_ENTRY_MAX = 16
+EXPIRED_RESULTS_PER_ENTRY_MAX = 1024
 
 
 class Session:
@@ -68,19 +70,19 @@ class Sessions:
                 self._records[name] = packing.pack(self._entry)
             self._entry = []
 
-    def admit(self, request: RequestId, fingerprint: int, physical: int) -> Result | None:
-        """The answer that is stored, or why the request may not run; None: run it, then ``keep``.
+    def find(self, request: RequestId, fingerprint: int) -> Result | None:
+        """The answer that is stored under this id. It comes before everything else (PROTOCOL 2.10)."""
+        session = self._sessions.get(request.client_id)
+        stored = None if session is None else session.results.get(request.request_number)
+        if stored is None:
+            return None
+        return packing.result_of(stored[1]) if stored[0] == fingerprint else _reused(request)
 
-        A stored result comes first; staleness and expiry matter only where there is none.
-        """
+    def admit(self, request: RequestId, physical: int) -> Refused | None:
+        """Why a request without a stored answer may not run; None: run it, then ``keep``."""
         client_id, number, started_at, acknowledged_below = request
         session = self._sessions.get(client_id)
         if session is not None:
-            stored = session.results.get(number)
-            if stored is not None:
-                if stored[0] == fingerprint:
-                    return packing.result_of(stored[1])
-                return _reused(request)
             if number < session.acknowledged_below:
                 return Refused(
                     Code.FAILED_PRECONDITION,
@@ -171,12 +173,23 @@ class Sessions:
             self._records[_ENTRY_PREFIX + _NUMBER.pack(index)] = None
 
     def _close_expired(self, physical: int) -> None:
-        """Close sessions whose id has expired: decided by the log alone, bounded work an entry."""
+        """Close sessions whose id has expired: decided by the log alone, bounded work an entry.
+
+        One with more results than may go at once loses those of its smallest numbers, as if it had
+        acknowledged them: its record says so, and a replica that restarts half way goes on from there.
+        """
         heap, oldest = self._by_creation, physical - self._settings.client_id_lifetime_us
-        for _ in range(_EXPIRED_PER_ENTRY_MAX):
+        results_left = EXPIRED_RESULTS_PER_ENTRY_MAX
+        for _ in range(EXPIRED_SESSIONS_PER_ENTRY_MAX):
             if not heap or heap[0][0] >= oldest:
                 return
-            _, client_id = heapq.heappop(heap)
+            client_id = heap[0][1]
+            session = self._sessions[client_id]
+            if len(session.results) > results_left:
+                self._acknowledge(session, client_id, sorted(session.results)[results_left])
+                return
+            results_left -= len(session.results)
+            heapq.heappop(heap)
             for _, _, index in self._sessions.pop(client_id).results.values():
                 self._drop(index)
             self._touched.pop(client_id, None)

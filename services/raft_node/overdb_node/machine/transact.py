@@ -51,18 +51,29 @@ def _compare(operator: Operator, left: bytes | int, right: bytes | int) -> bool:
 class Branch:
     """Runs the operations of a branch against the state; nothing is written before ``commit``."""
 
-    def __init__(self, overlay: Overlay, version: int, value_bytes_max: int) -> None:
+    def __init__(self, overlay: Overlay, version: int, results_bytes_max: int) -> None:
         self._overlay = overlay
         self._version = version
-        self._value_bytes_max = value_bytes_max
+        self._results_bytes_max = results_bytes_max
         self._written: dict[bytes, bytes | None] = {}
 
     def run(self, operations: Iterable[Operation]) -> list[OperationResult] | Refused:
-        results = []
+        """Run them in order; the first refusal is the whole branch's.
+
+        What they read is bounded like what they write: it is kept for retries, on every replica.
+        """
+        results, size = [], 0
         for operation in operations:
             result = self._run(operation)
             if isinstance(result, Refused):
                 return result
+            size += len(result.value)
+            if size > self._results_bytes_max:
+                return Refused(
+                    Code.INVALID_ARGUMENT,
+                    f"the values that the transaction reads, up to key {operation.key[:64]!r}, have "
+                    f"{size} bytes, the limit is {self._results_bytes_max}; nothing was done",
+                )
             results.append(result)
         return results
 
@@ -90,8 +101,8 @@ class Branch:
         if total is None:
             return Refused(
                 Code.INVALID_ARGUMENT,
-                f"add to key {key[:64]!r}: its value {(before or b'')[:32]!r} is no decimal number; "
-                "nothing was done",
+                f"add to key {key[:64]!r}: its value {(before or b'')[:32]!r} is no decimal number "
+                "of 64 bits with sign; nothing was done",
             )
         total += delta
         if not _COUNTER_MIN <= total <= _COUNTER_MAX:
@@ -115,15 +126,16 @@ def _parse_counter(value: bytes | None) -> int | None:
     digits = value[1:] if value[:1] in (b"-", b"+") else value
     if not digits.isdigit() or len(digits) > 19:
         return None
-    return int(value)
+    number = int(value)
+    return number if _COUNTER_MIN <= number <= _COUNTER_MAX else None
 
 
 def run(
-    request: Transact, overlay: Overlay, version: int, value_bytes_max: int
+    request: Transact, overlay: Overlay, version: int, results_bytes_max: int
 ) -> Transacted | Refused:
     """Run a transaction at timestamp ``version``: all of a branch, or nothing when it is refused."""
     succeeded = all(holds(c, overlay.newest(c.key)) for c in request.compares)
-    branch = Branch(overlay, version, value_bytes_max)
+    branch = Branch(overlay, version, results_bytes_max)
     results = branch.run(request.then if succeeded else request.otherwise)
     if isinstance(results, Refused):
         return results

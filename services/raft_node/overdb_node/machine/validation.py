@@ -3,7 +3,18 @@
 from __future__ import annotations
 
 from overdb_node.machine.settings import MachineSettings
-from overdb_node.machine.types import Code, Operator, Refused, Target, Transact
+from overdb_node.machine.types import (
+    Code,
+    Compare,
+    OperationKind,
+    Operator,
+    Refused,
+    Target,
+    Transact,
+)
+
+_OPERATORS, _KINDS = frozenset(Operator), frozenset(OperationKind)
+_OPERAND_TYPES = {Target.VALUE: bytes, Target.VERSION: int, Target.EXISTS: bool}
 
 
 def _refuse(message: str) -> Refused:
@@ -36,21 +47,31 @@ def refuse_transact(request: Transact, settings: MachineSettings) -> Refused | N
         )
     size = 0
     for compare in request.compares:
-        refusal = refuse_key(compare.key, settings)
+        refusal = refuse_key(compare.key, settings) or _refuse_compare(compare)
         if refusal is not None:
             return refusal
-        if compare.target is Target.EXISTS and compare.operator not in (
-            Operator.EQUAL,
-            Operator.NOT_EQUAL,
-        ):
-            return _refuse("a compare on existence can only be EQUAL or NOT_EQUAL")
         size += len(compare.key)
         size += len(compare.operand) if isinstance(compare.operand, bytes) else 8
     for operation in operations:
         refusal = refuse_key(operation.key, settings) or refuse_value(operation.value, settings)
         if refusal is not None:
             return refusal
+        if operation.kind not in _KINDS:
+            return _refuse(f"the operation on key {operation.key[:64]!r} is not known")
         size += len(operation.key) + len(operation.value)
     if size > settings.request_bytes_max:
         return _refuse(f"the request has {size} bytes, the limit is {settings.request_bytes_max}")
+    return None
+
+
+def _refuse_compare(compare: Compare) -> Refused | None:
+    key, operator, target, operand = compare
+    if operator not in _OPERATORS or type(operand) is not _OPERAND_TYPES.get(target):
+        return _refuse(
+            f"the compare of key {key[:64]!r} has no target or no operator that is known"
+        )
+    if target is Target.EXISTS and operator not in (Operator.EQUAL, Operator.NOT_EQUAL):
+        return _refuse(
+            f"the compare of key {key[:64]!r} is on existence: it can only be EQUAL or NOT_EQUAL"
+        )
     return None

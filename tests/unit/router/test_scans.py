@@ -1,0 +1,210 @@
+"""Scans over all groups against a model: a sorted dictionary."""
+
+from __future__ import annotations
+
+import asyncio
+from random import Random
+from typing import Any
+
+import grpc
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from overdb.v1 import kv_pb2
+from overdb_router.scan_pages import GroupPages
+from overdb_router.scans import _take_merged
+
+from tests.unit.router.fakes import FakeCluster, running
+
+
+async def collect(
+    cluster: FakeCluster, timeout: float | None = None, **request: Any
+) -> tuple[list[tuple[bytes, bytes]], list[kv_pb2.ScanResponse]]:
+    pages = [page async for page in cluster.kv.Scan(kv_pb2.ScanRequest(**request), timeout=timeout)]
+    return [(item.key, item.value) for page in pages for item in page.items], pages
+
+
+def fill(cluster: FakeCluster, count: int, seed: int = 1) -> dict[bytes, bytes]:
+    """Write keys straight into the groups; return the model."""
+    random = Random(seed)
+    model: dict[bytes, bytes] = {}
+    for number in random.sample(range(10_000), count):
+        key = b"%05d" % number
+        model[key] = b"value of " + key
+        group = next(group for group in cluster.groups if group.owns(key))
+        group.state.write(key, model[key])
+    return model
+
+
+def expected(
+    model: dict[bytes, bytes], start: bytes, end: bytes, limit: int, reverse: bool
+) -> list[tuple[bytes, bytes]]:
+    items = [(k, v) for k, v in model.items() if k >= start and (not end or k < end)]
+    items.sort(reverse=reverse)
+    return items[:limit] if limit else items
+
+
+@pytest.mark.parametrize("page_items", [1, 7, 1000])
+@pytest.mark.parametrize("reverse", [False, True])
+def test_scans_equal_the_model(page_items: int, reverse: bool) -> None:
+    async def scenario() -> None:
+        async with running(groups=3, replicas=1, scan_page_items_max=page_items) as cluster:
+            model = fill(cluster, 60)
+            ranges = [(b"", b""), (b"03", b"07"), (b"05", b""), (b"", b"00500"), (b"99999", b"")]
+            for start, end in ranges:
+                for limit in (0, 1, 10):
+                    request = {"start": start, "end": end, "limit": limit, "reverse": reverse}
+                    items, pages = await collect(cluster, **request)
+                    assert items == expected(model, start, end, limit, reverse)
+                    assert all(len(page.items) <= page_items for page in pages)
+                    assert len({page.version for page in pages}) == 1
+
+    asyncio.run(scenario())
+
+
+def test_pages_are_bounded_in_bytes() -> None:
+    async def scenario() -> None:
+        async with running(replicas=1, scan_page_bytes_max=2000) as cluster:
+            model = fill(cluster, 200)
+            items, pages = await collect(cluster)
+            assert dict(items) == model
+            assert max(page.ByteSize() for page in pages) <= 2100
+            assert len(pages) > 4
+
+    asyncio.run(scenario())
+
+
+def test_keys_only_brings_no_values_and_an_empty_range_brings_a_version() -> None:
+    async def scenario() -> None:
+        async with running(replicas=1) as cluster:
+            fill(cluster, 10)
+            items, _ = await collect(cluster, keys_only=True)
+            assert len(items) == 10
+            assert all(value == b"" for _, value in items)
+            items, pages = await collect(cluster, start=b"x", end=b"y")
+            assert items == []
+            assert [len(page.items) for page in pages] == [0]
+            assert pages[0].version >= 1000
+
+    asyncio.run(scenario())
+
+
+def test_a_scan_sees_one_version_while_writes_go_on() -> None:
+    async def scenario() -> None:
+        async with running(groups=2, replicas=1, scan_page_items_max=5) as cluster:
+            model = fill(cluster, 50)
+            seen: list[tuple[bytes, bytes]] = []
+            async for page in cluster.kv.Scan(kv_pb2.ScanRequest()):
+                seen += [(item.key, item.value) for item in page.items]
+                for key in list(model):
+                    group = next(group for group in cluster.groups if group.owns(key))
+                    group.state.write(key, b"later")
+            assert dict(seen) == model
+
+    asyncio.run(scenario())
+
+
+def test_a_group_that_is_behind_is_brought_to_the_version() -> None:
+    """PROTOCOL 2.7: the version is the largest clock of all groups."""
+
+    async def scenario() -> None:
+        async with running() as cluster:
+            model = fill(cluster, 10)
+            cluster.groups[1].state.clock = 70_000
+            items, pages = await collect(cluster)
+            assert dict(items) == model
+            assert pages[0].version == 70_000
+            assert cluster.groups[0].state.clock == 70_000
+
+    asyncio.run(scenario())
+
+
+def test_a_future_version_is_refused() -> None:
+    async def scenario() -> None:
+        async with running() as cluster:
+            read = kv_pb2.ReadOptions(consistency=kv_pb2.CONSISTENCY_SNAPSHOT, version=1 << 60)
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await collect(cluster, read=read)
+            assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+            assert "in the future" in str(refused.value.details())
+
+    asyncio.run(scenario())
+
+
+def test_a_leader_change_in_the_middle_repeats_a_page_and_nothing_else() -> None:
+    async def scenario() -> None:
+        async with running(scan_page_items_max=3, poll_seconds=60.0) as cluster:
+            model = fill(cluster, 40)
+            seen: list[bytes] = []
+            async for page in cluster.kv.Scan(kv_pb2.ScanRequest()):
+                seen += [item.key for item in page.items]
+                if len(seen) <= 6:
+                    cluster.groups[0].elect((cluster.groups[0].leader + 1) % 3)
+                    cluster.leader(1).page_failures += 1
+            assert seen == sorted(model)
+
+    asyncio.run(scenario())
+
+
+def test_a_stale_scan_needs_no_leader() -> None:
+    async def scenario() -> None:
+        async with running(scan_page_items_max=4) as cluster:
+            model = fill(cluster, 30)
+            for group in cluster.groups:
+                group.leader = -1
+            read = kv_pb2.ReadOptions(consistency=kv_pb2.CONSISTENCY_STALE)
+            items, _ = await collect(cluster, timeout=3, read=read)
+            assert dict(items) == model
+            assert all(page.stale for replica in cluster.replicas for page in replica.pages)
+
+    asyncio.run(scenario())
+
+
+def test_a_scan_without_a_leader_says_unavailable() -> None:
+    async def scenario() -> None:
+        async with running(request_seconds_max=0.4) as cluster:
+            cluster.groups[1].leader = -1
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await collect(cluster)
+            assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
+            assert "group 1" in str(refused.value.details())
+
+    asyncio.run(scenario())
+
+
+class Source(GroupPages):
+    """Pages of given items, without a group."""
+
+    def __init__(self, pages: list[list[bytes]]) -> None:
+        self._pages = pages
+        self.items = []
+        self.more = True
+        self.refill()
+
+    def refill(self) -> None:
+        while not self.items and self._pages:
+            self.items = [kv_pb2.KeyValue(key=key) for key in self._pages.pop(0)]
+        self.more = bool(self._pages)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(st.lists(st.binary(max_size=3), unique=True, max_size=12), min_size=1, max_size=4),
+    st.integers(1, 4),
+    st.booleans(),
+)
+def test_merging_pages_gives_the_sorted_whole(
+    groups: list[list[bytes]], page: int, reverse: bool
+) -> None:
+    taken: set[bytes] = set()
+    sources = []
+    for keys in groups:
+        own = sorted({key for key in keys if key not in taken}, reverse=reverse)
+        taken.update(own)
+        sources.append(Source([own[i : i + page] for i in range(0, len(own), page)]))
+    merged: list[bytes] = []
+    while items := _take_merged(sources, reverse=reverse):
+        merged += [item.key for item in items]
+        for source in sources:
+            source.refill()
+    assert merged == sorted(taken, reverse=reverse)

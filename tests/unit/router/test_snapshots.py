@@ -1,0 +1,89 @@
+"""Reads at a version: Behind, Advance, and versions that nobody has issued (PROTOCOL 2.7)."""
+
+from __future__ import annotations
+
+import asyncio
+
+import grpc
+import pytest
+from overdb.v1 import kv_pb2
+
+from tests.unit.router.fakes import BatchClient, FakeCluster, get, running
+
+
+def at(version: int) -> kv_pb2.ReadOptions:
+    return kv_pb2.ReadOptions(consistency=kv_pb2.CONSISTENCY_SNAPSHOT, version=version)
+
+
+def advances(cluster: FakeCluster, group: int) -> int:
+    return sum(b"\x22" in message.commands[:4] for message in cluster.leader(group).messages)
+
+
+def test_an_old_version_is_read_as_it_was() -> None:
+    async def scenario() -> None:
+        async with running(groups=1) as cluster:
+            first = await cluster.kv.Put(kv_pb2.PutRequest(key=b"a", value=b"1"))
+            await cluster.kv.Put(kv_pb2.PutRequest(key=b"a", value=b"2"))
+            read = await cluster.kv.Get(kv_pb2.GetRequest(key=b"a", read=at(first.version)))
+            assert read.value == b"1"
+            newest = await cluster.kv.Get(kv_pb2.GetRequest(key=b"a", read=at(0)))
+            assert newest.value == b"2"
+
+    asyncio.run(scenario())
+
+
+def test_a_group_that_is_behind_is_brought_to_the_version_once_for_all_who_wait() -> None:
+    async def scenario() -> None:
+        async with running() as cluster:
+            ahead, behind = cluster.groups
+            ahead.state.clock = 9000
+            key = cluster.key_of(1)
+            await cluster.kv.Put(kv_pb2.PutRequest(key=key, value=b"1"))
+            client = BatchClient(cluster)
+            entries = [get(n, key) for n in range(50)]
+            for entry in entries:
+                entry.get.read.CopyFrom(at(9000))
+            await client.send(*entries)
+            await client.receive(50)
+            assert all(entry.get.value == b"1" for entry in client.answers.values())
+            assert behind.state.clock == 9000
+            assert advances(cluster, 1) == 1
+
+    asyncio.run(scenario())
+
+
+def test_a_version_from_the_future_is_refused_and_moves_no_clock() -> None:
+    async def scenario() -> None:
+        async with running() as cluster:
+            cluster.groups[1].state.clock = 5000
+            key = cluster.key_of(0)
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await cluster.kv.Get(kv_pb2.GetRequest(key=key, read=at(5001)))
+            assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+            assert "5001 is in the future, the newest is 5000" in str(refused.value.details())
+            assert cluster.groups[0].state.clock == 1000
+
+    asyncio.run(scenario())
+
+
+def test_clocks_are_asked_of_the_new_leader_after_a_change() -> None:
+    async def scenario() -> None:
+        async with running(poll_seconds=60.0) as cluster:
+            cluster.groups[0].elect(2)
+            cluster.groups[1].state.clock = 5000
+            loop = asyncio.get_running_loop()
+            assert await cluster.router.core.snapshots.newest(loop.time() + 3) == 5000
+
+    asyncio.run(scenario())
+
+
+def test_without_a_leader_the_clock_is_unavailable() -> None:
+    async def scenario() -> None:
+        async with running() as cluster:
+            cluster.groups[0].leader = -1
+            key = cluster.key_of(1)
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await cluster.kv.Get(kv_pb2.GetRequest(key=key, read=at(7000)), timeout=0.6)
+            assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
+
+    asyncio.run(scenario())
