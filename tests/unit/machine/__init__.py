@@ -1,0 +1,1 @@
+"""Tests of the state machine: one per rule, and a model beside it."""
