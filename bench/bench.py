@@ -109,7 +109,9 @@ async def run(
 
 def main() -> int:
     """Parse flags, run, print; exit code 1 when --least is given and not reached."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--seconds", type=float, default=5.0, help="for each row")
     parser.add_argument("--callers", type=int, nargs="+", default=[1, 64, 256])
     parser.add_argument("--json", type=Path, help="write the figures there as well")
@@ -136,7 +138,9 @@ def main() -> int:
     puts = [m for m in measurements if m.workload == "put"]
     reached = puts[-1].operations_per_second
     if reached < arguments.least:
-        print(f"{reached:,.0f} puts/s from {puts[-1].callers} callers: {arguments.least:,.0f} wanted")
+        print(
+            f"{reached:,.0f} puts/s from {puts[-1].callers} callers: {arguments.least:,.0f} wanted"
+        )
         return 1
     return 0
 

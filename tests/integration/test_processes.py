@@ -120,7 +120,7 @@ def test_metrics_are_served_by_each_process(tmp_path: Path) -> None:
     port = free_ports(40)[-1]
     settings = {"OVERDB_METRICS_LISTEN": f"127.0.0.1:{port}"}
     with LocalCluster(tmp_path, groups=1, replicas=1, settings=settings):
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as page:  # noqa: S310
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as page:
             text = page.read().decode()
     for name in (
         "overdb_term",

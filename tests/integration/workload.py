@@ -12,7 +12,9 @@ import overdb
 class Written:
     """What one run of writers knows. Every writer has keys of its own and counts them up."""
 
-    acknowledged: dict[bytes, int] = field(default_factory=dict)  # key -> largest value acknowledged
+    acknowledged: dict[bytes, int] = field(
+        default_factory=dict
+    )  # key -> largest value acknowledged
     attempted: dict[bytes, int] = field(default_factory=dict)  # key -> largest value ever sent
     acknowledgements: int = 0
     unknown: int = 0
@@ -88,7 +90,9 @@ class Writers:
         while self.written.acknowledgements < goal:
             if asyncio.get_running_loop().time() > deadline:
                 missing = goal - self.written.acknowledgements
-                raise AssertionError(f"not within {seconds_max} s: {missing} of {count} more writes")
+                raise AssertionError(
+                    f"not within {seconds_max} s: {missing} of {count} more writes"
+                )
             await asyncio.sleep(0.02)
 
     async def read_back(self) -> dict[bytes, int | None]:

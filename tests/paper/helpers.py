@@ -21,7 +21,6 @@ from overdb_node.raft.messages import (
 from overdb_node.raft.output import EventKind, Role
 from overdb_node.raft.settings import RaftSettings
 from overdb_node.raft.types import Entry, EntryKind, HardState, Snapshot
-
 from tests.paper.host import Disk, Host, State, checkpoint_stream, members_of
 
 MessageType = TypeVar("MessageType", bound=Message)

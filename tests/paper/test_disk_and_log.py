@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
+
 from overdb_node.raft.messages import Answer, Append, VoteAnswer
 from overdb_node.raft.types import HardState, Snapshot
-
 from tests.paper.helpers import (
     Node,
     acknowledge,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+
 from overdb_node.raft.messages import (
     Answer,
     Append,
@@ -18,7 +19,6 @@ from overdb_node.raft.messages import (
 )
 from overdb_node.raft.output import Role
 from overdb_node.raft.types import HardState
-
 from tests.paper.helpers import (
     TICKS_MAX,
     TICKS_MIN,

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
+
 from overdb_node.raft.messages import Answer, Append
 from overdb_node.raft.output import EventKind
-
 from tests.paper.helpers import (
     TICKS_MIN,
     Node,

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
+
 from overdb_node.raft.errors import NotLeader
 from overdb_node.raft.messages import Answer, TimeoutNow, VoteAnswer, VoteRequest
 from overdb_node.raft.output import EventKind, Role
-
 from tests.paper.helpers import (
     TICKS_MIN,
     Node,

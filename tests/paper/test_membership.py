@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+
 from overdb_node.raft.messages import Answer, Append, Chunk, TimeoutNow, VoteAnswer, VoteRequest
 from overdb_node.raft.output import Role
 from overdb_node.raft.types import Entry, EntryKind, Member, Snapshot
-
 from tests.paper.helpers import (
     TICKS_MAX,
     TICKS_MIN,

@@ -10,7 +10,6 @@ from overdb_node.raft.messages import (
     VoteRequest,
 )
 from overdb_node.raft.output import EventKind, Role
-
 from tests.paper.helpers import (
     TICKS_MAX,
     TICKS_MIN,

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
+
 from overdb_node.raft.errors import NotLeader
 from overdb_node.raft.messages import Answer, Append, ChunkAnswer, OfferAnswer
-
 from tests.paper.helpers import (
     TICKS_MIN,
     Node,

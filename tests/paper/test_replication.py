@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
+
 from overdb_node.raft.errors import NotLeader, Overloaded, ProtocolViolation
 from overdb_node.raft.messages import Answer, Append, VoteAnswer
 from overdb_node.raft.settings import RaftSettings
 from overdb_node.raft.types import EntryKind
-
 from tests.paper.helpers import (
     Node,
     acknowledge,

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
+
 from overdb_node.raft.messages import Answer, Chunk, ChunkAnswer
 from overdb_node.raft.output import EventKind, Stage
-
 from tests.paper.helpers import (
     TICKS_MAX,
     Node,

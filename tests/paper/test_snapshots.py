@@ -6,7 +6,6 @@ from typing import Any
 
 from overdb_node.raft.messages import Answer, Append, Chunk, ChunkAnswer, Offer, OfferAnswer
 from overdb_node.raft.output import EventKind
-
 from tests.paper.helpers import (
     TICKS_MIN,
     Node,

@@ -41,7 +41,6 @@ from overdb_node.raft.errors import NotLeader, Overloaded
 from overdb_node.raft.messages import Message, VoteAnswer, VoteRequest
 from overdb_node.raft.settings import RaftSettings
 from overdb_node.raft.types import HardState
-
 from tests.paper.helpers import TICKS_MAX, disk_of, show
 from tests.paper.host import Disk, Host
 from tests.scenarios.describing import describe

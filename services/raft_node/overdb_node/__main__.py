@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 
 from overdb_common import process, serving
-
 from overdb_node.settings import NodeSettings
 
 

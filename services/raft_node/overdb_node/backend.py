@@ -6,7 +6,6 @@ import asyncio
 
 from overdb.internal.v1 import shard_pb2
 from overdb_common.version import version as program_version
-
 from overdb_node import codec
 from overdb_node.raft.errors import NotLeader
 from overdb_node.raft.output import Role

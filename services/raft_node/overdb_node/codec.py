@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 from google.protobuf.message import DecodeError
+
 from overdb.internal.v1 import log_pb2, shard_pb2
 from overdb.v1 import kv_pb2
-
 from overdb_node.machine.types import (
     Advance,
     Advanced,

@@ -8,10 +8,10 @@ import grpc
 import structlog
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health_aio
+
 from overdb.internal.v1 import raft_pb2_grpc, shard_pb2_grpc
 from overdb_common import grpc_options, metrics, serving
 from overdb_common.version import version
-
 from overdb_node.backend import ReplicaBackend
 from overdb_node.metrics import NodeMetrics
 from overdb_node.raft.types import Snapshot

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from overdb.internal.v1 import shard_pb2
-
 from overdb_node import codec
 from overdb_node.machine.machine import Machine
 from overdb_node.storage.data import DataStore

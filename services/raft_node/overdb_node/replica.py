@@ -17,8 +17,8 @@ from collections.abc import Callable
 from random import Random
 
 import structlog
-from overdb.internal.v1 import shard_pb2
 
+from overdb.internal.v1 import shard_pb2
 from overdb_node import codec
 from overdb_node.applying import Applier, Waiting
 from overdb_node.machine.machine import Machine

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from overdb_common.settings import Limits, ProcessSettings
 from pydantic import Field, field_validator, model_validator
 
+from overdb_common.settings import Limits, ProcessSettings
 from overdb_node.machine.machine import MachineSettings
 from overdb_node.raft.settings import RaftSettings
 from overdb_node.raft.types import Member

@@ -6,7 +6,6 @@ import asyncio
 import sys
 
 from overdb_common import process, serving
-
 from overdb_router.settings import RouterSettings
 
 

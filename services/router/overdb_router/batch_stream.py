@@ -11,10 +11,10 @@ import asyncio
 from collections import deque
 
 import grpc
+
 from overdb.internal.v1 import shard_pb2
 from overdb.sharding import slot_of
 from overdb.v1 import kv_pb2
-
 from overdb_router import refusals
 from overdb_router.core import RouterCore
 from overdb_router.operations import Kind, Op

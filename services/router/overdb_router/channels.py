@@ -6,6 +6,7 @@ import asyncio
 from typing import cast
 
 import grpc
+
 from overdb.internal.v1 import shard_pb2, shard_pb2_grpc
 from overdb_common import grpc_options
 

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import grpc
+
 from overdb.internal.v1 import shard_pb2
 from overdb.sharding import slot_of, tag_of
 from overdb.v1 import cluster_pb2, cluster_pb2_grpc
 from overdb_common.version import version
-
 from overdb_router import refusals
 from overdb_router.core import RouterCore
 from overdb_router.gate import Gate

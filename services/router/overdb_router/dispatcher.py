@@ -8,8 +8,8 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import structlog
-from overdb.sharding import SLOTS
 
+from overdb.sharding import SLOTS
 from overdb_router import refusals
 from overdb_router.channels import Channels
 from overdb_router.group_link import TICK_SECONDS, GroupLink

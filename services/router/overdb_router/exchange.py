@@ -13,8 +13,8 @@ from typing import Protocol
 
 import grpc
 import structlog
-from overdb.internal.v1 import shard_pb2
 
+from overdb.internal.v1 import shard_pb2
 from overdb_router.channels import Channels, ExchangeCall
 from overdb_router.targets import Targets
 from overdb_router.topology import Leader

@@ -13,8 +13,8 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import structlog
-from overdb.internal.v1 import shard_pb2
 
+from overdb.internal.v1 import shard_pb2
 from overdb_router import refusals
 from overdb_router.channels import Channels
 from overdb_router.exchange import BACKOFF_SECONDS_MAX, Exchange

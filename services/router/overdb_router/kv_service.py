@@ -9,10 +9,10 @@ from typing import Any, TypeVar
 
 import grpc
 from google.protobuf.message import Message
+
 from overdb.internal.v1 import shard_pb2
 from overdb.sharding import slot_of
 from overdb.v1 import kv_pb2, kv_pb2_grpc
-
 from overdb_router import refusals, scans
 from overdb_router.batch_stream import BatchStream
 from overdb_router.core import RouterCore

@@ -6,8 +6,8 @@ from enum import IntEnum
 from typing import Protocol
 
 from google.protobuf.message import Message
-from overdb.internal.v1 import shard_pb2
 
+from overdb.internal.v1 import shard_pb2
 from overdb_router.ids import OwnId
 from overdb_router.refusals import Refusal
 

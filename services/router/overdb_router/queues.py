@@ -10,7 +10,6 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 
 from overdb.internal.v1 import log_pb2, shard_pb2
-
 from overdb_router.operations import Kind, Op
 
 NEVER = float("inf")

@@ -8,6 +8,7 @@ from typing import NamedTuple, NoReturn
 import grpc
 from google.protobuf import any_pb2
 from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]
+
 from overdb.v1 import kv_pb2
 
 _CODES = {code.value[0]: code for code in grpc.StatusCode}

@@ -8,10 +8,10 @@ import grpc
 import structlog
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
+
 from overdb.v1 import cluster_pb2, cluster_pb2_grpc, kv_pb2, kv_pb2_grpc
 from overdb_common import grpc_options, metrics, serving
 from overdb_common.version import version
-
 from overdb_router.channels import Channels
 from overdb_router.cluster_service import ClusterService
 from overdb_router.core import RouterCore

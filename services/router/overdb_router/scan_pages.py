@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 
 import grpc
+
 from overdb.internal.v1 import shard_pb2
 from overdb.v1 import kv_pb2
-
 from overdb_router import refusals
 from overdb_router.core import RouterCore
 from overdb_router.exchange import BACKOFF_SECONDS_MAX, BACKOFF_SECONDS_MIN

@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator, Sequence
 from operator import attrgetter
 
 from overdb.v1 import kv_pb2
-
 from overdb_router import refusals
 from overdb_router.core import RouterCore
 from overdb_router.refusals import Refusal, Refused

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from pydantic import Field, field_validator
+
 from overdb_common.addresses import split_addresses
 from overdb_common.settings import Limits, ProcessSettings
-from pydantic import Field, field_validator
 
 _MIB = 1 << 20
 

@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Callable
 
 import grpc
-from overdb.internal.v1 import log_pb2, shard_pb2
 
+from overdb.internal.v1 import log_pb2, shard_pb2
 from overdb_router import refusals
 from overdb_router.dispatcher import Dispatcher
 from overdb_router.exchange import BACKOFF_SECONDS_MAX, BACKOFF_SECONDS_MIN

@@ -6,8 +6,8 @@ import random
 from typing import Protocol
 
 import structlog
-from overdb.internal.v1 import shard_pb2
 
+from overdb.internal.v1 import shard_pb2
 from overdb_router.topology import Leader, Topology
 
 _log = structlog.get_logger()

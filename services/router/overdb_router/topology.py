@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 import grpc
 import structlog
-from overdb.internal.v1 import shard_pb2
 
+from overdb.internal.v1 import shard_pb2
 from overdb_router.channels import Channels, Replica
 from overdb_router.settings import RouterSettings
 from overdb_router.slots import SlotMap

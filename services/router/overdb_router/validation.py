@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 from overdb.v1 import kv_pb2
 from overdb_common.settings import Limits
-
 from overdb_router.refusals import Refusal, invalid
 
 STRICT = kv_pb2.CONSISTENCY_STRICT

@@ -10,10 +10,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from overdb.cli.app import app, hoisted
-from overdb.v1 import cluster_pb2
 from typer.testing import CliRunner
 
+from overdb.cli.app import app, hoisted
+from overdb.v1 import cluster_pb2
 from tests.unit.cli.conftest import Finished, Run
 from tests.unit.client.fake_router import RouterThread, refusal
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from overdb import Add, Compare, Delete, Get, Put
 from overdb.cli._words import WordError, split_words
 from overdb.cli.console import as_json, as_text

@@ -9,8 +9,8 @@ from typing import Any
 
 import grpc
 import grpc.aio
-from overdb.v1 import cluster_pb2, cluster_pb2_grpc, kv_pb2, kv_pb2_grpc
 
+from overdb.v1 import cluster_pb2, cluster_pb2_grpc, kv_pb2, kv_pb2_grpc
 from tests.unit.client.store import Answer, Entry, Store
 
 SERVING = b"\x08\x01"

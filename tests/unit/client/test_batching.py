@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+
 from overdb import (
     Add,
     Client,
@@ -21,7 +22,6 @@ from overdb import (
     ResourceExhausted,
     Value,
 )
-
 from tests.unit.client.fake_router import FakeRouter, refusal
 
 

@@ -7,6 +7,7 @@ import socket
 from contextlib import AsyncExitStack
 
 import pytest
+
 from overdb import (
     Aborted,
     Client,
@@ -20,7 +21,6 @@ from overdb import (
     Unavailable,
     Unimplemented,
 )
-
 from tests.unit.client.fake_router import (
     NOT_SERVING,
     DropStreamError,

@@ -9,8 +9,9 @@ import subprocess
 import sys
 import warnings
 
-import overdb
 import pytest
+
+import overdb
 from overdb import (
     Client,
     ClientClosed,
@@ -21,7 +22,6 @@ from overdb import (
     Unavailable,
 )
 from overdb.errors import from_status
-
 from tests.unit.client.fake_router import FakeRouter
 from tests.unit.client.store import Answer, Entry
 

@@ -11,9 +11,10 @@ import threading
 import time
 import warnings
 
+import pytest
+
 import overdb
 import overdb.sync
-import pytest
 from overdb import (
     ClientClosed,
     Compare,
@@ -24,7 +25,6 @@ from overdb import (
     Unavailable,
     Value,
 )
-
 from tests.unit.client.fake_router import RouterThread
 
 

@@ -19,7 +19,6 @@ from overdb_node.machine.types import (
     Transact,
     Transacted,
 )
-
 from tests.unit.machine.memory_store import MemoryStore
 
 NOW = 1_760_000_000_000_000  # a wall clock, microseconds

@@ -20,7 +20,6 @@ from overdb_node.machine.types import (
     Transacted,
     Written,
 )
-
 from tests.unit.machine.helpers import HOUR, SECOND
 
 KEPT, REUSED, GONE = "kept", "reused", "gone"  # why a request does not run

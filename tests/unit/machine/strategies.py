@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from hypothesis import strategies as st
+
 from overdb_node.machine.types import (
     Advance,
     Code,
@@ -20,7 +21,6 @@ from overdb_node.machine.types import (
     Target,
     Transact,
 )
-
 from tests.unit.machine.helpers import HOUR, NOW, SECOND, client
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from overdb_node.machine.types import Advance, Advanced, Code, Delete, Deleted, Put, Written
-
 from tests.unit.machine.helpers import (
     NOW,
     SECOND,

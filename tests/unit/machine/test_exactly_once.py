@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 import pytest
+
 from overdb_node.machine import types
 from overdb_node.machine.machine import MachineSettings
 from overdb_node.machine.types import (
@@ -20,7 +21,6 @@ from overdb_node.machine.types import (
     Transact,
     Written,
 )
-
 from tests.unit.machine.helpers import (
     HOUR,
     NOW,

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
+
 from overdb_node.machine.machine import MachineSettings
 from overdb_node.machine.types import Advance, Code, Put, Result, Written
-
 from tests.unit.machine.helpers import (
     HOUR,
     NOW,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from overdb.sharding import slot_of
 from overdb_node.machine.machine import MachineSettings
 from overdb_node.machine.types import (
@@ -15,7 +16,6 @@ from overdb_node.machine.types import (
     Written,
     WrongGroup,
 )
-
 from tests.unit.machine.helpers import (
     HOUR,
     NOW,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from overdb_node.machine.machine import MachineSettings
 from overdb_node.machine.types import (
     Advance,
@@ -17,7 +18,6 @@ from overdb_node.machine.types import (
     Transacted,
     Written,
 )
-
 from tests.unit.machine.helpers import HOUR, NOW, SECOND, Group
 from tests.unit.machine.model import Model, same_request
 from tests.unit.machine.strategies import ENTRIES, Entry
@@ -83,7 +83,9 @@ def test_the_machine_does_what_the_model_does(entries: list[Entry]) -> None:
 
 @settings(max_examples=250, deadline=None)
 @given(ENTRIES, st.data())
-def test_replicas_agree_however_they_batch_and_restart(entries: list[Entry], data: st.DataObject) -> None:
+def test_replicas_agree_however_they_batch_and_restart(
+    entries: list[Entry], data: st.DataObject
+) -> None:
     """FAULTS 35, 43, 51: same results, same memory, same disk. Restarts replay from the last batch."""
     steady, other = Group(), Group()
     expected = [steady.entry(*entry.commands, stamp=entry.stamp) for entry in entries]

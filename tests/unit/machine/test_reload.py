@@ -6,7 +6,6 @@ from overdb_node.machine import packing
 from overdb_node.machine.clock import clock_of
 from overdb_node.machine.machine import CLOCK_RECORD, Machine
 from overdb_node.machine.types import Put, Written
-
 from tests.unit.machine.helpers import HOUR, NOW, Group, add, get, put, request, transact
 
 

@@ -7,6 +7,7 @@ from typing import cast
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from overdb_node.machine.machine import MachineSettings
 from overdb_node.machine.types import (
     Advance,
@@ -22,12 +23,13 @@ from overdb_node.machine.types import (
     Target,
     Transact,
 )
-
 from tests.unit.machine.helpers import NOW, Group, put, refused, request, transact
 
 U64 = st.one_of(st.integers(0, 3), st.integers(0, (1 << 64) - 1), st.just((1 << 64) - 1))
 S64 = st.integers(-(1 << 63), (1 << 63) - 1)
-KEYS = st.one_of(st.sampled_from([b"", b"a", b"{a}", b"{", b"{}", b"x" * 20]), st.binary(max_size=12))
+KEYS = st.one_of(
+    st.sampled_from([b"", b"a", b"{a}", b"{", b"{}", b"x" * 20]), st.binary(max_size=12)
+)
 CLIENTS = st.one_of(st.binary(max_size=20), st.just(request(1).client_id))
 IDS = st.builds(RequestId, CLIENTS, U64, U64, U64)
 # A replica of an older release may meet numbers that it does not know.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from overdb_node.machine.machine import MachineSettings
 from overdb_node.machine.types import (
     Code,
@@ -15,7 +16,6 @@ from overdb_node.machine.types import (
     Written,
     WrongGroup,
 )
-
 from tests.unit.machine.helpers import (
     NOW,
     Group,
@@ -152,9 +152,7 @@ def test_operations_run_in_order_and_see_each_other() -> None:
 def test_compares_are_on_the_state_before_and_not_on_what_the_branch_writes() -> None:
     """PROTOCOL 2.6."""
     group = Group()
-    result = group.one(
-        transact(request(1), put(b"a", b"1"), compares=(exists(b"a", EQ, False),))
-    )
+    result = group.one(transact(request(1), put(b"a", b"1"), compares=(exists(b"a", EQ, False),)))
     assert transacted(result).succeeded
 
 
@@ -268,7 +266,10 @@ def test_a_transaction_has_a_limit_of_operations_both_branches_together() -> Non
     group = Group(MachineSettings(operations_max=3))
     two = (get(b"a"), get(b"a"))
     refused(
-        group.one(transact(request(1), *two, otherwise=two)), Code.INVALID_ARGUMENT, "4", "limit is 3"
+        group.one(transact(request(1), *two, otherwise=two)),
+        Code.INVALID_ARGUMENT,
+        "4",
+        "limit is 3",
     )
     assert transacted(group.one(transact(request(2), *two, otherwise=(get(b"a"),)))).succeeded
 
@@ -307,7 +308,9 @@ def test_existence_is_equal_or_not_equal_only(operator: Operator) -> None:
 def test_a_key_of_another_group_in_any_place_is_wrong_group_and_nothing_runs() -> None:
     """DESIGN 3."""
     group = Group(MachineSettings(group=0, groups=2))
-    own, foreign = (next(k for k in _keys() if _owned(group, k) is owned) for owned in (True, False))
+    own, foreign = (
+        next(k for k in _keys() if _owned(group, k) is owned) for owned in (True, False)
+    )
     for number, command in enumerate(
         (
             transact(request(1), put(own, b""), put(foreign, b"")),

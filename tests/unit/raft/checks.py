@@ -12,7 +12,6 @@ from overdb_node.raft.messages import (
     VoteRequest,
 )
 from overdb_node.raft.types import Entry
-
 from tests.paper.host import Disk, Host, State
 
 TAIL_CHECKED = 4

@@ -18,7 +18,6 @@ from overdb_node.raft.messages import Message
 from overdb_node.raft.output import EventKind
 from overdb_node.raft.settings import RaftSettings
 from overdb_node.raft.types import Snapshot
-
 from tests.paper.host import Disk, Host, members_of
 from tests.unit.raft.checks import Checks
 

@@ -12,8 +12,8 @@ from collections.abc import Callable
 from functools import partial
 
 import pytest
-from overdb_node.raft.errors import ProtocolViolation
 
+from overdb_node.raft.errors import ProtocolViolation
 from tests.paper import (
     test_disk_and_log,
     test_elections,

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+
 from overdb_node.raft.messages import Answer, Append, VoteAnswer, VoteRequest
 from overdb_node.raft.types import HardState
-
 from tests.paper.helpers import Node, disk_of, entries
 from tests.paper.host import Disk, State
 from tests.unit.raft.checks import Checks

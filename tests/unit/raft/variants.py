@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 
+from pytest import MonkeyPatch  # noqa: PT013  # it is the type of every argument here
+
 from overdb_node.raft.core import Raft
 from overdb_node.raft.election import Election
 from overdb_node.raft.following import Following
@@ -18,7 +20,6 @@ from overdb_node.raft.output import Install, Output, Persist, Role, Stage
 from overdb_node.raft.progress import Progress
 from overdb_node.raft.reading import Reading, _Round
 from overdb_node.raft.types import EntryKind, HardState, Snapshot
-from pytest import MonkeyPatch  # noqa: PT013  # it is the type of every argument here
 
 
 def vote_not_saved(patch: MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
+
 from overdb.internal.v1 import log_pb2, shard_pb2, shard_pb2_grpc
 from overdb.sharding import founding_slots, slot_of
 from overdb.v1 import cluster_pb2_grpc, kv_pb2, kv_pb2_grpc

@@ -6,9 +6,9 @@ import asyncio
 
 import grpc
 import pytest
+
 from overdb.internal.v1 import shard_pb2
 from overdb.v1 import kv_pb2
-
 from tests.unit.router.fakes import BatchClient, FakeCluster, get, put, running, until
 
 DEADLINE_EXCEEDED = grpc.StatusCode.DEADLINE_EXCEEDED.value[0]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+
 from overdb.internal.v1 import log_pb2, shard_pb2
 from overdb.v1 import kv_pb2
-
 from tests.unit.router.fakes import BatchClient, FakeReplica, get, put, running, until
 
 

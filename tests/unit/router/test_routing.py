@@ -6,9 +6,9 @@ import asyncio
 
 import grpc
 import pytest
+
 from overdb.v1 import cluster_pb2, kv_pb2
 from overdb_router.ids import uuid7
-
 from tests.unit.router.fakes import BatchClient, get, put, running, until
 
 

@@ -10,10 +10,10 @@ import grpc
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from overdb.v1 import kv_pb2
 from overdb_router.scan_pages import GroupPages
 from overdb_router.scans import _take_merged
-
 from tests.unit.router.fakes import FakeCluster, running
 
 

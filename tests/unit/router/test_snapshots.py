@@ -6,8 +6,8 @@ import asyncio
 
 import grpc
 import pytest
-from overdb.v1 import kv_pb2
 
+from overdb.v1 import kv_pb2
 from tests.unit.router.fakes import BatchClient, FakeCluster, get, running
 
 

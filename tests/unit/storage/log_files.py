@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+
 from overdb_node.raft.types import Entry, EntryKind, HardState
 from overdb_node.storage import frames
 from overdb_node.storage.log import DurableLog

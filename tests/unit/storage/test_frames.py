@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from overdb_node.raft.types import Entry, EntryKind, HardState
 from overdb_node.storage import frames
 

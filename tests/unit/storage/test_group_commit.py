@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
 from overdb_node.raft.types import HardState
 from overdb_node.storage.errors import StorageFailure
 from overdb_node.storage.group_commit import GroupCommit, PersistRequest
 from overdb_node.storage.log import DurableLog
-
 from tests.unit.storage.log_files import SyncCounter, entries, entry, reopen
 
 SEGMENT_BYTES = 1 << 20

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from overdb_common.errors import StartupError
 from overdb_node.raft.types import Entry, HardState
 from overdb_node.storage import frames
 from overdb_node.storage.errors import StorageFailure
 from overdb_node.storage.log import DurableLog
-
 from tests.unit.storage.log_files import (
     FRAME_HEAD_BYTES,
     HEADER_BYTES,

@@ -12,9 +12,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from overdb_common import probe
-
 from overdb.cli._local_layout import DEFAULT_PORT, HOST, Layout, ProcessPlan
+from overdb_common import probe
 
 RESTART_SECONDS = 1.0  # as Docker Compose does
 STOP_SECONDS_MAX = 10.0

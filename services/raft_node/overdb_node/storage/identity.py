@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import IO
 
 from overdb_common.errors import StartupError
-
 from overdb_node.storage.files import write_atomically
 
 FORMAT = 1  # of everything below the directory; a newer one is refused

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import google_crc32c
-from overdb_common.errors import StartupError
 
+from overdb_common.errors import StartupError
 from overdb_node.raft.types import Entry, HardState
 from overdb_node.storage import frames
 from overdb_node.storage.errors import StorageFailure

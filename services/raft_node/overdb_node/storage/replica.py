@@ -21,8 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import google_crc32c
-from overdb_common.errors import StartupError
 
+from overdb_common.errors import StartupError
 from overdb_node.machine.clock import clock_of
 from overdb_node.machine.machine import CLOCK_RECORD
 from overdb_node.raft.types import Entry, HardState, Member, Snapshot

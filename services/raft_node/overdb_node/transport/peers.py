@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import grpc
 import structlog
+
 from overdb.internal.v1 import raft_pb2
 from overdb_common import grpc_options
-
 from overdb_node.raft.messages import Append, Chunk, Message
 from overdb_node.raft.types import Member
 from overdb_node.transport.wire import encode

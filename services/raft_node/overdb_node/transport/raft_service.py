@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator, Callable
 
 import grpc
 import structlog
-from overdb.internal.v1 import raft_pb2, raft_pb2_grpc
 
+from overdb.internal.v1 import raft_pb2, raft_pb2_grpc
 from overdb_node.raft.messages import Message
 from overdb_node.transport.peers import Address
 from overdb_node.transport.wire import MalformedMessage, decode

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from typing import Protocol
 
 import grpc
+
 from overdb.internal.v1 import shard_pb2, shard_pb2_grpc
 
 # Answers of one stream that wait because the router does not read them. Behind it the stream is not read

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import cast
 
 import google_crc32c
-from overdb.internal.v1 import log_pb2, raft_pb2
 
+from overdb.internal.v1 import log_pb2, raft_pb2
 from overdb_node.raft import messages
 from overdb_node.raft.messages import Message
 from overdb_node.raft.types import Entry, EntryKind
