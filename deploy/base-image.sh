@@ -8,7 +8,8 @@ set -euo pipefail
 official=python:3.11-slim
 ours=overdb-base:bookworm
 suite=bookworm # its python3 is 3.11
-pull_seconds_max=120
+registry_answers_seconds_max=20 # where nothing answers, some networks let one wait for ever
+pull_seconds_max=300
 
 say() { echo "base image: $*" >&2; }
 die() {
@@ -16,6 +17,21 @@ die() {
   exit 1
 }
 is_here() { docker image inspect "$1" >/dev/null 2>&1; }
+
+# `docker pull` says nothing until the registry has answered.
+pull_official() {
+  local output pid waited
+  output=$(mktemp)
+  timeout "$pull_seconds_max" docker pull "$official" >"$output" 2>/dev/null </dev/null &
+  pid=$!
+  for ((waited = 0; waited < registry_answers_seconds_max; waited++)); do
+    { [ -s "$output" ] || ! kill -0 "$pid" 2>/dev/null; } && break
+    sleep 1
+  done
+  [ -s "$output" ] || kill "$pid" 2>/dev/null || true
+  rm -f "$output"
+  wait "$pid"
+}
 
 # The address of the Debian archive in apt's sources, of both forms; empty when there is none.
 mirror_of_apt() {
@@ -107,7 +123,7 @@ elif is_here "$ours"; then
   echo "$ours"
 elif is_here "$official"; then
   echo "$official"
-elif say "pulling $official" && timeout "$pull_seconds_max" docker pull --quiet "$official" >/dev/null 2>&1; then
+elif say "pulling $official" && pull_official; then
   echo "$official"
 else
   make_from_debian

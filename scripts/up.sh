@@ -19,8 +19,8 @@ docker version >/dev/null 2>&1 ||
   die "no Docker engine answers (is it started, and may you use it?); 'make run' needs none"
 deploy/build-image.sh
 
-export OVERDB_PORTS=$port
-[ "$routers" = 1 ] || OVERDB_PORTS=$port-$((port + routers - 1))
+export OVERDB_PORT_RANGE=$port
+[ "$routers" = 1 ] || OVERDB_PORT_RANGE=$port-$((port + routers - 1))
 began=$SECONDS
 scripts/compose.sh up --detach --remove-orphans --scale "router=$routers" \
   --wait --wait-timeout "$ready_seconds_max" </dev/null || {

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Callable
+from typing import TypeVar
 
 import pytest
 
@@ -11,13 +13,14 @@ import overdb
 from tests.integration.cluster import LocalCluster, paused, wait_until
 from tests.integration.workload import Writers
 
+T = TypeVar("T")
 pytestmark = pytest.mark.processes
 
 # An election timeout of 1 to 2 s, perhaps a split vote, and the time to find the new leader.
 OUTAGE_SECONDS_MAX = 8.0
 
 
-async def in_thread(function, *arguments):  # type: ignore[no-untyped-def]
+async def in_thread(function: Callable[..., T], *arguments: object) -> T:
     return await asyncio.get_running_loop().run_in_executor(None, function, *arguments)
 
 

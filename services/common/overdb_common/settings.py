@@ -48,19 +48,21 @@ _PREFIXES_OF_OTHER_PROGRAMS = ("OVERDB_CLI_", "OVERDB_TEST_")
 class Limits(BaseModel):
     """What a single request may ask for. Routers and nodes of one cluster need the same values."""
 
-    key_bytes_max: int = Field(4096, ge=1, le=65_536, description="longest key, bytes")
-    value_bytes_max: int = Field(_MIB, ge=1, le=8 * _MIB, description="longest value, bytes")
+    key_bytes_max: int = Field(default=4096, ge=1, le=65_536, description="longest key, bytes")
+    value_bytes_max: int = Field(
+        default=_MIB, ge=1, le=8 * _MIB, description="longest value, bytes"
+    )
     request_bytes_max: int = Field(
-        4 * _MIB, ge=1024, le=8 * _MIB, description="largest request or transaction, bytes"
+        default=4 * _MIB, ge=1024, le=8 * _MIB, description="largest request or transaction, bytes"
     )
     operations_max: int = Field(
-        1024, ge=1, le=65_536, description="compares and operations of one transaction"
+        default=1024, ge=1, le=65_536, description="compares and operations of one transaction"
     )
     scan_page_bytes_max: int = Field(
-        _MIB, ge=1024, le=8 * _MIB, description="page of a scan, bytes"
+        default=_MIB, ge=1024, le=8 * _MIB, description="page of a scan, bytes"
     )
     ahead_seconds_max: int = Field(
-        60, ge=1, le=3600, description="how far ahead versions and start times may be, s"
+        default=60, ge=1, le=3600, description="how far ahead versions and start times may be, s"
     )
 
 
@@ -70,21 +72,22 @@ class ProcessSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, hide_input_in_errors=False)
 
     cluster: str = Field(
-        "overdb",
+        default="overdb",
         min_length=1,
         max_length=63,
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
         description="name of the cluster; processes of another one are refused",
     )
-    listen: str = Field("0.0.0.0:0", description="address to serve on, host:port")
+    listen: str = Field(default="0.0.0.0:0", description="address to serve on, host:port")
     metrics_listen: str = Field(
-        "", description="address to serve Prometheus metrics on, host:port; empty: off"
+        default="", description="address to serve Prometheus metrics on, host:port; empty: off"
     )
     log_format: Literal["auto", "json", "console"] = Field(
-        "auto", description="form of the log on stderr; auto: console on a terminal, else json"
+        default="auto",
+        description="form of the log on stderr; auto: console on a terminal, else json",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="least level that is logged"
+        default="info", description="least level that is logged"
     )
 
     @field_validator("listen")
@@ -127,7 +130,7 @@ def help_text(cls: type[ProcessSettings], program: str) -> str:
         "",
         "  --help     print this",
         "  --version  print the version",
-        "  --check    exit 0 when the process configured by this environment serves, else 1",
+        "  --check    exit 0 if the process configured by this environment serves, else 1",
         "",
         "Configured by environment variables only:",
     ]

@@ -229,6 +229,18 @@ async def test_a_write_without_an_answer_is_unknown_and_can_be_repeated_by_its_i
         assert first.SerializeToString() == again.SerializeToString()
 
 
+async def test_a_repetition_that_is_refused_or_never_sent_leaves_the_first_try_unknown() -> None:
+    request_id = RequestId(bytes.fromhex("0190" * 3 + "7000" + "8000" * 4), 5, 1, 5)
+    async with FakeRouter() as router, Client(router.address, limits=QUICK) as client:
+        router.rule = lambda entry: refusal(entry, 9, "the client id is expired")
+        with pytest.raises(OutcomeUnknown, match="is expired") as caught:
+            await client.put(b"k", b"v", request_id=request_id)
+        assert caught.value.request_id == request_id
+    async with Client(nobody(), limits=QUICK) as client:
+        with pytest.raises(OutcomeUnknown):
+            await client.put(b"k", b"v", request_id=request_id, timeout=0.2)
+
+
 async def test_a_read_without_an_answer_is_a_passed_deadline() -> None:
     async with FakeRouter() as router, Client(router.address, limits=QUICK) as client:
         router.rule = lambda _: None

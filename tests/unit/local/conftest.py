@@ -26,7 +26,7 @@ def start(tmp_path: Path, base_port: int) -> Iterator[Start]:
     def start_one(
         port: int = base_port, data: Path = tmp_path / "data", **environment: str
     ) -> Supervised:
-        command = ["tests.unit.local.fake_cluster", str(data), str(port)]
+        command = ["-m", "tests.unit.local.fake_cluster", str(data), str(port)]
         started.append(Supervised(command, data, **environment))
         return started[-1]
 

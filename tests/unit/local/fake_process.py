@@ -18,6 +18,9 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
 from overdb_common.parent import end_with_parent
 
 
@@ -35,24 +38,23 @@ def main() -> int:
         return 78
     if mode == "fail":
         return 1
-    if not node_id:
-        _serve_health(os.environ["OVERDB_LISTEN"])
+    server = None if node_id else _serve_health(os.environ["OVERDB_LISTEN"])
     stop.wait()
+    if server is not None:
+        server.stop(None)
     if mode == "slow":
         time.sleep(1.5)
     return 0
 
 
-def _serve_health(address: str) -> None:
-    import grpc
-    from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-
+def _serve_health(address: str) -> grpc.Server:
     server = grpc.server(ThreadPoolExecutor(2))
     servicer = health.HealthServicer()
     servicer.set("", health_pb2.HealthCheckResponse.SERVING)
     health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
     server.add_insecure_port(address)
     server.start()
+    return server
 
 
 if __name__ == "__main__":

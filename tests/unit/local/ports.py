@@ -10,7 +10,7 @@ _SPAN = 120  # what one small cluster takes, with the ports of its metrics
 
 def free_base_port(span: int = _SPAN) -> int:
     """A port with ``span`` free ones from it on, below the range that connections are given."""
-    blocks = 15_000 // span
+    blocks = 9_900 // span
     start = os.getpid() * 7
     for attempt in range(blocks):
         base = 10_000 + (start + attempt) % blocks * span

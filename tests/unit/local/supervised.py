@@ -38,7 +38,7 @@ class Supervised:
     def __init__(self, command: Sequence[str], directory: Path, **environment: str) -> None:
         self.directory = directory
         self.popen = subprocess.Popen(
-            [sys.executable, "-m", *command],
+            [sys.executable, *command],
             cwd=ROOT,
             env={**os.environ, "OVERDB_TEST_MODES": str(directory.parent), **environment},
             stdin=subprocess.DEVNULL,

@@ -43,9 +43,13 @@ def test_no_port_is_given_twice(tmp_path: Path, groups: int, replicas: int) -> N
 
 def test_ports_in_use_are_named_and_nothing_is_started(tmp_path: Path, base_port: int) -> None:
     layout = Layout(tmp_path / "data", 2, 3, 1, base_port)
-    with socket.create_server(("127.0.0.1", base_port)), socket.create_server(("", base_port + 12)):
-        with pytest.raises(Refused, match="in use") as refused, layout.claim(silent):
-            pass
+    with (
+        socket.create_server(("127.0.0.1", base_port)),
+        socket.create_server(("", base_port + 12)),
+        pytest.raises(Refused, match="in use") as refused,
+        layout.claim(silent),
+    ):
+        pass
     assert f"{base_port} (router-0), {base_port + 12} (node-3) are in use" in str(refused.value)
     assert not layout.file.exists()
     assert not (tmp_path / "data" / "logs").exists()

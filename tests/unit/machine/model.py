@@ -137,4 +137,4 @@ def same_request(one: Command, other: Command) -> bool:
     if isinstance(one, Advance | Refused) or type(one) is not type(other):
         return False
     assert isinstance(one, Put | Delete | Transact)
-    return other == one._replace(id=other.id)  # type: ignore[union-attr]
+    return other == one._replace(id=other.id)

@@ -36,8 +36,10 @@ EQ, NE, LT, GT = Operator.EQUAL, Operator.NOT_EQUAL, Operator.LESS, Operator.GRE
 
 # "here" has the value "m" and version NOW; "gone" was deleted; "never" was not written.
 COMPARES: list[tuple[Compare, bool]] = [
-    *((value(b"here", operator, b"m"), held) for operator, held in ((EQ, 1), (NE, 0))),
-    *((value(b"here", operator, b"m"), False) for operator in (LT, GT)),
+    (value(b"here", EQ, b"m"), True),
+    (value(b"here", NE, b"m"), False),
+    (value(b"here", LT, b"m"), False),
+    (value(b"here", GT, b"m"), False),
     (value(b"here", LT, b"n"), True),
     (value(b"here", GT, b"l"), True),
     (value(b"here", LT, b"m\x00"), True),  # bytewise: a prefix is less

@@ -8,7 +8,7 @@ import contextlib
 from bisect import insort
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import grpc
 
@@ -218,7 +218,9 @@ class FakeReplica(shard_pb2_grpc.ShardServicer):
         return shard_pb2.Value(found=True, version=found[0], value=found[1])
 
     async def ScanPage(  # noqa: N802
-        self, request: shard_pb2.ScanPageRequest, context: Any
+        self,
+        request: shard_pb2.ScanPageRequest,
+        context: Any,
     ) -> shard_pb2.ScanPageResponse:
         await self.awake.wait()
         self.pages.append(request)
@@ -255,7 +257,9 @@ class FakeReplica(shard_pb2_grpc.ShardServicer):
                 yield key
 
     async def Describe(  # noqa: N802
-        self, request: shard_pb2.DescribeRequest, context: Any
+        self,
+        request: shard_pb2.DescribeRequest,
+        context: Any,
     ) -> shard_pb2.DescribeResponse:
         self.describes += 1
         await self.awake.wait()
@@ -278,6 +282,14 @@ class FakeReplica(shard_pb2_grpc.ShardServicer):
         if request.linearizable and not self.leads:
             answer.failure.CopyFrom(self._not_leader())
         return answer
+
+    async def Transfer(  # noqa: N802
+        self,
+        request: shard_pb2.TransferRequest,
+        context: Any,
+    ) -> shard_pb2.TransferResponse:
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "the fake hands nothing over")
+        raise AssertionError
 
 
 class FakeCluster:
@@ -309,8 +321,10 @@ class FakeCluster:
         self.channel = grpc.aio.insecure_channel(
             self.address, options=grpc_options.channel_options()
         )
-        self.kv = kv_pb2_grpc.KVStub(self.channel)
-        self.admin = cluster_pb2_grpc.ClusterStub(self.channel)
+        self.kv = cast("kv_pb2_grpc.KVAsyncStub", kv_pb2_grpc.KVStub(self.channel))
+        self.admin = cast(
+            "cluster_pb2_grpc.ClusterAsyncStub", cluster_pb2_grpc.ClusterStub(self.channel)
+        )
 
     def settings(self) -> RouterSettings:
         values: dict[str, Any] = {

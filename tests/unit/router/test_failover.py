@@ -123,6 +123,7 @@ def test_a_leader_without_knowing_that_it_was_deposed_is_not_believed() -> None:
             cluster.replicas[0].claims_leadership = True
             cluster.groups[0].elect(1)
             topology = cluster.router.core.topology
+            topology.ask_around(0)
             await until(lambda: (leader := topology.leader_of(0)) is not None and leader.term == 2)
             for _ in range(5):
                 await topology.search(0)

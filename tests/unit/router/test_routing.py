@@ -7,6 +7,7 @@ import asyncio
 import grpc
 import pytest
 
+from overdb.internal.v1 import shard_pb2
 from overdb.v1 import cluster_pb2, kv_pb2
 from overdb_router.ids import uuid7
 from tests.unit.router.fakes import BatchClient, get, put, running, until
@@ -229,7 +230,7 @@ def test_a_foreign_cluster_is_not_served() -> None:
     async def scenario() -> None:
         async with running(groups=1) as cluster:
             topology = cluster.router.core.topology
-            answer = await cluster.replicas[0].Describe(_describe(), None)
+            answer = await cluster.replicas[0].Describe(shard_pb2.DescribeRequest(), None)
             answer.cluster = "other"
             answer.term = 9
             answer.replica_id = 99
@@ -252,9 +253,3 @@ def test_an_idle_router_asks_its_leaders_and_nobody_else() -> None:
             assert asked[4] <= 1
 
     asyncio.run(scenario())
-
-
-def _describe() -> object:
-    from overdb.internal.v1 import shard_pb2
-
-    return shard_pb2.DescribeRequest()

@@ -53,8 +53,9 @@ def test_scans_equal_the_model(page_items: int, reverse: bool) -> None:
             ranges = [(b"", b""), (b"03", b"07"), (b"05", b""), (b"", b"00500"), (b"99999", b"")]
             for start, end in ranges:
                 for limit in (0, 1, 10):
-                    request = {"start": start, "end": end, "limit": limit, "reverse": reverse}
-                    items, pages = await collect(cluster, **request)
+                    items, pages = await collect(
+                        cluster, start=start, end=end, limit=limit, reverse=reverse
+                    )
                     assert items == expected(model, start, end, limit, reverse)
                     assert all(len(page.items) <= page_items for page in pages)
                     assert len({page.version for page in pages}) == 1

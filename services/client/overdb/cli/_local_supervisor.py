@@ -80,6 +80,7 @@ class Supervisor:
             plan.pid = None
             if self._stop.is_set():
                 return
+            self._write_layout()
             if code == _EXIT_CONFIG:
                 refusals += 1
                 if refusals >= refusals_max:
@@ -124,8 +125,14 @@ class Supervisor:
         plan.pid = process.pid
         if self._stop.is_set():  # meanwhile, and nobody knew of this one yet
             process.terminate()
-        self._layout.write()
+        self._write_layout()
         return process
+
+    def _write_layout(self) -> None:
+        try:
+            self._layout.write()
+        except OSError as error:  # a full disk: the cluster runs on without this file being right
+            say(f"overdb local: cannot write {self._layout.file}: {error.strerror}", error=True)
 
     # --- all of them ------------------------------------------------------------------------------
 
@@ -158,7 +165,7 @@ class Supervisor:
                 process.kill()
         if late:
             await asyncio.wait(late)
-        self._layout.write()
+        self._write_layout()
         say("Stopped")
 
 

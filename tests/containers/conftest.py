@@ -1,0 +1,56 @@
+"""One cluster in containers for all tests here; without a Docker engine they are skipped, loudly."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import docker
+import pytest
+from docker.errors import DockerException
+
+from tests.containers.stack import Stack
+from tests.integration.cluster import free_ports
+
+REQUIRED = os.environ.get("OVERDB_REQUIRE_DOCKER", "") not in ("", "0")
+
+
+@pytest.fixture(scope="session")
+def engine() -> Iterator[docker.DockerClient]:
+    """The Docker engine of this machine."""
+    try:
+        client = docker.from_env(timeout=60)
+    except DockerException as error:
+        reason = f"NO DOCKER ENGINE ANSWERS, so no container was tested ({error})"
+        if REQUIRED:
+            pytest.fail(f"{reason}, and OVERDB_REQUIRE_DOCKER is set", pytrace=False)
+        pytest.skip(f"{reason}; OVERDB_REQUIRE_DOCKER=1 makes this a failure")
+    try:
+        client.ping()
+        yield client
+    finally:
+        client.close()
+
+
+@pytest.fixture(scope="session")
+def shared_stack(engine: docker.DockerClient) -> Iterator[Stack]:
+    """2 groups x 3 replicas and a router, as ``make up`` starts them; forgotten at the end."""
+    # The port behind it is for a second router.
+    port = next(a for a, b in _pairs(free_ports(20)) if b == a + 1)
+    stack = Stack(f"overdb-test-{os.getpid()}", port, engine)
+    try:
+        stack.up()
+        yield stack
+    finally:
+        stack.forget()
+
+
+@pytest.fixture
+def stack(shared_stack: Stack) -> Stack:
+    """The cluster with all its replicas up, whatever the test before did to it."""
+    shared_stack.wait_until_whole()
+    return shared_stack
+
+
+def _pairs(ports: list[int]) -> Iterator[tuple[int, int]]:
+    return zip(ports, ports[1:], strict=False)
