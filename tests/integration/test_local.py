@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -88,8 +89,9 @@ def test_a_cluster_by_one_command_survives_a_replica_a_crash_and_a_move(local: L
             assert value.value == b"of " + key
     supervisor = second.popen.pid
     assert resident_bytes(supervisor) < 60 << 20
-    used = cpu_seconds(supervisor)
-    wait_until(lambda: cpu_seconds(supervisor) - used < 0.2, "it idles", 1)
+    before = cpu_seconds(supervisor)
+    time.sleep(2)  # the thing measured is time passing
+    assert cpu_seconds(supervisor) - before < 0.05
 
     pids = second.pids()
     second.send(signal.SIGINT)

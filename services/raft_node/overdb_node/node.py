@@ -11,12 +11,14 @@ from grpc_health.v1.health import aio as health_aio
 
 from overdb.internal.v1 import raft_pb2_grpc, shard_pb2_grpc
 from overdb_common import grpc_options, metrics, serving
+from overdb_common.errors import StartupError
 from overdb_common.version import version
 from overdb_node.backend import ReplicaBackend
 from overdb_node.metrics import NodeMetrics
 from overdb_node.raft.types import Snapshot
 from overdb_node.replica import Replica
 from overdb_node.settings import NodeSettings
+from overdb_node.storage.errors import StorageFailure
 from overdb_node.storage.identity import Identity
 from overdb_node.storage.replica import ReplicaStorage
 from overdb_node.transport.peers import Address
@@ -70,7 +72,13 @@ def open_storage(settings: NodeSettings) -> ReplicaStorage:
     """Open or found the data directory. Raises StartupError when it is not this replica's, or damaged."""
     identity = Identity(settings.cluster, settings.group, settings.groups, settings.node_id)
     genesis = Snapshot(0, 0, 0, settings.founding_members())
-    return ReplicaStorage.open(settings.data, identity, genesis)
+    try:
+        return ReplicaStorage.open(settings.data, identity, genesis)
+    except (StorageFailure, OSError) as error:
+        raise StartupError(
+            f"the data directory {settings.data} cannot be used ({error})",
+            "free or replace the disk, or set OVERDB_DATA",
+        ) from error
 
 
 async def _serve(settings: NodeSettings, replica: Replica) -> tuple[grpc.aio.Server, ShardService]:

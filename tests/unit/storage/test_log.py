@@ -450,11 +450,7 @@ def test_a_disk_without_space_for_a_segment_is_a_clear_failure_and_the_log_stays
 
 # --- what recovery does not tell apart yet --------------------------------------------------------
 
-# Strict: the mark goes with the fault.
-recovery_fault = pytest.mark.xfail(strict=True, reason="recovery accepts what it must refuse")
 
-
-@recovery_fault
 def test_the_last_frame_is_made_durable_when_the_log_is_opened(
     three: Written, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -475,7 +471,6 @@ def test_the_last_frame_is_made_durable_when_the_log_is_opened(
     assert end > begin
 
 
-@recovery_fault
 def test_a_damaged_last_frame_of_a_segment_is_refused_when_a_later_segment_was_begun(
     many: Written,
 ) -> None:
@@ -489,7 +484,6 @@ def test_a_damaged_last_frame_of_a_segment_is_refused_when_a_later_segment_was_b
     refused(many, path, begin)
 
 
-@recovery_fault
 def test_a_truncated_segment_is_refused(three: Written) -> None:
     """FAULTS 31: a file that lost its end is not the torn frame of a crash, segments never shrink."""
     path, begin, _ = three.last
@@ -497,7 +491,6 @@ def test_a_truncated_segment_is_refused(three: Written) -> None:
     refused(three, path)
 
 
-@recovery_fault
 def test_a_log_that_lost_its_segments_is_refused(three: Written) -> None:
     """An empty log with term 0 and no vote would vote twice (FAULTS 1, 38)."""
     three.last[0].unlink()
@@ -505,7 +498,6 @@ def test_a_log_that_lost_its_segments_is_refused(three: Written) -> None:
         reopen(three.directory)
 
 
-@recovery_fault
 def test_a_last_frame_that_was_written_whole_and_is_damaged_is_refused(three: Written) -> None:
     """FAULTS 30: a torn frame has a sector, or its end, still zero; this one was acknowledged."""
     path, begin, end = three.last
@@ -513,7 +505,6 @@ def test_a_last_frame_that_was_written_whole_and_is_damaged_is_refused(three: Wr
     refused(three, path, begin)
 
 
-@recovery_fault
 def test_a_users_value_that_looks_like_a_frame_does_not_forbid_the_start(tmp_path: Path) -> None:
     """Somebody stores a log segment as a value, and the power fails while it is written."""
     value = frames.encode(99, HardState(9), ()) + b"x" * 600

@@ -171,6 +171,7 @@ class DataStore:
         while rows.valid() and rows.key().startswith(start):
             found.append((rows.key()[1:], rows.value()))
             rows.next()
+        rows.status()  # raises when it ended because of a damaged file
         return iter(found)
 
     def scan(
@@ -197,29 +198,33 @@ class DataStore:
 
     def sweep(self, cursor: bytes, floor: int, rows_max: int) -> Swept:
         """Remove versions that nobody can ask for any more: those behind a newer one at or below
-        ``floor``, and a tombstone that is the newest at or below it. Visits ``rows_max`` rows at most.
+        ``floor``, and a tombstone that is the newest at or below it. Visits ``rows_max`` rows at most
+        (2 or more), also of one key.
         """
         rows = self._db.iter()
         rows.seek(cursor or _VERSIONS)
         doomed: list[bytes] = []
-        previous, covered = b"", False
+        previous, anchor = b"", b""  # anchor: the key's newest version at or below the floor
         visited = 0
         position: bytes | None = None
         while rows.valid() and rows.key()[:1] == _VERSIONS:
             stored = rows.key()
             if stored[:-8] != previous:
-                if visited >= rows_max:
-                    position = stored
-                    break
-                previous, covered = stored[:-8], False
+                previous, anchor = stored[:-8], b""
+            if visited >= rows_max:
+                # A tombstone stays until all that it hides is gone; the next call begins with it.
+                position = anchor or stored
+                doomed = [row for row in doomed if row != anchor]
+                break
             visited += 1
-            if covered:
+            if anchor:
                 doomed.append(stored)
             elif decode_version(stored) <= floor:
-                covered = True
+                anchor = stored
                 if rows.value() == _TOMBSTONE:
                     doomed.append(stored)
             rows.next()
+        rows.status()
         if doomed:
             batch = WriteBatch(raw_mode=True)
             # From the oldest to the newest: a tombstone must not go before what it hides.
@@ -293,6 +298,8 @@ class _Page:
             if not self._has_room:
                 return ScanPage(self._items, True, key + b"\x00")
             rows.seek(prefix + _VERSION.pack(_NEWEST - self._at))
+            if not rows.valid():
+                rows.status()  # the next seek would forget that a file is damaged
             found = rows.valid() and rows.key()[:-8] == prefix
             if found and not self._add(rows.key(), rows.value()):
                 return ScanPage(self._items, True, key + b"\x00")

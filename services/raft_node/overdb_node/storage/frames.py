@@ -7,7 +7,8 @@
 
 All numbers are big-endian. Sequences grow by one from frame to frame, over segments. A frame is only
 written when the fdatasync of the one before has returned. So a frame that is not whole is the torn end
-of the log if nothing valid follows it, and corruption if something does.
+of the log if nothing valid follows it, and corruption if something does. A torn frame has a sector, or
+its end, still zero: sectors are written whole, and the file was zero before.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ import google_crc32c
 from overdb_node.raft.types import Entry, EntryKind, HardState
 
 MAGIC = b"oDbF"
+SECTOR_BYTES = 512  # what every disk writes whole
+SEQUENCES_MAX = 1 << 32  # more frames than a log ever has at once
 _FRAME = struct.Struct(">4sIIQ")
 _SEQUENCE = struct.Struct(">Q")
 _HARD_STATE = struct.Struct(">BQQQ")
@@ -67,13 +70,36 @@ def read(content: bytes, offset: int) -> Frame | None:
 
 
 def find_after(content: bytes, offset: int, sequence: int) -> int | None:
-    """Offset of a whole frame behind ``offset`` with a sequence above ``sequence``; None: none."""
+    """Offset of a whole frame behind ``offset`` with a sequence above ``sequence``; None: none.
+
+    Sequences begin at a random number, so that a frame in a user's value is not within reach.
+    """
+    last = sequence + SEQUENCES_MAX if sequence else 2**64
     while (offset := content.find(MAGIC, offset)) >= 0:
         frame = read(content, offset)
-        if frame is not None and frame.sequence > sequence:
+        if frame is not None and sequence < frame.sequence <= last:
             return offset
         offset += 1
     return None
+
+
+def is_torn(content: bytes, offset: int) -> bool:
+    """Whether what stands at ``offset``, and is no whole frame, may be one that a crash interrupted."""
+    end = len(content.rstrip(b"\0"))
+    if end - offset < _FRAME.size:
+        return True
+    magic, length, _, _ = _FRAME.unpack_from(content, offset)
+    whole = offset + _FRAME.size + length
+    if magic == MAGIC and whole <= len(content):
+        if end < whole:
+            return True
+        end = whole
+    while offset < end:
+        stop = min(end, (offset // SECTOR_BYTES + 1) * SECTOR_BYTES)
+        if not any(content[offset:stop]):
+            return True
+        offset = stop
+    return False
 
 
 def records(body: bytes) -> Iterator[HardState | Entry]:

@@ -47,6 +47,7 @@ class DurableLog:
         self._offset = 0
         self._size = 0
         self._sequence = 0  # of the newest frame
+        self._frame_start = 0  # its offset
         self._failure: StorageFailure | None = None
         self._maker = ThreadPoolExecutor(1, "log-segments")
         self._prepared: Future[None] | None = None
@@ -62,7 +63,13 @@ class DurableLog:
         fsync_path(directory.parent)
         log = cls(directory, segment_bytes)
         log.hard_state = hard_state
+        # Not to be guessed: bytes in a user's value must not pass for a frame that follows.
+        log._sequence = int.from_bytes(os.urandom(7), "big") + 1
         log._prepare()
+        try:
+            log._roll()  # a log always has a segment: one that has none lost them
+        except OSError as error:
+            raise log._fail(error) from error
         if hard_state != HardState():
             log.append(hard_state, ())
         return log
@@ -101,11 +108,14 @@ class DurableLog:
         try:
             return self._append(hard_state, entries)
         except OSError as error:
-            self._failure = StorageFailure(
-                f"the log in {self._directory} cannot be written ({error.strerror}): free or "
-                "replace the disk, then start again"
-            )
-            raise self._failure from error
+            raise self._fail(error) from error
+
+    def _fail(self, error: OSError) -> StorageFailure:
+        self._failure = StorageFailure(
+            f"the log in {self._directory} cannot be written ({error.strerror}): free or "
+            "replace the disk, then start again"
+        )
+        return self._failure
 
     def _append(self, hard_state: HardState | None, entries: Sequence[Entry]) -> int:
         if hard_state is not None:
@@ -134,6 +144,7 @@ class DurableLog:
         self._prepared.result()
         if self._descriptor >= 0:
             os.close(self._descriptor)
+            self._descriptor = -1
         number = self._segments[-1].number + 1 if self._segments else 1
         path = self._directory / f"{number:020d}{_SUFFIX}"
         prepared = self._directory / _PREPARED
@@ -179,19 +190,24 @@ class DurableLog:
 
     def _recover(self, base_index: int) -> list[Entry]:
         paths = sorted(self._directory.glob(f"*{_SUFFIX}"))
+        if not paths:
+            raise _corrupt(self._directory, 0, "it has no segments")
         entries: list[Entry] = []
         for position, path in enumerate(paths):
             content = path.read_bytes()
             segment = _Segment(self._check_header(path, content), path)
+            if len(content) < self._segment_bytes:
+                raise _corrupt(path, len(content), "the file was truncated")
             if self._segments and segment.number != self._segments[-1].number + 1:
                 raise _corrupt(path, 0, f"segment {self._segments[-1].number + 1} is missing")
             self._segments.append(segment)
             end = self._replay(segment, content, base_index, entries)
             later = paths[position + 1 :]
             if self._is_last(path, content, end, later):
-                self._continue_in(path, content, end)
                 for empty in later:  # made, and not yet written to when the process ended
                     empty.unlink()
+                fsync_path(self._directory)
+                self._continue_in(path, content, end)
                 break
         return entries
 
@@ -215,7 +231,7 @@ class DurableLog:
         while (frame := frames.read(content, offset)) is not None:
             if self._sequence and frame.sequence != self._sequence + 1:
                 break
-            self._sequence = frame.sequence
+            self._sequence, self._frame_start = frame.sequence, offset
             for record in frames.records(frame.body):
                 if isinstance(record, HardState):
                     self.hard_state = record
@@ -234,23 +250,30 @@ class DurableLog:
         behind = frames.find_after(content, end, self._sequence)
         if behind is not None:
             raise _corrupt(path, end, f"a valid frame follows at offset {behind}")
-        if not any(self._has_frame_after(other) for other in later):
-            return True
         if any(content[end:]):
-            raise _corrupt(path, end, "valid frames follow in a later segment")
-        return False
+            if later:  # a roll comes after the fdatasync of the frame before it
+                raise _corrupt(path, end, "a later segment follows")
+            if not frames.is_torn(content, end):
+                raise _corrupt(path, end, "the last frame was written whole and is damaged")
+        return not any(self._has_frame_after(other) for other in later)
 
     def _has_frame_after(self, path: Path) -> bool:
         return frames.find_after(path.read_bytes(), 0, self._sequence) is not None
 
     def _continue_in(self, path: Path, content: bytes, end: int) -> None:
-        """Append behind the last whole frame; a torn one is zeroed, lest its rest comes back one day."""
+        """Append behind the last whole frame; a torn one is zeroed, lest its rest comes back one day.
+
+        The last frame is written again: killed before its fdatasync, or after one that failed, it may
+        be in the page cache only, and what is recovered counts as durable.
+        """
         self._descriptor = os.open(path, os.O_RDWR)
         self._offset = end
         self._size = max(self._segment_bytes, len(content))
         if any(content[end:]):
             os.pwrite(self._descriptor, bytes(len(content) - end), end)
-            os.fsync(self._descriptor)
+        if self._frame_start:
+            os.pwrite(self._descriptor, content[self._frame_start : end], self._frame_start)
+        os.fsync(self._descriptor)
 
 
 def _place(entry: Entry, base_index: int, entries: list[Entry], path: Path, offset: int) -> None:
