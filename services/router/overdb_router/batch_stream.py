@@ -44,8 +44,11 @@ class BatchStream:
         self._value_bytes_max = settings.value_bytes_max
         self._stream_bytes_max = settings.stream_bytes_max
         self._answer_bytes_max = settings.answer_bytes_max
+        self._by_slot = core.dispatcher.by_slot
+        self._submit_specially = core.dispatcher.submit
         self._open_bytes = 0  # requests without an answer, as the bounds count them
         self._open = 0
+        self._succeeded = [0] * len(Kind)  # not counted in the metrics yet, by kind
         self._response = kv_pb2.BatchResponse()
         self._add = self._response.entries.add
         self._response_bytes = 0
@@ -66,6 +69,7 @@ class BatchStream:
             await self._write(context)
         finally:
             self._closed = True
+            self._count_succeeded()
             self._reading.cancel()
             await asyncio.gather(self._reading, return_exceptions=True)
 
@@ -98,6 +102,7 @@ class BatchStream:
                 self._wake.clear()
                 await self._wake.wait()
                 continue
+            self._count_succeeded()
             await context.write(response)
             self._waiting_bytes -= size
             self._written.set()
@@ -134,13 +139,18 @@ class BatchStream:
 
     def _put(self, put: kv_pb2.PutRequest, tag: int, deadline: float) -> None:
         key = put.key
-        size = len(key) + len(put.value) + OVERHEAD_BYTES
-        op = Op(Kind.PUT, put, size, deadline, self, tag)
-        refusal = self._core.validation.put(put)
-        if refusal is not None:
+        value_bytes = len(put.value)
+        has_id = put.HasField("id")
+        # What passes nearly always, at one glance; the validation says what is wrong with the rest.
+        if (
+            not 0 < len(key) <= self._key_bytes_max
+            or value_bytes > self._value_bytes_max
+            or (has_id and not _plausible(put.id))
+        ) and (refusal := self._core.validation.put(put)) is not None:
             self._refuse(tag, refusal)
             return
-        if not put.HasField("id"):
+        op = Op(Kind.PUT, put, len(key) + value_bytes + OVERHEAD_BYTES, deadline, self, tag)
+        if not has_id:
             op.own_id = self._core.ids.assign(put.id)
         self._submit(op, slot_of(key))
 
@@ -181,18 +191,22 @@ class BatchStream:
         op = Op(Kind.TRANSACT, transact, size, deadline, self, tag)
         if not transact.HasField("id"):
             op.own_id = self._core.ids.assign(transact.id)
-        op.slots = tuple(dict.fromkeys(map(slot_of, keys_of(transact))))
-        self._submit(op, op.slots[0])
+        slots = tuple(dict.fromkeys(map(slot_of, keys_of(transact))))
+        op.slots = slots[1:] and slots
+        self._submit(op, slots[0])
 
     def _submit(self, op: Op, slot: int) -> None:
-        if not op.slots:
-            op.slots = (slot,)
+        op.slot = slot
         self._open += 1
         self._open_bytes += op.size
         if self._open_bytes > self._stream_bytes_max and self._open > 1:
             op.refuse(self._too_much())
             return
-        self._core.dispatcher.submit(op)
+        link = self._by_slot[slot]
+        if link is None or op.stale or op.slots:
+            self._submit_specially(op)
+        else:
+            link.submit(op)
 
     def _too_much(self) -> Refusal:
         return refusals.resource_exhausted(
@@ -204,33 +218,42 @@ class BatchStream:
     # --- answers (operations.Sink) ----------------------------------------------------------------
 
     def answered(self, op: Op, field: str, result: shard_pb2.Result) -> None:
+        self._open -= 1
+        self._open_bytes -= op.size
+        self._succeeded[op.kind] += 1
         if self._closed:
-            pass
-        elif field == "put":
+            self._count_succeeded()
+            return
+        if field == "put":
             self._entry(op.tag, 32).put.CopyFrom(result.put)
         elif field == "delete":
             self._entry(op.tag, 32).delete.CopyFrom(result.delete)
         else:
             transact = result.transact
             self._entry(op.tag, transact.ByteSize() + 32).transact.CopyFrom(transact)
-        self._close(op, 0)
 
     def read(self, op: Op, value: shard_pb2.Value) -> None:
-        if not self._closed:
-            data = value.value
-            get = self._entry(op.tag, len(data) + 32).get
-            if value.found:
-                get.found = True
-                get.value = data
-                get.version = value.version
-            else:
-                get.SetInParent()
-        self._close(op, 0)
+        self._open -= 1
+        self._open_bytes -= op.size
+        self._succeeded[op.kind] += 1
+        if self._closed:
+            self._count_succeeded()
+            return
+        data = value.value
+        get = self._entry(op.tag, len(data) + 32).get
+        if value.found:
+            get.found = True
+            get.value = data
+            get.version = value.version
+        else:
+            get.SetInParent()
 
     def refused(self, op: Op, refusal: Refusal) -> None:
+        self._open -= 1
+        self._open_bytes -= op.size
+        self._core.metrics.count(_METHODS[op.kind], refusal.code)
         if not self._closed:
             refusal.fill(self._entry(op.tag, 256).error)
-        self._close(op, refusal.code)
 
     def _refuse(self, tag: int, refusal: Refusal) -> None:
         """Refuse what never became a request."""
@@ -241,14 +264,27 @@ class BatchStream:
         if self._response_bytes + size > ANSWER_MESSAGE_BYTES_MAX and self._response_bytes:
             self._full.append((self._response, self._response_bytes))
             self._renew()
+        if not self._response_bytes:
+            self._wake.set()
         self._response_bytes += size
         self._waiting_bytes += size
         entry = self._add()
         entry.tag = tag
-        self._wake.set()
         return entry
 
-    def _close(self, op: Op, code: int) -> None:
-        self._open -= 1
-        self._open_bytes -= op.size
-        self._core.metrics.count(_METHODS[op.kind], code)
+    def _count_succeeded(self) -> None:
+        for kind, method in _METHODS.items():
+            if self._succeeded[kind]:
+                self._core.metrics.count(method, 0, self._succeeded[kind])
+                self._succeeded[kind] = 0
+
+
+def _plausible(request_id: kv_pb2.RequestId) -> bool:
+    """Whether an id passes ``Validation.request_id``."""
+    client_id = request_id.client_id
+    number = request_id.request_number
+    return (
+        len(client_id) == 16
+        and client_id[6] >> 4 == 7
+        and 0 < number >= request_id.acknowledged_below
+    )

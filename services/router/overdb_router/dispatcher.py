@@ -67,10 +67,9 @@ class Dispatcher:
 
     def submit(self, op: Op) -> None:
         """Send a request to the group that owns its slots. Its sink is told, later, exactly once."""
-        slots = op.slots
-        link = self.by_slot[slots[0]]
-        if len(slots) > 1:
-            owners = {self.by_slot[slot] for slot in slots}
+        link = self.by_slot[op.slot]
+        if op.slots:
+            owners = {self.by_slot[slot] for slot in op.slots}
             if None in owners:
                 link = None
             elif len(owners) > 1:
@@ -182,7 +181,7 @@ class Dispatcher:
             self._loop.call_later(TICK_SECONDS, self._tick)
 
     def _unknown_group(self, op: Op) -> Refusal:
-        slot = next(slot for slot in op.slots if self.by_slot[slot] is None)
+        slot = next(slot for slot in (*op.slots, op.slot) if self.by_slot[slot] is None)
         heard = ", ".join(str(group) for group in sorted(self.links)) or "none"
         return Refusal(
             refusals.UNAVAILABLE,

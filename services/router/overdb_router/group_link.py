@@ -62,6 +62,7 @@ class GroupLink:
         self._returned = returned
         self._observe = observe
         self._loop = asyncio.get_running_loop()
+        self._queued_bytes_max = settings.queued_bytes_max
         self._queue = Queue(settings.message_bytes_max, OPERATIONS_MAX)
         self._in_flight: dict[int, Outgoing] = {}
         self._in_flight_bytes = 0
@@ -91,10 +92,13 @@ class GroupLink:
     def submit(self, op: Op) -> None:
         """Take in a request; its sink is told, later, exactly once."""
         waiting = self._queue.bytes + self._in_flight_bytes
-        if waiting + op.size > self._settings.queued_bytes_max and waiting:
+        if waiting + op.size > self._queued_bytes_max and waiting:
             op.refuse(self._overloaded(waiting))
-            return
-        self._add(op)
+        elif self._ticking:
+            self._queue.add(op)
+            self._exchange.stir()
+        else:
+            self._add(op)
 
     def leader_changed(self) -> None:
         """The topology knows something new of this group."""
@@ -103,6 +107,7 @@ class GroupLink:
     async def close(self) -> None:
         """End the stream. Requests without an answer are refused."""
         self._closed = True
+        self._ticking = False
         await self._exchange.close()
         self.stream_ended()
         for op in self._queue.take_all():
@@ -268,10 +273,9 @@ class GroupLink:
             self._targets.look_around()
             if self._targets.stale:
                 self._exchange.abandon()
-        if self._in_flight or self._queue:
+        self._ticking = bool(self._in_flight or self._queue) and not self._closed
+        if self._ticking:
             self._loop.call_later(TICK_SECONDS, self._tick)
-        else:
-            self._ticking = False
 
     def _expire(self, now: float) -> None:
         for op in self._queue.expired(now):
@@ -320,8 +324,8 @@ class GroupLink:
     def _overloaded(self, waiting: int) -> Refusal:
         return refusals.resource_exhausted(
             f"group {self.group}",
-            f"{waiting} bytes of requests wait for it, the limit is "
-            f"{self._settings.queued_bytes_max}; retry later",
+            f"{waiting} bytes of requests wait for it, the limit is {self._queued_bytes_max}; retry "
+            "later",
         )
 
     def _broken_answer(self) -> Refusal:

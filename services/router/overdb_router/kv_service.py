@@ -157,7 +157,7 @@ class KVService(kv_pb2_grpc.KVServicer):
         op = Op(Kind.GET, request, len(request.key) + OVERHEAD_BYTES, deadline, waiter)
         op.version = request.read.version if request.read.consistency == SNAPSHOT else 0
         op.stale = request.read.consistency == STALE
-        op.slots = (slot_of(request.key),)
+        op.slot = slot_of(request.key)
         self._core.dispatcher.submit(op)
         value = await waiter.value()
         return kv_pb2.GetResponse(found=value.found, value=value.value, version=value.version)
@@ -194,7 +194,7 @@ class KVService(kv_pb2_grpc.KVServicer):
     ) -> shard_pb2.Result:
         waiter = Waiter()
         op = Op(kind, request, size + OVERHEAD_BYTES, deadline, waiter)
-        op.slots = slots
+        op.slot, op.slots = slots[0], slots[1:] and slots
         if not request.HasField("id"):
             op.own_id = self._core.ids.assign(request.id)
         self._core.dispatcher.submit(op)

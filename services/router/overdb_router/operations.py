@@ -39,7 +39,8 @@ class Op:
     """One request. ``message`` is the public request (for ADVANCE: log_pb2.Advance) with its id.
 
     ``size`` in bytes is what it counts for in the bounds; ``deadline`` is in seconds of the loop's clock.
-    ``sent`` says that it may have reached a replica, ``done`` that its sink has its answer.
+    ``slot`` is that of its key, ``slots`` those of all its keys when they have several. ``sent`` says
+    that it may have reached a replica, ``done`` that its sink has its answer.
     """
 
     __slots__ = (
@@ -51,6 +52,7 @@ class Op:
         "sent",
         "sink",
         "size",
+        "slot",
         "slots",
         "stale",
         "tag",
@@ -66,6 +68,7 @@ class Op:
         self.deadline = deadline
         self.sink = sink
         self.tag = tag
+        self.slot = 0
         self.slots: tuple[int, ...] = ()
         self.version = 0  # of a GET: what to read at, 0 for the newest
         self.stale = False
