@@ -16,16 +16,14 @@ pytestmark = [pytest.mark.docker, pytest.mark.timeout(600)]
 GRPCURL = ".venv/bin/grpcurl"
 
 
-def grpcurl(stack: Stack, *arguments: str) -> str:
+def grpcurl(stack: Stack, *words: str, data: str | None = None) -> str:
     """grpcurl without any proto file: all it knows is what the router's reflection tells."""
-    *options, last = arguments
-    # The words behind the address: `list`, `describe NAME` or a method.
-    words = last.split(" ")
+    options = () if data is None else ("-d", data)
     return stack.must(GRPCURL, "-plaintext", *options, stack.endpoints[0], *words)
 
 
 def call(stack: Stack, method: str, request: dict[str, Any]) -> dict[str, Any]:
-    answer: dict[str, Any] = json.loads(grpcurl(stack, "-d", json.dumps(request), method))
+    answer: dict[str, Any] = json.loads(grpcurl(stack, method, data=json.dumps(request)))
     return answer
 
 
@@ -62,15 +60,35 @@ def test_the_command_line_runs_in_a_container_of_its_own(stack: Stack) -> None:
 def test_grpcurl_lists_and_describes_by_reflection(stack: Stack) -> None:
     services = grpcurl(stack, "list").split()
     assert {"overdb.v1.KV", "overdb.v1.Cluster", "grpc.health.v1.Health"} <= set(services)
-    described = grpcurl(stack, "describe overdb.v1.KV")
+    described = grpcurl(stack, "describe", "overdb.v1.KV")
     for method in ("Put", "Get", "Delete", "Scan", "Transact"):
         assert f"rpc {method} (" in described
-    assert "bytes key = " in grpcurl(stack, "describe overdb.v1.PutRequest")
+    assert "bytes key = " in grpcurl(stack, "describe", "overdb.v1.PutRequest")
     assert call(stack, "grpc.health.v1.Health/Check", {}) == {"status": "SERVING"}
 
 
 def test_grpcurl_puts_gets_and_transacts_by_reflection(stack: Stack) -> None:
     put = call(stack, "overdb.v1.KV/Put", {"key": b64("curl"), "value": b64("one")})
-    assert int(put["version"]) > 0
     got = call(stack, "overdb.v1.KV/Get", {"key": b64("curl")})
-    assert base64.b64decode(json.dumps(got).split('"value": "')[1].split('"')[0]) == b"one"
+    assert got == {"found": True, "value": b64("one"), "version": put["version"]}
+    answer = call(
+        stack,
+        "overdb.v1.KV/Transact",
+        {
+            "compares": [{"key": b64("curl"), "operator": "OPERATOR_EQUAL", "value": b64("one")}],
+            "then": [
+                {"put": {"key": b64("curl"), "value": b64("two")}},
+                {"get": {"key": b64("curl")}},
+            ],
+            "otherwise": [{"get": {"key": b64("curl")}}],
+        },
+    )
+    assert answer["succeeded"] is True
+    assert answer["results"][1]["value"] == b64("two")
+    assert int(answer["version"]) > int(put["version"])
+
+
+def test_grpcurl_sees_why_a_request_is_refused(stack: Stack) -> None:
+    refused = stack.run(GRPCURL, "-plaintext", "-d", "{}", stack.endpoints[0], "overdb.v1.KV/Put")
+    assert refused.returncode != 0
+    assert "InvalidArgument" in refused.stderr

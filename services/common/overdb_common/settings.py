@@ -8,9 +8,9 @@ import os
 import sys
 import textwrap
 from collections.abc import Mapping
-from typing import Any, Literal, TypeVar, get_args, get_origin
+from typing import Any, Literal, Self, TypeVar, get_args, get_origin
 
-from pydantic import BaseModel, Field, ValidationError, field_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -27,6 +27,7 @@ _TYPES_IN_WORDS = {
     "Path": "path",
 }
 _MIB = 1 << 20
+_REQUEST_OVERHEAD_BYTES = 256  # id, tags, lengths
 
 # One environment often serves processes of all kinds, so a variable of another kind is no typing error.
 _KINDS = (("overdb_node.settings", "NodeSettings"), ("overdb_router.settings", "RouterSettings"))
@@ -64,6 +65,16 @@ class Limits(BaseModel):
     ahead_seconds_max: int = Field(
         default=60, ge=1, le=3600, description="how far ahead versions and start times may be, s"
     )
+
+    @model_validator(mode="after")
+    def _largest_value_fits(self) -> Self:
+        largest = self.key_bytes_max + self.value_bytes_max + _REQUEST_OVERHEAD_BYTES
+        if largest > self.request_bytes_max:
+            raise ValueError(
+                f"OVERDB_REQUEST_BYTES_MAX={self.request_bytes_max}: too small for a key and a value of "
+                f"the longest kind, {largest} bytes with what goes around them"
+            )
+        return self
 
 
 class ProcessSettings(BaseSettings):

@@ -39,7 +39,7 @@ from overdb_node.transport.peers import Address, Peers
 from overdb_node.transport.shard_service import Answers
 
 _log = structlog.get_logger()
-DISK_CHECK_TICKS = 20  # a second, at the default tick
+DISK_CHECK_TICKS = 10  # a second, at the default tick
 DISK_HYSTERESIS_BYTES = 16 << 20  # freed above the limit before writes are taken again
 _NOT_LEADER = shard_pb2.Failure.REASON_NOT_LEADER
 

@@ -28,7 +28,7 @@ class NodeSettings(ProcessSettings, Limits):
     )
     data: Path = Field(Path("/data"), description="directory of this replica, used by it alone")
 
-    tick_ms: int = Field(50, ge=5, le=1000, description="resolution of the Raft timers, ms")
+    tick_ms: int = Field(100, ge=5, le=1000, description="resolution of the Raft timers, ms")
     heartbeat_ms: int = Field(100, ge=10, le=10_000, description="leader's heartbeat, ms")
     election_ms_min: int = Field(
         1000, ge=50, le=60_000, description="shortest election timeout, ms"
@@ -114,6 +114,7 @@ class NodeSettings(ProcessSettings, Limits):
             heartbeat_ticks=max(1, self.heartbeat_ms // self.tick_ms),
             election_ticks_min=self.election_ms_min // self.tick_ms,
             election_ticks_max=self.election_ms_max // self.tick_ms,
+            chunk_retry_ticks=self.election_ms_min // self.tick_ms,
             append_bytes_max=self.append_bytes_max,
             inflight_bytes_max=self.inflight_bytes_max,
             uncommitted_bytes_max=self.uncommitted_bytes_max,

@@ -37,7 +37,7 @@ class Dispatcher:
     """Holds the links, and the requests whose group is not known yet.
 
     ``on_behind(op, group)`` is called for reads at a version that the group has not reached.
-    ``on_task(task)`` is given every task that must not end by itself.
+    ``on_task(task)`` is given every background task, so that the failure of one is noticed.
     """
 
     def __init__(
@@ -95,6 +95,7 @@ class Dispatcher:
             return
         if self._refreshing is None:
             self._refreshing = asyncio.create_task(self._refresh(), name="refresh-slots")
+            self._on_task(self._refreshing)
         self._refreshing.add_done_callback(lambda _: self.submit(op))
 
     def behind(self, op: Op, group: int) -> None:

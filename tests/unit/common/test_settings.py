@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pydantic import Field
 
-from overdb_common import addresses
+from overdb_common import addresses, grpc_options
 from overdb_common.errors import StartupError
 from overdb_common.settings import Limits, ProcessSettings, help_text, load
 
@@ -81,6 +81,23 @@ def test_help_lists_every_variable_in_80_columns() -> None:
     assert "OVERDB_COUNT  (required)" in text
     assert "[whole number, 1..9]" in text
     assert "OVERDB_SECONDS  (default 1.5)" in text
+
+
+def test_a_request_limit_below_the_largest_value_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    text = refusal(monkeypatch, OVERDB_COUNT="1", OVERDB_REQUEST_BYTES_MAX="2048")
+    assert "OVERDB_REQUEST_BYTES_MAX=2048: too small" in text
+
+
+def test_clients_ping_no_more_often_than_servers_allow() -> None:
+    """gRPC cuts off a client that does."""
+    client = dict(grpc_options.channel_options())
+    server = dict(grpc_options.server_options())
+    allowed = server["grpc.http2.min_recv_ping_interval_without_data_ms"]
+    assert int(client["grpc.keepalive_time_ms"]) >= int(allowed)
+    assert client["grpc.max_send_message_length"] == server["grpc.max_receive_message_length"]
+    assert server["grpc.so_reuseport"] == 0
 
 
 @pytest.mark.parametrize(

@@ -153,7 +153,7 @@ def test_what_is_right_passes(check: Callable[[], Refusal | None]) -> None:
 
 
 def test_a_request_over_its_limit_is_refused_with_its_size() -> None:
-    validation = Validation(Limits(request_bytes_max=1024))
+    validation = Validation(Limits(key_bytes_max=8, value_bytes_max=700, request_bytes_max=1024))
     put = operation(put=kv_pb2.Operation.Put(key=b"k", value=b"v" * 600))
     refusal = validation.transact(transact(then=[put, put]))
     assert refusal is not None

@@ -1,0 +1,181 @@
+"""Containers that are killed, replaced, moved to other addresses, restarted: nothing is lost."""
+
+from __future__ import annotations
+
+import asyncio
+from asyncio import to_thread
+
+import pytest
+from docker.models.containers import Container
+
+from overdb.sync import Client
+from tests.containers.stack import GROUPS, Stack
+from tests.integration.cluster import wait_until
+from tests.integration.workload import Writers
+
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(600)]
+
+# An election timeout of 1 to 2 s, perhaps a split vote, and the time to find the new leader.
+OUTAGE_SECONDS_MAX = 10.0
+KEYS = {b"kept-%d" % number: b"value-%d" % number for number in range(50)}
+
+
+def put_all(stack: Stack) -> None:
+    with Client(stack.endpoints) as client:
+        for key, value in KEYS.items():
+            client.put(key, value)
+
+
+def assert_all_kept(stack: Stack) -> None:
+    with Client(stack.endpoints, timeout=20.0) as client:
+        for key, value in KEYS.items():
+            found = client.get(key)
+            assert found is not None, f"{key!r} is lost"
+            assert found.value == value
+
+
+def restarts(container: Container) -> int:
+    container.reload()
+    return int(container.attrs["RestartCount"])
+
+
+def test_killing_the_leaders_containers_loses_no_acknowledged_write(stack: Stack) -> None:
+    """FAULTS 20, 28: SIGKILL, for good until the group has another leader."""
+
+    async def run() -> None:
+        async with Writers(stack.endpoints) as writers:
+            await writers.acknowledged_more(500)
+            for group in range(GROUPS):
+                leader = await to_thread(stack.leader, group)
+                container = await to_thread(stack.node, leader)
+                await to_thread(container.kill, "SIGKILL")
+                await writers.acknowledged_more(500)
+                await to_thread(stack.leader, group, leader)
+                await writers.acknowledged_more(500)
+                await to_thread(container.start)
+            await writers.stop()
+            found = await writers.read_back()
+            assert writers.written.problems(found) == []
+            assert writers.written.longest_gap_seconds < OUTAGE_SECONDS_MAX
+
+    asyncio.run(run())
+
+
+def test_docker_starts_a_killed_process_again(stack: Stack) -> None:
+    """The restart policy, not we: a crash needs no operator."""
+    put_all(stack)
+    leader = stack.node(stack.leader(0))
+    before = restarts(leader)
+    leader.exec_run(["sh", "-c", "kill -9 $(cat /proc/1/task/1/children)"])
+    wait_until(lambda: restarts(leader) > before, "the container is restarted")
+    stack.wait_until_whole()
+    assert_all_kept(stack)
+
+
+def test_down_and_up_keeps_the_data(stack: Stack) -> None:
+    put_all(stack)
+    volumes = stack.volumes()
+    stack.down()
+    assert stack.containers() == []
+    assert stack.volumes() == volumes
+    stack.up()
+    assert_all_kept(stack)
+
+
+def test_replicas_that_swap_their_addresses_under_load_are_found_again(stack: Stack) -> None:
+    """FAULTS: an address is no identity. The leaders of both groups come back as one another."""
+
+    async def run() -> None:
+        async with Writers(stack.endpoints) as writers:
+            await writers.acknowledged_more(300)
+            leaders = [await to_thread(stack.leader, group) for group in range(GROUPS)]
+            pair = [await to_thread(stack.node, leader) for leader in leaders]
+            before = await to_thread(stack.addresses)
+            pair.sort(key=lambda c: _number(before[str(c.name)]), reverse=True)
+            for container in pair:
+                await to_thread(container.stop)
+            await writers.acknowledged_more(300)
+            for container in pair:  # the engine hands out addresses from the lowest that is free
+                await to_thread(container.start)
+            await to_thread(stack.wait_until_whole)
+            after = await to_thread(stack.addresses)
+            assert all(after[str(c.name)] != before[str(c.name)] for c in pair)
+            await writers.acknowledged_more(300)
+            await writers.stop()
+            assert writers.written.problems(await writers.read_back()) == []
+
+    asyncio.run(run())
+
+
+def test_every_replica_may_come_back_with_another_address(stack: Stack) -> None:
+    """The router keeps running, and knows only addresses that now belong to somebody else."""
+    put_all(stack)
+    before = stack.addresses()
+    nodes = sorted(stack.nodes(), key=lambda c: _number(before[str(c.name)]), reverse=True)
+    for node in nodes:
+        node.stop()
+    for node in nodes:
+        node.start()
+    after = stack.addresses()
+    assert all(after[name] != address for name, address in before.items()), (before, after)
+    stack.wait_until_whole()
+    assert_all_kept(stack)
+
+
+def test_restarting_one_replica_after_another_under_load(stack: Stack) -> None:
+    """A rolling restart: no write fails, no group is without a leader for long."""
+
+    async def run() -> None:
+        async with Writers(stack.endpoints) as writers:
+            for node in await to_thread(stack.nodes):
+                await writers.acknowledged_more(200)
+                await to_thread(node.restart, timeout=15)
+                await to_thread(stack.wait_until_whole)
+            await writers.acknowledged_more(200)
+            await writers.stop()
+            assert writers.written.problems(await writers.read_back()) == []
+            assert writers.written.longest_gap_seconds < OUTAGE_SECONDS_MAX
+
+    asyncio.run(run())
+
+
+def test_two_routers_serve_side_by_side_and_one_is_enough(stack: Stack) -> None:
+    said = stack.up(routers=2)
+    try:
+        first, second = stack.endpoints
+        assert f"{first},{second}" in said
+        with Client(first) as one, Client(second) as other:
+            one.put(b"shared", b"1")
+            found = other.get(b"shared")
+            assert found is not None
+            assert found.value == b"1"
+            other.put(b"shared", b"2")
+            found = one.get(b"shared")
+            assert found is not None
+            assert found.value == b"2"
+        asyncio.run(_routers_restarted_in_turn(stack))
+    finally:
+        stack.up(routers=1)
+
+
+async def _routers_restarted_in_turn(stack: Stack) -> None:
+    async with Writers(stack.endpoints) as writers:
+        for number in (1, 2):
+            await writers.acknowledged_more(300)
+            name = f"{stack.project}-router-{number}"
+            router = await to_thread(stack.engine.containers.get, name)
+            await to_thread(router.kill, "SIGKILL")
+            await writers.acknowledged_more(300)
+            await to_thread(router.start)
+            await to_thread(wait_until, lambda r=router: _is_healthy(r), f"{name} is healthy")
+        await writers.stop()
+        assert writers.written.problems(await writers.read_back()) == []
+
+
+def _is_healthy(container: Container) -> bool:
+    container.reload()
+    return bool(container.attrs["State"]["Health"]["Status"] == "healthy")
+
+
+def _number(address: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in address.split("."))
