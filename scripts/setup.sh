@@ -31,6 +31,10 @@ if [ ! -x "$environment/bin/python" ]; then
   echo "setup: making $environment"
   "$python" -m venv "$environment"
 fi
+"$environment/bin/python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
+  die "$environment was made with an older Python: remove it and start again"
+"$environment/bin/python" -m pip --version >/dev/null 2>&1 ||
+  "$environment/bin/python" -m ensurepip >/dev/null # made by a tool that leaves pip out
 echo "setup: installing requirements/$what.txt into $environment (about a minute the first time)"
 "$environment/bin/python" -m pip install --quiet --disable-pip-version-check --require-hashes \
   -r "requirements/$what.txt"

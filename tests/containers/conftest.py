@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterator
 
@@ -36,7 +37,7 @@ def engine() -> Iterator[docker.DockerClient]:
 def shared_stack(engine: docker.DockerClient) -> Iterator[Stack]:
     """2 groups x 3 replicas and a router, as ``make up`` starts them; forgotten at the end."""
     # The port behind it is for a second router.
-    port = next(a for a, b in _pairs(free_ports(20)) if b == a + 1)
+    port = next(a for a, b in itertools.pairwise(free_ports(20)) if b == a + 1)
     stack = Stack(f"overdb-test-{os.getpid()}", port, engine)
     try:
         stack.up()
@@ -50,7 +51,3 @@ def stack(shared_stack: Stack) -> Stack:
     """The cluster with all its replicas up, whatever the test before did to it."""
     shared_stack.wait_until_whole()
     return shared_stack
-
-
-def _pairs(ports: list[int]) -> Iterator[tuple[int, int]]:
-    return zip(ports, ports[1:], strict=False)

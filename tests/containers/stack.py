@@ -21,7 +21,7 @@ UP_SECONDS_MAX = 420.0  # with a base image to be made and libraries to be colle
 COMMAND_SECONDS_MAX = 90.0
 
 
-class CommandFailed(AssertionError):
+class CommandFailedError(AssertionError):
     """A command ended with another code than 0; the message has all that it said."""
 
 
@@ -64,7 +64,7 @@ class Stack:
         """Run a command that has to succeed and return its standard output."""
         done = self.run(*command, seconds_max=seconds_max)
         if done.returncode != 0:
-            raise CommandFailed(
+            raise CommandFailedError(
                 f"{' '.join(command)}: exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
             )
         return done.stdout
@@ -79,9 +79,9 @@ class Stack:
         self.environment["ROUTERS"] = str(routers)
         try:
             return self.must("scripts/up.sh", seconds_max=UP_SECONDS_MAX)
-        except CommandFailed as failed:
+        except CommandFailedError as failed:
             logs = self.run("scripts/compose.sh", "logs", "--no-color", "--tail", "5").stdout
-            raise CommandFailed(f"{failed}\n{logs}") from None
+            raise CommandFailedError(f"{failed}\n{logs}") from None
 
     def down(self) -> None:
         """What ``make down`` does."""

@@ -53,7 +53,7 @@ def test_the_command_line_runs_in_a_container_of_its_own(stack: Stack) -> None:
     assert found is not None
     assert found.value == b"1"
     missing = stack.run("scripts/compose.sh", "run", "--rm", "client", "get", "no-such-key")
-    assert missing.returncode not in (0, 125, 126, 127)
+    assert missing.returncode == 1, "the exit code of the command, not that of a wrapper"
     assert "Traceback" not in missing.stderr
 
 

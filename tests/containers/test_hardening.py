@@ -14,6 +14,8 @@ IMAGE_BYTES_MAX = 250_000_000
 
 def shell(container: Container, command: str) -> tuple[int, str]:
     code, output = container.exec_run(["sh", "-c", command])
+    assert code is not None
+    assert isinstance(output, bytes)
     return code, output.decode().strip()
 
 

@@ -105,8 +105,11 @@ class Exchange:
         finally:
             self._target = None
 
-    async def _while_current(self, target: Leader, work: Coroutine[None, None, None]) -> None:
-        """Run ``work`` to its end, or until ``target`` is not the one to talk to any more."""
+    async def _while_current(self, target: Leader, work: Coroutine[None, None, bool]) -> None:
+        """Run ``work`` to its end, or until ``target`` is not the one to talk to any more.
+
+        ``work`` returns whether the target is still as good as before.
+        """
         working = asyncio.create_task(work)
         try:
             while True:
@@ -116,8 +119,8 @@ class Exchange:
                 finally:
                     changing.cancel()
                 if working.done():
-                    working.result()
-                    self._targets.lost(target)
+                    if not working.result():
+                        self._targets.lost(target)
                     return
                 self._changed.clear()
                 if not self._targets.is_current(target):
@@ -128,11 +131,14 @@ class Exchange:
 
     # --- one stream -----------------------------------------------------------------------------
 
-    async def _connect_and_exchange(self, target: Leader) -> None:
-        """Return when the replica cannot be reached or the stream is over."""
+    async def _connect_and_exchange(self, target: Leader) -> bool:
+        """Return when the replica cannot be reached or the stream is over.
+
+        True when the replica is well and only an answer was too large.
+        """
         replica = self._channels.replica(target.address)
         if not await replica.connected():
-            return
+            return False
         call = replica.exchange()
         writing = asyncio.create_task(self._write(call), name=f"{self._name}-write")
         try:
@@ -146,10 +152,12 @@ class Exchange:
         except grpc.aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
                 self._traffic.answer_too_large(error.details() or "")
+                return True
         finally:
             call.cancel()
             writing.cancel()
             await asyncio.gather(writing, return_exceptions=True)
+        return False
 
     async def _write(self, call: ExchangeCall) -> None:
         """Send what there is, all that waited while the last message was written in the next one."""

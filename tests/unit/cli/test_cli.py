@@ -166,16 +166,16 @@ def test_errors_are_one_line_and_have_their_exit_code(
     down = run("-e", "127.0.0.1:1", "--timeout", "0.2", "put", "k", "v")
     refused(down, 3, "127.0.0.1:1: connection refused")
     router_thread.do(lambda: setattr(router, "rule", lambda _: None))
-    refused(run("put", "k", "v", "--timeout", "0.3"), 4, "outcome unknown")
-    shown = run("put", "k", "v", "--timeout", "0.3", "--json")
+    refused(run("put", "k", "v", "--timeout", "2"), 4, "outcome unknown")
+    shown = run("put", "k", "v", "--timeout", "2", "--json")
     error = json.loads(shown.stderr)["error"]
     assert error["code"] == "DEADLINE_EXCEEDED"
     assert ":1" in error["request_id"]
-    refused(run("get", "k", "--timeout", "0.3"), 3, "no answer")
+    refused(run("get", "k", "--timeout", "2"), 3, "no answer")
     for code, ends in ((9, 5), (10, 5), (8, 5), (12, 5), (3, 2)):
         rule = lambda entry, code=code: refusal(entry, code, "because")  # noqa: E731
         router_thread.do(lambda rule=rule: setattr(router, "rule", rule))  # type: ignore[misc]
-        refused(run("put", "k", "v", "--timeout", "0.2"), ends, "because")
+        refused(run("put", "k", "v", "--timeout", "3"), ends, "because")
 
 
 def test_ctrl_c_is_quiet_and_ends_with_130(router_thread: RouterThread) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 ROOT = Path(__file__).parents[3]
 
 
-def wait_until(condition: Callable[[], object], what: str, seconds_max: float = 20.0) -> None:
+def wait_until(condition: Callable[[], object], what: str, seconds_max: float = 40.0) -> None:
     """Poll until it holds; fail with ``what`` after the time."""
     deadline = time.monotonic() + seconds_max
     while not condition():
@@ -59,7 +59,7 @@ class Supervised:
     def text(self) -> str:
         return "\n".join(self.lines)
 
-    def wait_for(self, text: str, seconds_max: float = 20.0) -> None:
+    def wait_for(self, text: str, seconds_max: float = 40.0) -> None:
         """Until the supervisor has said ``text``."""
 
         def said() -> bool:
@@ -68,7 +68,7 @@ class Supervised:
 
         wait_until(said, f"'{text}' in:\n{self.text}", seconds_max)
 
-    def wait(self, seconds_max: float = 20.0) -> int:
+    def wait(self, seconds_max: float = 40.0) -> int:
         """Until it ends; returns the exit code."""
         code = self.popen.wait(seconds_max)
         self._reader.join(5)

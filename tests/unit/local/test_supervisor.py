@@ -28,7 +28,7 @@ def ready(supervised: Supervised) -> dict[str, int]:
     return pids
 
 
-def assert_gone(pids: dict[str, int], seconds_max: float = 5.0) -> None:
+def assert_gone(pids: dict[str, int], seconds_max: float = 20.0) -> None:
     wait_until(lambda: not any(map(is_alive, pids.values())), f"{pids} end", seconds_max)
 
 
@@ -99,16 +99,14 @@ def test_one_that_ran_before_may_refuse_twice(start: Start, tmp_path: Path) -> N
 
 def test_a_second_ctrl_c_kills_what_does_not_end(start: Start, tmp_path: Path) -> None:
     set_mode(tmp_path, "node-1", "stubborn")
-    supervised = start()
+    supervised = start(OVERDB_TEST_STOP_SECONDS="600")  # so it was not the patience that ended
     pids = ready(supervised)
     supervised.send(signal.SIGINT)
     supervised.wait_for("Stopping (Ctrl-C again kills)")
     wait_until(lambda: not is_alive(pids["node-2"]), "node-2 ends as it was told")
     assert is_alive(pids["node-1"])
-    second = time.monotonic()
     supervised.send(signal.SIGINT)
     assert supervised.wait() == 0
-    assert time.monotonic() - second < 3
     assert_gone(pids, 0.5)
 
 

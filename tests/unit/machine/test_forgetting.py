@@ -11,6 +11,7 @@ from tests.unit.machine.helpers import (
     NOW,
     SECOND,
     Group,
+    add,
     client,
     get,
     refused,
@@ -48,6 +49,19 @@ def test_acknowledged_below_only_grows() -> None:
     group.entry(Put(b"k", b"", request(9, below=5)))
     group.entry(Put(b"k", b"", request(10, below=2)))
     refused(group.one(Put(b"k", b"", request(4))), Code.FAILED_PRECONDITION, "stale")
+
+
+@pytest.mark.parametrize("numbers", [(1, 2, 3, 4), (1, 500, 900, 901)], ids=["dense", "sparse"])
+def test_the_number_that_is_named_is_not_forgotten_itself(numbers: tuple[int, ...]) -> None:
+    """PROTOCOL 2.10: *below*. What goes too early runs a second time (FAULTS, outcome forgotten early)."""
+    group = Group()
+    commands = [transact(request(number), add(b"n", 1)) for number in numbers]
+    answers = group.entry(*commands)
+    group.entry(Put(b"k", b"", request(1000, below=numbers[2])))
+    assert group.entry(*commands[2:]) == answers[2:]
+    assert group.value(b"n") == b"4"
+    for late in group.entry(*commands[:2]):
+        refused(late, Code.FAILED_PRECONDITION, "stale")
 
 
 def test_the_first_request_of_a_client_can_acknowledge() -> None:

@@ -350,6 +350,14 @@ class FakeCluster:
     async def serving(self) -> None:
         await until(lambda: self.router.core.topology.serving)
 
+    async def stop_polling(self) -> None:
+        """Leave the router with what its requests make it find out."""
+        polling = self.router.core.topology._polling
+        assert polling is not None
+        polling.cancel()
+        await asyncio.gather(polling, return_exceptions=True)
+        await until(lambda: not self.router.core.topology._asking)
+
     def key_of(self, group: int, number: int = 0) -> bytes:
         """Return a key that lives in a group."""
         wanted = self.groups[group]

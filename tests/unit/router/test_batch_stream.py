@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 import grpc
 import pytest
@@ -69,11 +70,13 @@ def test_a_client_that_does_not_read_is_not_read_from() -> None:
                     await client.send(get(n, b"a"))
 
             sending = asyncio.create_task(send_all())
+            reads = await _settled(
+                lambda: sum(len(message.reads.reads) for message in cluster.leader().messages)
+            )
+            assert 0 < reads < 60
             other = BatchClient(cluster)
             await other.send(get(1, b"b"))
             await other.receive(1)
-            reads = sum(len(message.reads.reads) for message in cluster.leader().messages)
-            assert reads < 60
             await client.receive(60)
             await sending
             assert all(entry.get.value == value for entry in client.answers.values())
@@ -154,3 +157,14 @@ def test_single_calls_are_bounded() -> None:
             await asyncio.gather(*calls)
 
     asyncio.run(scenario())
+
+
+async def _settled(count: Callable[[], int]) -> int:
+    """Wait until a count has stayed the same, above zero, for a while; return it."""
+    last, unchanged = 0, 0
+    while unchanged < 10:
+        await asyncio.sleep(0.05)
+        now = count()
+        unchanged = unchanged + 1 if now == last and now else 0
+        last = now
+    return last

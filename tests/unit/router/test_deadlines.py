@@ -209,6 +209,7 @@ def test_an_answer_too_large_for_one_message_is_asked_for_in_parts() -> None:
             await client.send(*(get(n, b"k%d" % n) for n in range(20)))
             await client.receive(20, seconds_max=10)
             assert all(entry.get.value == value for entry in client.answers.values())
+            assert cluster.router.core.topology.leader_changes == 1  # that it was found at first
 
     asyncio.run(scenario())
 

@@ -24,7 +24,8 @@ def ids_of(replica: FakeReplica) -> list[tuple[bytes, int]]:
 @pytest.mark.parametrize("hints", [True, False])
 def test_a_deposed_leader_refuses_and_the_next_one_is_found(hints: bool) -> None:
     async def scenario() -> None:
-        async with running(groups=1, poll_seconds=60.0) as cluster:
+        async with running(groups=1) as cluster:
+            await cluster.stop_polling()
             for replica in cluster.replicas:
                 replica.hints = hints
             cluster.groups[0].elect(2)
@@ -74,7 +75,8 @@ def test_a_stopped_leader_is_left_when_others_follow_a_newer_one() -> None:
     """A SIGSTOPped leader keeps its connections: it is found out by the answers that it owes."""
 
     async def scenario() -> None:
-        async with running(groups=1, poll_seconds=60.0) as cluster:
+        async with running(groups=1) as cluster:
+            await cluster.stop_polling()
             old = cluster.leader()
             old.awake.clear()
             client = BatchClient(cluster)
@@ -125,11 +127,13 @@ def test_a_leader_without_knowing_that_it_was_deposed_is_not_believed() -> None:
             topology = cluster.router.core.topology
             topology.ask_around(0)
             await until(lambda: (leader := topology.leader_of(0)) is not None and leader.term == 2)
-            for _ in range(5):
-                await topology.search(0)
-                leader = topology.leader_of(0)
-                assert leader is not None
-                assert leader.replica_id == cluster.replicas[1].replica_id
+            deposed = cluster.replicas[0]
+            says = await deposed.Describe(shard_pb2.DescribeRequest(), None)
+            assert says.role == "leader"
+            assert not topology.learn(deposed.address, says)
+            leader = topology.leader_of(0)
+            assert leader is not None
+            assert leader.replica_id == cluster.replicas[1].replica_id
 
     asyncio.run(scenario())
 

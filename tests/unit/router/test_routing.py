@@ -112,7 +112,8 @@ def test_a_slot_that_moved_is_followed() -> None:
     """DESIGN 3: WrongGroup makes the router ask the groups for their slots."""
 
     async def scenario() -> None:
-        async with running(poll_seconds=60.0) as cluster:
+        async with running() as cluster:
+            await cluster.stop_polling()
             key = cluster.key_of(0)
             old, new = cluster.groups
             old.epoch = new.epoch = 2
