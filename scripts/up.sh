@@ -18,6 +18,7 @@ command -v docker >/dev/null || die "there is no Docker on this machine: install
 docker version >/dev/null 2>&1 ||
   die "no Docker engine answers (is it started, and may you use it?); 'make run' needs none"
 deploy/build-image.sh
+scripts/compose.sh version >/dev/null # it may have to be installed, and that is no part of the start
 
 export OVERDB_PORT_RANGE=$port
 [ "$routers" = 1 ] || OVERDB_PORT_RANGE=$port-$((port + routers - 1))

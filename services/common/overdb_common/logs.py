@@ -11,6 +11,10 @@ from structlog.typing import Processor
 
 get_logger = structlog.get_logger
 
+# Never with local variables, which is structlog's default, also on a console: they hold users' keys and
+# values, and writing a message of 20 MiB out as text holds the event loop up for longer than an election.
+_TRACEBACKS = structlog.tracebacks.ExceptionDictTransformer(show_locals=False, max_frames=30)
+
 
 def configure(log_format: str = "auto", level: str = "info", **context: Any) -> None:
     """Set up structlog and the standard library's logging for this process.
@@ -27,10 +31,14 @@ def configure(log_format: str = "auto", level: str = "info", **context: Any) -> 
     ]
     last: list[Processor]
     if console:
-        last = [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+        last = [
+            structlog.dev.ConsoleRenderer(
+                colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+            )
+        ]
     else:
         last = [
-            structlog.processors.dict_tracebacks,
+            structlog.processors.ExceptionRenderer(_TRACEBACKS),
             structlog.processors.EventRenamer("event"),
             structlog.processors.JSONRenderer(),
         ]

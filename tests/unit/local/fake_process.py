@@ -13,7 +13,6 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,15 +22,18 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from overdb_common.parent import end_with_parent
 
+_SECONDS_MAX = 240  # no test takes longer, so nothing stays behind whatever happens to the test
+
 
 def main() -> int:
+    """Run until told to end, in the mode of the file, and return the exit code."""
     end_with_parent()
     node_id = os.environ.get("OVERDB_NODE_ID")
     name = f"node-{node_id}" if node_id else "router-0"
     mode_file = Path(os.environ["OVERDB_TEST_MODES"]) / f"mode-{name}"
     mode = mode_file.read_text() if mode_file.exists() else ""
-    stop = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: None if mode == "stubborn" else stop.set())
+    # Waited for, not handled: a handler that sets an Event may wait for a lock that it interrupted.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     print(f"{name} runs {mode}", flush=True)
     if mode == "refuse":
         print(f"overdb-fake: {name} dislikes its setting: change it", file=sys.stderr)
@@ -39,7 +41,7 @@ def main() -> int:
     if mode == "fail":
         return 1
     server = None if node_id else _serve_health(os.environ["OVERDB_LISTEN"])
-    stop.wait()
+    signal.sigtimedwait([] if mode == "stubborn" else [signal.SIGTERM], _SECONDS_MAX)
     if server is not None:
         server.stop(None)
     if mode == "slow":

@@ -21,10 +21,13 @@ def set_mode(directory: Path, name: str, mode: str) -> None:
 
 
 def ready(supervised: Supervised) -> dict[str, int]:
-    """Wait until it is ready; returns the pids by name."""
+    """Wait until it is ready and each process is in its mode; returns the pids by name."""
     supervised.wait_for("Ready after")
     pids = supervised.pids()
     assert set(pids) == NAMES
+    for name in pids:
+        log = supervised.directory / "logs" / f"{name}.log"
+        wait_until(lambda log=log: "runs" in log.read_text(), f"{name} runs")  # type: ignore[misc]
     return pids
 
 

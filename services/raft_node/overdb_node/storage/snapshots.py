@@ -1,18 +1,20 @@
 """Snapshots on disk: RocksDB checkpoints, and the byte stream in which one replica sends them to another.
 
 snapshots/<index>-<term>/db/...          the checkpoint
-snapshots/<index>-<term>/manifest.json   what it is, and name, size and crc32c of each file
+snapshots/<index>-<term>/manifest.json   what it is, and name, size and crc32c of each file; a line with
+                                         the crc32c of all that
 stream = length of manifest (8) | manifest | the files, in the manifest's order
 """
 
 from __future__ import annotations
 
 import json
+import re
 import struct
 from bisect import bisect_right
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import google_crc32c
 from rocksdict import Checkpoint
@@ -25,6 +27,7 @@ from overdb_node.storage.files import fsync_path, fsync_tree, remove, write_atom
 _LENGTH = struct.Struct(">Q")
 _BLOCK_BYTES = 1 << 20
 _MANIFEST = "manifest.json"
+_FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")  # RocksDB's, and nothing outside a directory
 MANIFEST_BYTES_MAX = 16 << 20
 
 
@@ -68,7 +71,7 @@ def take(data: DataStore, directory: Path, clock_record: bytes) -> Taken | None:
 def seal(snapshot: Snapshot, path: Path) -> Snapshot:
     """Write the manifest of a checkpoint and return the snapshot with its name and stream size."""
     files = sorted(p for p in (path / "db").iterdir() if p.is_file())
-    content = json.dumps(
+    body = json.dumps(
         {
             "index": snapshot.index,
             "term": snapshot.term,
@@ -76,7 +79,8 @@ def seal(snapshot: Snapshot, path: Path) -> Snapshot:
             "members": [[m.replica_id, m.address, m.voter] for m in snapshot.members],
             "files": [[p.name, p.stat().st_size, _crc32c(p)] for p in files],
         }
-    ).encode()
+    )
+    content = f"{body}\n{google_crc32c.value(body.encode()):08x}\n".encode()
     write_atomically(path / _MANIFEST, content)
     size = _LENGTH.size + len(content) + sum(p.stat().st_size for p in files)
     return Snapshot(
@@ -92,8 +96,35 @@ def _crc32c(path: Path) -> int:
     return crc
 
 
+class _Manifest(NamedTuple):
+    snapshot: Snapshot  # without its stream's size, which the manifest is a part of
+    files: list[tuple[str, int, int]]  # name, bytes, crc32c
+
+    @classmethod
+    def parse(cls, content: bytes) -> _Manifest:
+        """Raises CorruptSnapshot for what ``seal`` has not written."""
+        try:
+            body, crc = content.decode().splitlines()
+            if int(crc, 16) != google_crc32c.value(body.encode()):
+                raise ValueError("its checksum does not fit")
+            fields = json.loads(body)
+            index, term = int(fields["index"]), int(fields["term"])
+            members = tuple(Member(i, address, voter) for i, address, voter in fields["members"])
+            files = [(str(n), int(s), int(c)) for n, s, c in fields["files"]]
+            snapshot = Snapshot(index, term, int(fields["clock"]), members, f"{index}-{term}")
+        except (ValueError, KeyError, TypeError) as error:
+            raise CorruptSnapshot(f"the snapshot's manifest cannot be read: {error}") from None
+        for name, _, _ in files:
+            if not _FILE_NAME.fullmatch(name):
+                raise CorruptSnapshot(f"the snapshot has a file named {name!r}")
+        return cls(snapshot, files)
+
+
 class SnapshotReader:
-    """Random access to the stream of a sealed snapshot."""
+    """Random access to the stream of a sealed snapshot.
+
+    Raises CorruptSnapshot when its manifest is damaged or one of its files is short.
+    """
 
     def __init__(self, path: Path) -> None:
         manifest = (path / _MANIFEST).read_bytes()
@@ -101,7 +132,7 @@ class SnapshotReader:
         self._starts = [0]
         self._paths: list[Path] = []
         offset = len(self._head)
-        for name, size, _ in json.loads(manifest)["files"]:
+        for name, size, _ in _Manifest.parse(manifest).files:
             self._starts.append(offset)
             self._paths.append(path / "db" / name)
             offset += size
@@ -159,23 +190,14 @@ class Staging:
         remove(unpacked)
         (unpacked / "db").mkdir(parents=True)
         try:
-            manifest = self._unpack(unpacked)
+            snapshot = replace(self._unpack(unpacked), size=self.size)
+            if (snapshot.index, snapshot.term) != self.key:
+                raise CorruptSnapshot(f"snapshot {snapshot.checkpoint} came for {self.key}")
         except CorruptSnapshot:
             remove(unpacked)
             raise
         finally:
             self._path.unlink(missing_ok=True)
-        snapshot = Snapshot(
-            manifest["index"],
-            manifest["term"],
-            manifest["clock"],
-            tuple(Member(i, address, voter) for i, address, voter in manifest["members"]),
-            f"{manifest['index']}-{manifest['term']}",
-            self.size,
-        )
-        if (snapshot.index, snapshot.term) != self.key:
-            remove(unpacked)
-            raise CorruptSnapshot(f"snapshot {snapshot.checkpoint} came for {self.key}")
         fsync_tree(unpacked)
         final = self._directory / snapshot.checkpoint
         remove(final)
@@ -183,7 +205,7 @@ class Staging:
         fsync_path(self._directory)
         return snapshot
 
-    def _unpack(self, target: Path) -> dict[str, Any]:
+    def _unpack(self, target: Path) -> Snapshot:
         with self._path.open("rb") as stream:
             head = stream.read(_LENGTH.size)
             if len(head) < _LENGTH.size:
@@ -192,17 +214,13 @@ class Staging:
             if length > MANIFEST_BYTES_MAX:
                 raise CorruptSnapshot(f"the snapshot's manifest claims {length} bytes")
             content = stream.read(length)
-            try:
-                manifest: dict[str, Any] = json.loads(content)
-                files = [(str(n), int(s), int(c)) for n, s, c in manifest["files"]]
-            except (ValueError, KeyError, TypeError) as error:
-                raise CorruptSnapshot(f"the snapshot's manifest cannot be read: {error}") from None
-            for name, size, crc in files:
-                if Path(name).name != name:
-                    raise CorruptSnapshot(f"the snapshot has a file named {name!r}")
+            manifest = _Manifest.parse(content)
+            for name, size, crc in manifest.files:
                 self._unpack_file(stream, target / "db" / name, size, crc)
+            if stream.read(1):
+                raise CorruptSnapshot("the snapshot stream goes on behind its last file")
             (target / _MANIFEST).write_bytes(content)
-        return manifest
+        return manifest.snapshot
 
     def _unpack_file(self, stream: Any, path: Path, size: int, crc: int) -> None:
         found, left = 0, size
