@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 from collections.abc import Iterator
@@ -16,21 +17,31 @@ from tests.integration.cluster import free_ports
 REQUIRED = os.environ.get("OVERDB_REQUIRE_DOCKER", "") not in ("", "0")
 
 
+@functools.cache
+def _engine_answers() -> bool:
+    try:
+        docker.from_env(timeout=20).close()  # it asks for the version of the engine
+    except DockerException:
+        return False
+    return True
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip here and not in a fixture: one place, so that pytest tells of all of them in one line."""
+    if item.get_closest_marker("docker") is None or _engine_answers():
+        return
+    reason = "NO DOCKER ENGINE ANSWERS, SO NO CONTAINER WAS TESTED ('docker version' may say why)"
+    if REQUIRED:
+        pytest.fail(f"{reason}, and OVERDB_REQUIRE_DOCKER is set", pytrace=False)
+    pytest.skip(f"{reason}; OVERDB_REQUIRE_DOCKER=1 makes this a failure")
+
+
 @pytest.fixture(scope="session")
 def engine() -> Iterator[docker.DockerClient]:
     """The Docker engine of this machine."""
-    try:
-        client = docker.from_env(timeout=60)
-    except DockerException as error:
-        reason = f"NO DOCKER ENGINE ANSWERS, so no container was tested ({error})"
-        if REQUIRED:
-            pytest.fail(f"{reason}, and OVERDB_REQUIRE_DOCKER is set", pytrace=False)
-        pytest.skip(f"{reason}; OVERDB_REQUIRE_DOCKER=1 makes this a failure")
-    try:
-        client.ping()
-        yield client
-    finally:
-        client.close()
+    client = docker.from_env(timeout=60)
+    yield client
+    client.close()
 
 
 @pytest.fixture(scope="session")

@@ -307,3 +307,19 @@ def test_old_versions_go_after_their_retention(tmp_path: Path) -> None:
         found = client.get(b"k")
         assert found is not None
         assert found.value == b"2"
+
+
+def test_many_large_values_at_once_come_in_portions(shared_cluster: LocalCluster) -> None:
+    """32 values of 1 MiB in one turn: more than a message may have, and all of them arrive."""
+
+    async def run() -> None:
+        async with overdb.Client(shared_cluster.endpoints[0], timeout=30.0) as connected:
+            keys = [b"{large}%d" % number for number in range(32)]
+            for key in keys:
+                await connected.put(key, key + bytes(MIB - 100))
+            found = await asyncio.gather(*(connected.get(key) for key in keys))
+            for key, value in zip(keys, found, strict=True):
+                assert value is not None
+                assert value.value.startswith(key)
+
+    asyncio.run(run())

@@ -13,7 +13,7 @@ import structlog
 
 from overdb_common import logs
 
-SECRET = "value of a user"
+STORED = "value of a user"
 
 
 @pytest.fixture(autouse=True)
@@ -57,7 +57,7 @@ def test_an_exception_is_logged_without_local_variables(
 ) -> None:
     """Locals hold what users store, and a large message takes seconds to write out."""
     stream = captured(monkeypatch, log_format)
-    message = SECRET.encode() * 100_000
+    message = STORED.encode() * 100_000
     try:
         fail(message)
     except RuntimeError as failure:
@@ -68,5 +68,5 @@ def test_an_exception_is_logged_without_local_variables(
     text = stream.getvalue()
     assert "bytes are too many" in text
     assert "RuntimeError" in text
-    assert SECRET not in text
+    assert STORED not in text
     assert len(text) < 10_000

@@ -2,7 +2,7 @@
 
 The file ``mode`` + name lies in the directory OVERDB_TEST_MODES; without it the process just runs.
   stubborn   ignores SIGTERM
-  slow       takes a second and a half to end
+  slow       takes four seconds to end
   refuse     cannot work as configured (exit code 78)
   fail       ends with exit code 1
 A router answers health checks as the real one does, so the supervisor finds it ready.
@@ -45,7 +45,7 @@ def main() -> int:
     if server is not None:
         server.stop(None)
     if mode == "slow":
-        time.sleep(1.5)
+        time.sleep(4)
     return 0
 
 

@@ -103,12 +103,18 @@ def _compare(directory: Path, content: dict[str, object], identity: Identity) ->
             f"{directory} has format {found}, this program knows up to {FORMAT}",
             "start a newer version of overdb",
         )
-    owner = Identity(
-        str(content.get("cluster")),
-        int(str(content.get("group"))),
-        int(str(content.get("groups"))),
-        int(str(content.get("replica_id"))),
-    )
+    try:
+        owner = Identity(
+            str(content["cluster"]),
+            int(str(content["group"])),
+            int(str(content["groups"])),
+            int(str(content["replica_id"])),
+        )
+    except (KeyError, ValueError) as error:
+        raise StartupError(
+            f"{directory / _FILE} does not say whose directory it is ({error})",
+            "restore the directory or replace this replica",
+        ) from None
     if owner != identity:
         raise StartupError(
             f"{directory} belongs to {owner}, this process is {identity}",

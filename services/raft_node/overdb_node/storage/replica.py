@@ -289,6 +289,8 @@ def _remove_debris(directory: Path, current: _Current) -> None:
     for path in (*directory.glob("log-*"), *directory.glob("data-*")):
         if path.name not in (current.log, current.data):
             remove(path)
+    for path in directory.glob("*.tmp"):  # of a replacement that was interrupted
+        remove(path)
     for path in (directory / _SNAPSHOTS).glob("*"):
         if path.name != current.snapshot.checkpoint:
             remove(path)

@@ -27,7 +27,8 @@ from overdb_node.storage.files import fsync_path, fsync_tree, remove, write_atom
 _LENGTH = struct.Struct(">Q")
 _BLOCK_BYTES = 1 << 20
 _MANIFEST = "manifest.json"
-_FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")  # RocksDB's, and nothing outside a directory
+# All of RocksDB's, and none that leads out of a directory.
+_FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
 MANIFEST_BYTES_MAX = 16 << 20
 
 
