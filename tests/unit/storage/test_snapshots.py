@@ -18,7 +18,7 @@ from overdb_node.raft.types import Snapshot
 from overdb_node.storage.data import DataStore
 from overdb_node.storage.errors import CorruptSnapshot
 from overdb_node.storage.replica import ReplicaStorage
-from overdb_node.storage.snapshots import SnapshotReader, Staging
+from overdb_node.storage.snapshots import SnapshotReader, Staging, Taken
 from tests.unit.storage.replicas import (
     MEMBERS,
     apply,
@@ -97,7 +97,7 @@ def test_a_checkpoint_taken_while_another_thread_writes_is_of_one_moment(tmp_pat
 
         thread = threading.Thread(target=write)
         thread.start()
-        taken = []
+        taken: list[Taken] = []
         try:
             while len(taken) < 5:
                 found = storage.take_snapshot()
