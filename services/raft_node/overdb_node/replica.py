@@ -89,6 +89,7 @@ class Replica:
         self._proposals: list[tuple[bytes, int, Answers]] = []
         self._proposed_bytes = 0
         self._newest_token = 0
+        self._persisting_since: float | None = None  # an fsync is waited for; None: nothing is
         self._after_persist: deque[tuple[int, list[tuple[int, Message]]]] = deque()
         self._turn_scheduled = False
         self._stopping = False
@@ -188,11 +189,19 @@ class Replica:
         self._ticks += 1
         if self._ticks % DISK_CHECK_TICKS == 0:
             self._check_disk()
+        self._check_stall()
         self.raft.tick()
         self.snapshotting.tick()
         if self.raft.installing is None:
             self._sweeper.tick(self.machine, self.storage.data)
         self.schedule_turn()
+
+    def _check_stall(self) -> None:
+        """A leader whose disk hangs commits by its followers and can apply nothing: let another lead."""
+        since, limit = self._persisting_since, self.settings.election_ms_max / 1000
+        if since is not None and self.raft.is_leader and self._loop.time() - since > limit:
+            _log.error("disk_stalled", seconds=round(self._loop.time() - since, 1))
+            self.raft.step_down()
 
     @property
     def disk_full(self) -> bool:
@@ -305,6 +314,7 @@ class Replica:
         self.metrics.fsynced(seconds, requests, size)
         if seconds > self.settings.slow_fsync_seconds:
             _log.warning("slow_fsync", seconds=round(seconds, 3), bytes=size)
+        self._persisting_since = None if token == self._newest_token else self._loop.time()
         self.raft.persisted(token)
         while self._after_persist and self._after_persist[0][0] <= token:
             for to, message in self._after_persist.popleft()[1]:
@@ -362,6 +372,8 @@ class Replica:
         if output.persist is not None:
             persist = output.persist
             self._newest_token = persist.token
+            if self._persisting_since is None:
+                self._persisting_since = self._loop.time()
             self.writer.submit(PersistRequest(persist.hard_state, persist.entries, persist.token))
         for to, message in output.send_now:
             self.peers.send(to, message)

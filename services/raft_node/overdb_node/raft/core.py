@@ -160,6 +160,12 @@ class Raft:
         """
         self.leading.transfer(to)
 
+    def step_down(self) -> None:
+        """Stop leading, in this term: the host has seen that this replica cannot do its work."""
+        if self.is_leader:
+            self.become_follower(self.term)
+        self._check()
+
     def persisted(self, token: int) -> None:
         """Everything handed out up to the Persist with this token is fsynced."""
         self._persisted = max(self._persisted, token)
