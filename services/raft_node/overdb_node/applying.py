@@ -9,6 +9,8 @@ from collections.abc import Iterable
 from overdb.internal.v1 import shard_pb2
 from overdb_node import codec
 from overdb_node.machine.machine import Machine
+from overdb_node.machine.types import Refused, WrongGroup
+from overdb_node.metrics import NodeMetrics
 from overdb_node.raft.types import Entry, EntryKind
 from overdb_node.storage.data import DataStore
 from overdb_node.transport.shard_service import Answers
@@ -45,10 +47,13 @@ class Waiting:
 class Applier:
     """Applies in slices, so that the loop stays free for heartbeats. One RocksDB batch a slice."""
 
-    def __init__(self, machine: Machine, data: DataStore, waiting: Waiting) -> None:
+    def __init__(
+        self, machine: Machine, data: DataStore, waiting: Waiting, metrics: NodeMetrics
+    ) -> None:
         self.machine = machine
         self.data = data
         self._waiting = waiting
+        self._metrics = metrics
         self._queue: deque[Entry] = deque()
         self.commands_applied = 0
 
@@ -97,6 +102,10 @@ class Applier:
         if waiting is None:
             return None
         sequence, answers = waiting
+        refused = sum(isinstance(result, Refused | WrongGroup) for result in results)
+        self._metrics.requested("commands", "OK", len(results) - refused)
+        if refused:
+            self._metrics.requested("commands", "REFUSED", refused)
         response = shard_pb2.ShardResponse(sequence=sequence)
         add = response.results.add
         for result in results:

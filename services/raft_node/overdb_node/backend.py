@@ -29,7 +29,6 @@ class ReplicaBackend:
         if request.group != self._group:
             self._refuse_group(request, answers)
         elif request.commands:
-            replica.metrics.requested("commands", "OK", request.count)
             if replica.disk_full and codec.stores_values(request.commands):
                 replica.refuse(
                     request.sequence,
@@ -41,7 +40,6 @@ class ReplicaBackend:
             else:
                 replica.propose(request.commands, request.sequence, answers)
         else:
-            replica.metrics.requested("reads", "OK", len(request.reads.reads))
             replica.exchange_reads(request, answers)
 
     def _refuse_group(self, request: shard_pb2.ShardRequest, answers: Answers) -> None:

@@ -75,7 +75,7 @@ class Replica:
         machine = Machine(storage.data, settings.machine_settings())
         machine.load()
         self._waiting = Waiting()
-        self._applier = Applier(machine, storage.data, self._waiting)
+        self._applier = Applier(machine, storage.data, self._waiting, metrics)
         self._reads = Reads()
         own = Address(settings.cluster, settings.group, settings.node_id)
         self.peers = Peers(own, self.address_of)
@@ -267,6 +267,7 @@ class Replica:
 
         def complete(confirmed: bool) -> None:
             if confirmed and not self.raft.installing:
+                self.metrics.requested("reads", "OK", len(request.reads.reads))
                 answer_reads(self.machine, self.storage.data, request, answers)
             else:
                 self.refuse(request.sequence, answers, _NOT_LEADER)
@@ -283,6 +284,8 @@ class Replica:
         reason: shard_pb2.Failure.Reason.ValueType,
         message: str = "",
     ) -> None:
+        code = shard_pb2.Failure.Reason.Name(reason).removeprefix("REASON_")
+        self.metrics.requested("exchange", code)
         answers.send(
             shard_pb2.ShardResponse(sequence=sequence, failure=self.failure(reason, message))
         )
@@ -424,7 +427,7 @@ class Replica:
         """The disk is at an installed snapshot: the state machine begins anew from it."""
         machine = Machine(self.storage.data, self.settings.machine_settings())
         machine.load()
-        self._applier = Applier(machine, self.storage.data, self._waiting)
+        self._applier = Applier(machine, self.storage.data, self._waiting, self.metrics)
         self._sweeper.restart()
         self.raft.installed()
         self.schedule_turn()
