@@ -44,7 +44,7 @@ def engine() -> Iterator[docker.DockerClient]:
     client.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def shared_stack(engine: docker.DockerClient) -> Iterator[Stack]:
     """2 groups x 3 replicas and a router, as ``make up`` starts them; forgotten at the end."""
     # The port behind it is for a second router.
