@@ -1,0 +1,10 @@
+"""For all tests."""
+
+from __future__ import annotations
+
+import signal
+
+# A shell starts its background jobs with SIGINT ignored, and so do some CI machines. Programs that are
+# started from here inherit that, and Ctrl-C could not be tested.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
