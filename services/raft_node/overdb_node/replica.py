@@ -318,10 +318,14 @@ class Replica:
         if seconds > self.settings.slow_fsync_seconds:
             _log.warning("slow_fsync", seconds=round(seconds, 3), bytes=size)
         self._persisting_since = None if token == self._newest_token else self._loop.time()
-        self.raft.persisted(token)
-        while self._after_persist and self._after_persist[0][0] <= token:
-            for to, message in self._after_persist.popleft()[1]:
-                self.peers.send(to, message)
+        try:
+            self.raft.persisted(token)
+            while self._after_persist and self._after_persist[0][0] <= token:
+                for to, message in self._after_persist.popleft()[1]:
+                    self.peers.send(to, message)
+        except Exception as violation:
+            self.fatal(f"{type(violation).__name__}: {violation}")
+            return
         self._turn()
 
     # --- the turn -------------------------------------------------------------------------------

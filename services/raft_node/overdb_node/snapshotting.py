@@ -106,7 +106,15 @@ class Snapshotting:
         storage, peers = self._replica.storage, self._replica.peers
         length = self._replica.settings.chunk_bytes
 
-        def send(data: bytes) -> None:
+        def read() -> bytes | None:
+            try:
+                return storage.read_snapshot(chunk.snapshot, chunk.offset, length)
+            except FileNotFoundError:
+                return None  # released meanwhile: the next offer is of a newer one
+
+        def send(data: bytes | None) -> None:
+            if data is None:
+                return
             first = chunk.snapshot
             peers.send(
                 chunk.to,
@@ -115,7 +123,7 @@ class Snapshotting:
                 ),
             )
 
-        self._run(lambda: storage.read_snapshot(chunk.snapshot, chunk.offset, length), send)
+        self._run(read, send)
 
     # --- receiving one ----------------------------------------------------------------------------
 
@@ -165,8 +173,12 @@ class Snapshotting:
         self._loop.call_soon_threadsafe(self._unless_failed, done, result)
 
     def _unless_failed(self, done: Callable[[T], None], result: T) -> None:
-        if not self._replica.failed:
+        if self._replica.failed:
+            return
+        try:
             done(result)
+        except Exception as error:  # a half-done install must not leave a replica that says nothing
+            self._failed(error)
 
     def _failed(self, error: BaseException) -> None:
         self._replica.fatal(f"{type(error).__name__}: {error}")

@@ -6,6 +6,7 @@ import errno
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from random import Random
 
 import pytest
 from hypothesis import given, settings
@@ -448,7 +449,7 @@ def test_a_disk_without_space_for_a_segment_is_a_clear_failure_and_the_log_stays
     assert len(reopen(many.directory)[1]) == 14
 
 
-# --- what recovery does not tell apart yet --------------------------------------------------------
+# --- what must not be taken for a torn end --------------------------------------------------------
 
 
 def test_the_last_frame_is_made_durable_when_the_log_is_opened(
@@ -512,4 +513,51 @@ def test_a_users_value_that_looks_like_a_frame_does_not_forbid_the_start(tmp_pat
     written = write_log(tmp_path / "log-1", batches)
     path, _, end = written.last
     overwrite(path, end - 500, bytes(500))
+    assert reopen(written.directory) == (HardState(1), [entry(1)])
+
+
+def two_segments(tmp_path: Path) -> Written:
+    """The second segment has one frame, acknowledged."""
+    random = Random(1)
+    first = entry(1, payload=random.randbytes(SEGMENT_BYTES - 400))
+    written = write_log(
+        tmp_path / "log-1", [(HardState(1), [first]), (None, [entry(2, payload=b"x" * 700)])]
+    )
+    assert written.frames[-1][1] == HEADER_BYTES
+    assert written.frames[-1][0] != written.frames[-2][0]
+    return written
+
+
+def test_a_damaged_frame_that_has_a_segment_to_itself_is_refused(tmp_path: Path) -> None:
+    """FAULTS 30, 31: that segment was not "made, and not yet written to"."""
+    written = two_segments(tmp_path)
+    path, begin, end = written.last
+    flip(path, (begin + end) // 2)
+    refused(written, path, begin)
+
+
+def test_a_damaged_header_of_the_last_segment_is_refused(tmp_path: Path) -> None:
+    written = two_segments(tmp_path)
+    path, _, _ = written.last
+    flip(path, 10)
+    overwrite(path, HEADER_BYTES, bytes(SEGMENT_BYTES - HEADER_BYTES))
+    refused(written, path, 0)
+
+
+@pytest.mark.parametrize("share", [0.3, 0.9, 1.2, 1.45])
+def test_a_frame_larger_than_a_segment_that_was_cut_short_is_a_torn_end(
+    tmp_path: Path, share: float
+) -> None:
+    """Killed in the middle of the write: random bytes have no zero sector, but the file ends early."""
+    payload = Random(2).randbytes(SEGMENT_BYTES * 3 // 2)
+    written = write_log(
+        tmp_path / "log-1", [(HardState(1), [entry(1)]), (None, [entry(2, payload=payload)])]
+    )
+    path, begin, end = written.last
+    assert end > SEGMENT_BYTES
+    kept = int(SEGMENT_BYTES * share)
+    assert kept < end
+    content = path.read_bytes()[:kept]
+    path.write_bytes(content.ljust(SEGMENT_BYTES, b"\0"))
+    assert begin == HEADER_BYTES
     assert reopen(written.directory) == (HardState(1), [entry(1)])

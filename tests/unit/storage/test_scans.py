@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -159,7 +162,8 @@ def test_a_range_of_deleted_keys_does_not_hold_up_the_loop(
     assert first.more
     assert len(first.items) == 1
     found, pages = in_pages(store, b"", b"", reverse=reverse)
-    assert ([item[0] for item in found], pages) == ([b"z", b"a"] if reverse else [b"a", b"z"], 2)
+    assert [item[0] for item in found] == ([b"z", b"a"] if reverse else [b"a", b"z"])
+    assert pages >= 2
 
 
 @pytest.mark.parametrize("reverse", [False, True])
@@ -187,3 +191,67 @@ def test_a_page_is_as_of_its_version_while_writes_go_on(
     before = page(shared, reverse=reverse, at=5)
     shared.write([(key, 6, None), (b"other", 7, b"new"), (b"a-new-one", 6, b"")], [], 2, 1)
     assert page(shared, reverse=reverse, at=5) == before
+
+
+class CountedSeeks:
+    """An iterator that counts how often it was positioned anew: each time it looks into every file."""
+
+    def __init__(self, rows: Any) -> None:
+        self._rows = rows
+        self.seeks = 0
+
+    def seek(self, key: bytes) -> None:
+        self.seeks += 1
+        self._rows.seek(key)
+
+    def seek_for_prev(self, key: bytes) -> None:
+        self.seeks += 1
+        self._rows.seek_for_prev(key)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._rows, name)
+
+
+def test_a_reverse_scan_steps_over_keys_and_seeks_only_past_many_versions(store: DataStore) -> None:
+    """Two seeks a key, beside large values, once held the loop for seconds and cost the leader."""
+    store.write([(b"k%04d" % n, 1, b"v") for n in range(500)], [], 1, 1)
+    store.write([(b"k%04d" % n, 2, None) for n in range(500)], [], 2, 1)
+    rows = CountedSeeks(store.database.iter())
+    scan = data_module._Page(NO_LIMIT, False, NO_LIMIT, NO_LIMIT)
+    assert scan.backward(rows, b"v", b"w").items == []  # type: ignore[arg-type]
+    assert rows.seeks <= 2
+    del rows
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("versions", [1, 7, 8, 9, 40])
+@pytest.mark.parametrize("at", [0, 1, 5, 8, 9, 30, NO_LIMIT])
+def test_keys_of_many_versions_are_read_as_of_any(
+    store: DataStore, reverse: bool, versions: int, at: int
+) -> None:
+    keys = [b"a", b"b\0", b"b\0c", b"d"]
+    store.write(
+        [(key, v, b"%d" % v) for v in range(1, versions + 1) for key in keys], [], versions, 1
+    )
+    newest = min(at, versions)
+    expected = [(key, b"%d" % newest, newest) for key in keys] if newest else []
+    found, _ = in_pages(store, b"", b"", reverse=reverse, at=at)
+    assert found == (expected[::-1] if reverse else expected)
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_a_page_ends_when_its_time_is_over_and_the_next_goes_on(
+    store: DataStore, reverse: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a slow disk too, heartbeats must not wait behind a page."""
+    ticking = itertools.count()
+    clock = SimpleNamespace(monotonic=lambda: next(ticking) * 0.01)
+    monkeypatch.setattr("overdb_node.storage.data.time", clock)
+    keys = [b"k%04d" % number for number in range(300)]
+    store.write([(key, 1, key) for key in keys], [], 1, 1)
+    first = page(store, reverse=reverse)
+    assert 0 < len(first.items) < 100
+    assert first.more
+    found, pages = in_pages(store, b"", b"", reverse=reverse)
+    assert [item[0] for item in found] == (keys[::-1] if reverse else keys)
+    assert pages > 3

@@ -11,6 +11,7 @@ the applied index fit together always (a WriteBatch is atomic, and one memtable 
 from __future__ import annotations
 
 import struct
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -37,6 +38,10 @@ _VALUE = b"\x01"
 WRITE_BUFFER_BYTES = 32 << 20
 CACHE_BYTES = 32 << 20
 SCAN_ROWS_MAX = 50_000  # rows visited for one page: a range of deleted keys must not hold the loop
+
+SCAN_SECONDS_MAX = 0.02  # nor may slow reads: heartbeats wait behind a page
+_ROWS_BETWEEN_CLOCKS = 16
+_STEPS_BEFORE_SEEK_MAX = 8
 
 
 class ScanPage(NamedTuple):
@@ -265,6 +270,7 @@ class _Page:
         self._max_items = max_items
         self._left_bytes = max_bytes
         self._left_rows = SCAN_ROWS_MAX
+        self._deadline = time.monotonic() + SCAN_SECONDS_MAX
         self._items: list[tuple[bytes, bytes, int]] = []
 
     def forward(self, rows: RdictIter, low: bytes, high: bytes) -> ScanPage:
@@ -292,25 +298,45 @@ class _Page:
         if rows.valid() and rows.key() == high:
             rows.prev()
         while rows.valid() and rows.key() >= low:
-            last = rows.key()
-            prefix = last[:-8]
-            key = decode_key(last)
+            key = decode_key(rows.key())
             if not self._has_room:
                 return ScanPage(self._items, True, key + b"\x00")
-            rows.seek(prefix + _VERSION.pack(_NEWEST - self._at))
-            if not rows.valid():
-                rows.status()  # the next seek would forget that a file is damaged
-            found = rows.valid() and rows.key()[:-8] == prefix
-            if found and not self._add(rows.key(), rows.value()):
+            found = self._newest_backward(rows, rows.key()[:-8])
+            if found is not None and not self._add(*found):
                 return ScanPage(self._items, True, key + b"\x00")
-            rows.seek_for_prev(prefix)
         rows.status()
         return ScanPage(self._items, False, b"")
 
+    def _newest_backward(self, rows: RdictIter, prefix: bytes) -> tuple[bytes, bytes] | None:
+        """The newest version at or below ``at`` of the key that ``rows`` stands on the oldest version of.
+
+        Leaves ``rows`` before the key. Backwards, versions come oldest first. Steps are cheap and seeks
+        are not (each looks into every file), so only a key of many versions is jumped over.
+        """
+        found: tuple[bytes, bytes] | None = None
+        for _ in range(_STEPS_BEFORE_SEEK_MAX):
+            stored = rows.key()
+            if decode_version(stored) <= self._at:
+                found = (stored, rows.value())
+            rows.prev()
+            if not rows.valid() or rows.key()[:-8] != prefix:
+                return found
+        rows.seek(prefix + _VERSION.pack(_NEWEST - self._at))
+        if not rows.valid():
+            rows.status()  # the next seek would forget that a file is damaged
+        elif rows.key()[:-8] == prefix:
+            found = (rows.key(), rows.value())
+        rows.seek_for_prev(prefix)
+        return found
+
     @property
     def _has_room(self) -> bool:
+        """Whether another key may be looked at; at least one always may, so that a scan gets on."""
         self._left_rows -= 1
-        return self._left_rows >= 0 and len(self._items) < self._max_items
+        if self._left_rows < 0 or len(self._items) >= self._max_items:
+            return False
+        late = self._left_rows % _ROWS_BETWEEN_CLOCKS == 0 and time.monotonic() > self._deadline
+        return not late
 
     def _add(self, stored: bytes, value: bytes) -> bool:
         """Take a version in, unless it is a tombstone; False when the page is full before it."""

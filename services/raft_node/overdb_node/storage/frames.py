@@ -102,6 +102,14 @@ def is_torn(content: bytes, offset: int) -> bool:
     return False
 
 
+def is_cut_short(content: bytes, offset: int) -> bool:
+    """Whether the head of a frame stands at ``offset``, and the content ends before the frame does."""
+    if offset + _FRAME.size > len(content):
+        return True
+    magic, length, _, _ = _FRAME.unpack_from(content, offset)
+    return bool(magic == MAGIC and offset + _FRAME.size + length > len(content))
+
+
 def records(body: bytes) -> Iterator[HardState | Entry]:
     """The records of a frame whose checksum was right, in order."""
     offset = 0

@@ -253,9 +253,24 @@ class DurableLog:
         if any(content[end:]):
             if later:  # a roll comes after the fdatasync of the frame before it
                 raise _corrupt(path, end, "a later segment follows")
-            if not frames.is_torn(content, end):
-                raise _corrupt(path, end, "the last frame was written whole and is damaged")
-        return not any(self._has_frame_after(other) for other in later)
+            self._check_torn(path, content, end)
+        if any(self._has_frame_after(other) for other in later):
+            return False
+        for other in later:  # made; and at most the first frame was being written to it
+            rest = other.read_bytes()
+            self._check_header(other, rest)  # it was fsynced before the segment got its name
+            if any(rest[_HEADER.size :]):
+                self._check_torn(other, rest, _HEADER.size)
+        return True
+
+    def _check_torn(self, path: Path, content: bytes, offset: int) -> None:
+        """Refuse what is not whole and cannot be the rest of an append that a crash cut short.
+
+        A frame larger than a segment has one to itself, and grows it: cut short, the file ends in it.
+        """
+        alone = offset == _HEADER.size and frames.is_cut_short(content, offset)
+        if not alone and not frames.is_torn(content, offset):
+            raise _corrupt(path, offset, "the last frame was written whole and is damaged")
 
     def _has_frame_after(self, path: Path) -> bool:
         return frames.find_after(path.read_bytes(), 0, self._sequence) is not None
