@@ -11,6 +11,7 @@ from pathlib import Path
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 import overdb
 import overdb.sync
@@ -235,6 +236,17 @@ def test_an_unknown_group_is_not_found(channel: grpc.Channel) -> None:
         stub.Members(cluster_pb2.MembersRequest(group=7), timeout=10)
     assert refused.value.code() is grpc.StatusCode.NOT_FOUND
     assert "7" in (refused.value.details() or "")
+
+
+def test_reflection_describes_services_messages_and_methods(channel: grpc.Channel) -> None:
+    stub = reflection_pb2_grpc.ServerReflectionStub(channel)
+    for symbol in ("overdb.v1.KV", "overdb.v1.KV.Put", "overdb.v1.PutRequest"):
+        asked = reflection_pb2.ServerReflectionRequest(file_containing_symbol=symbol)
+        (answer,) = stub.ServerReflectionInfo(iter([asked]), timeout=10)
+        assert answer.file_descriptor_response.file_descriptor_proto, symbol
+    asked = reflection_pb2.ServerReflectionRequest(file_containing_symbol="overdb.v1.KV.Fly")
+    (answer,) = stub.ServerReflectionInfo(iter([asked]), timeout=10)
+    assert answer.error_response.error_code == grpc.StatusCode.NOT_FOUND.value[0]
 
 
 def test_256_callers_share_messages_and_fsyncs(shared_cluster: LocalCluster) -> None:

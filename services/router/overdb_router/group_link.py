@@ -303,7 +303,7 @@ class GroupLink:
             return Refusal(
                 refusals.DEADLINE_EXCEEDED,
                 f"outcome unknown: the request went to group {self.group}, {reason}; retry with the "
-                "same id, or ask TransactionStatus",
+                "same id",
             )
         if self._targets.choose() is None:
             return Refusal(

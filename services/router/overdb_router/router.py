@@ -21,6 +21,7 @@ from overdb_router.health import Health
 from overdb_router.ids import RouterIds
 from overdb_router.kv_service import KVService
 from overdb_router.metrics import RouterMetrics
+from overdb_router.reflected import MethodsToo
 from overdb_router.settings import RouterSettings
 from overdb_router.snapshots import Snapshots
 from overdb_router.topology import Topology
@@ -120,7 +121,7 @@ class Router:
             health_pb2.DESCRIPTOR.services_by_name["Health"].full_name,
             reflection.SERVICE_NAME,
         )
-        reflection.enable_server_reflection(services, server)
+        reflection.enable_server_reflection(services, server, MethodsToo())
         return server
 
     # --- what the rooms report ------------------------------------------------------------------

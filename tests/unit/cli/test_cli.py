@@ -360,3 +360,18 @@ def test_without_typer_the_remedy_is_named() -> None:
     code = "import sys\nsys.modules['typer'] = None\nfrom overdb.cli import main\nmain()"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
     refused(done, 2, "pip install 'overdb[cli]'")
+
+
+def test_a_full_disk_behind_the_output_is_one_line(router_thread: RouterThread, run: Run) -> None:
+    run("put", "k", "v")
+    with Path("/dev/full").open("wb") as full:
+        finished = subprocess.run(
+            [*PROGRAM, "-e", router_thread.router.address, "get", "k"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert finished.returncode == 5
+    assert finished.stderr == "overdb: cannot write the output: No space left on device\n"

@@ -41,6 +41,18 @@ def test_no_port_is_given_twice(tmp_path: Path, groups: int, replicas: int) -> N
     assert len(set(ports)) == len(ports) == 2 * (groups * replicas + 10)
 
 
+def test_a_directory_with_files_of_something_else_is_refused_and_left_alone(
+    tmp_path: Path, base_port: int
+) -> None:
+    (tmp_path / "thesis.txt").write_text("mine")
+    with (
+        pytest.raises(Refused, match=r"thesis\.txt"),
+        Layout(tmp_path, 2, 3, 1, base_port).claim(silent),
+    ):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
 def test_ports_in_use_are_named_and_nothing_is_started(tmp_path: Path, base_port: int) -> None:
     layout = Layout(tmp_path / "data", 2, 3, 1, base_port)
     with (

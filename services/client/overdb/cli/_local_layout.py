@@ -144,6 +144,15 @@ class Layout:
 
     # --- the directory ----------------------------------------------------------------------------
 
+    def _refuse_foreign(self) -> None:
+        """A directory with files and without ours is somebody else's."""
+        found = sorted(path.name for path in self.directory.iterdir() if path.name != "lost+found")
+        if found and not {"LOCK", self.file.name} & set(found):
+            raise Refused(
+                f"{self.directory} has files of something else ({', '.join(found[:3])}); choose an "
+                "empty directory for --data"
+            )
+
     @contextlib.contextmanager
     def claim(self, tell: Callable[[str], None]) -> Iterator[None]:
         """Hold the directory. Raises Refused: in use, founded with another shape, a port is taken.
@@ -152,6 +161,7 @@ class Layout:
         """
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
+            self._refuse_foreign()
             lock = (self.directory / "LOCK").open("a+")
         except OSError as error:
             raise Refused(

@@ -9,7 +9,7 @@ from typing import Annotated, Any, cast
 
 import typer
 
-from overdb.cli.console import PipeClosedError
+from overdb.cli.console import OutputError, PipeClosedError
 from overdb.cli.session import ExitCode, Session, UsageError, exit_code_of
 from overdb.errors import OverDBError
 
@@ -244,6 +244,10 @@ def run(arguments: Sequence[str]) -> int:
         # Python would complain when it flushes stdout at its end: give it something to flush into.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ExitCode.PIPE_CLOSED
+    except OutputError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        session.console.error(str(error))
+        return ExitCode.REFUSED
     finally:
         session.close()
 

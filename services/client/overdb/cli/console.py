@@ -14,6 +14,10 @@ if TYPE_CHECKING:
 VALUE_CHARACTERS_MAX = 400  # of a value in a table; the rest is counted
 
 
+class OutputError(Exception):
+    """What was asked for is known, and there is no place to write it."""
+
+
 class PipeClosedError(Exception):
     """The reader of our output went away, as ``head`` does: there is nobody left to tell."""
 
@@ -61,6 +65,8 @@ class Console:
             sys.stdout.buffer.flush()
         except BrokenPipeError:
             raise PipeClosedError from None
+        except OSError as error:
+            raise OutputError(f"cannot write the output: {error.strerror}") from None
 
     def lines(self, lines: Iterable[str]) -> None:
         """Print many lines at once."""

@@ -23,7 +23,7 @@ Errors are gRPC status codes, with details of package google.rpc where they help
   OUT_OF_RANGE         a counter would leave the range of signed 64-bit numbers. Not run.
   UNIMPLEMENTED        not done by this version. Not run.
   DEADLINE_EXCEEDED    no answer in time. For a write that is *unknown*: it may have run or may run
-                       yet. Repeat it with the same id, or ask TransactionStatus.
+                       yet. Repeat it with the same id.
   DATA_LOSS            a checksum did not match: an operator has to look.
 """
 

@@ -86,6 +86,9 @@ class Peer:
                 except grpc.aio.AioRpcError as error:
                     self._report(error, connected)
                     connected = False
+                except Exception as error:  # a link must never end quietly: it is half of a quorum
+                    _log.error("peer_link_failed", peer=self.member.replica_id, reason=repr(error))
+                    connected = False
                 await asyncio.sleep(backoff)
                 backoff = min(backoff * 2, RECONNECT_SECONDS_MAX)
         finally:
