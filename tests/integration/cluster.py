@@ -141,6 +141,7 @@ class LocalCluster:
                     "OVERDB_GROUP": str(group),
                     "OVERDB_GROUPS": str(self.groups),
                     "OVERDB_MEMBERS": ",".join(f"{i}={addresses[i]}" for i in members),
+                    "OVERDB_SEEDS": ",".join(addresses.values()),
                     "OVERDB_LISTEN": addresses[node_id],
                     "OVERDB_DATA": str(self.directory / f"node-{node_id}"),
                     **self.settings,

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from overdb.errors import OutOfRange as OutOfRange
     from overdb.errors import OverDBError as OverDBError
     from overdb.errors import ResourceExhausted as ResourceExhausted
+    from overdb.errors import TransactionConflict as TransactionConflict
     from overdb.errors import Unavailable as Unavailable
     from overdb.errors import Unimplemented as Unimplemented
     from overdb.ids import RequestId as RequestId
@@ -40,6 +41,9 @@ if TYPE_CHECKING:
     from overdb.operations import Put as Put
     from overdb.operations import TransactResult as TransactResult
     from overdb.operations import Value as Value
+    from overdb.status import TransactionState as TransactionState
+    from overdb.status import TransactionStatus as TransactionStatus
+    from overdb.transaction import Transaction as Transaction
 
 _HOMES = {
     "overdb._limits": ("Limits",),
@@ -58,6 +62,7 @@ _HOMES = {
         "OutcomeUnknown",
         "OverDBError",
         "ResourceExhausted",
+        "TransactionConflict",
         "Unavailable",
         "Unimplemented",
     ),
@@ -76,6 +81,8 @@ _HOMES = {
         "TransactResult",
         "Value",
     ),
+    "overdb.status": ("TransactionState", "TransactionStatus"),
+    "overdb.transaction": ("Transaction",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from overdb.errors import OutcomeUnknown
+from overdb.errors import InvalidArgument, OutcomeUnknown
 from overdb.ids import Generation, RequestId
 from overdb.operations import (
     OPERATORS,
@@ -223,3 +223,18 @@ def checked_bytes(what: str, value: object) -> bytes:
         return value
     hint = ": encode it, as in 'key'.encode()" if isinstance(value, str) else ""
     raise TypeError(f"{what} must be bytes, not {type(value).__name__}{hint}")
+
+
+def checked_range(start: bytes, end: bytes, prefix: bytes | None) -> tuple[bytes, bytes]:
+    """Return the bounds of a scan; InvalidArgument for a prefix along with start or end."""
+    if prefix is None:
+        return checked_bytes("start", start), checked_bytes("end", end)
+    if start or end:
+        raise InvalidArgument("scan: give either prefix, or start and end")
+    return checked_bytes("prefix", prefix), end_of_prefix(prefix)
+
+
+def end_of_prefix(prefix: bytes) -> bytes:
+    """Return the first key behind all that begin so; empty when there is none."""
+    trimmed = prefix.rstrip(b"\xff")
+    return trimmed[:-1] + bytes([trimmed[-1] + 1]) if trimmed else b""

@@ -106,13 +106,17 @@ async def ask(
 
 
 async def scan_pages(
-    attempts: Attempts, unreachable: Callable[[], str], request: kv_pb2.ScanRequest
+    attempts: Attempts,
+    unreachable: Callable[[], str],
+    request: kv_pb2.ScanRequest,
+    on_version: Callable[[int], None],
 ) -> AsyncIterator[list[KeyValue]]:
     """Yield the pages of a scan as they come; the time limit is for each page.
 
     After the first page the version is known: a scan that breaks goes on behind its last key, at
     that version, through whichever router answers, and the whole is still one snapshot. (A stale
     scan has no version that holds everywhere: it goes on with what the next replica has.)
+    ``on_version`` is told the version of each page, also of an empty one, before the page is given.
     """
     left = request.limit
     stale = request.read.consistency == kv_pb2.CONSISTENCY_STALE
@@ -127,6 +131,7 @@ async def scan_pages(
                     return
                 page = cast("kv_pb2.ScanResponse", page)
                 attempts.progress()
+                on_version(page.version)
                 items = [KeyValue(item.key, item.value, item.version) for item in page.items]
                 if not items:
                     continue

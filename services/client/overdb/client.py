@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import warnings
-from collections.abc import AsyncIterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from overdb import _forks
 from overdb._batch import Batcher
 from overdb._call import (
     checked_bytes,
+    checked_range,
     fill_delete,
     fill_get,
     fill_get_at,
@@ -21,6 +22,7 @@ from overdb._call import (
 )
 from overdb._endpoints import Routers, parse_endpoints
 from overdb._limits import TIMEOUT_SECONDS_MAX, Limits
+from overdb._tries import RUN_ATTEMPTS, RUN_SECONDS, Tries
 from overdb._unary import Attempts, ask, scan_pages
 from overdb.errors import ClientClosed, InvalidArgument
 from overdb.ids import RequestId
@@ -28,13 +30,16 @@ from overdb.operations import Compare, Consistency, KeyValue, Operation
 from overdb.status import (
     ClusterStatus,
     GroupMembers,
+    GroupTransactions,
     Location,
     TransactionState,
     TransactionStatus,
     cluster_status,
     group_members,
+    group_transactions,
     location,
 )
+from overdb.transaction import Transaction
 from overdb.v1 import cluster_pb2, kv_pb2
 
 if TYPE_CHECKING:
@@ -43,6 +48,7 @@ if TYPE_CHECKING:
     from overdb.operations import Deleted, TransactResult, Value
 
 _VERSION_MAX = 2**64 - 1
+_T = TypeVar("_T")
 
 
 class Client:
@@ -176,9 +182,15 @@ class Client:
                 otherwise=[Get(b"owner")],
             )
 
-        Compares see the state before; operations run in order and see each other. At most 1,024
-        operations and 4 MiB. InvalidArgument also for an ``Add`` to what is no number, OutOfRange
-        for a sum outside of 64 bits: nothing was done then. Aborted: a rival was in the way.
+        Any keys, wherever they live. Compares see the state before; operations run in order and see
+        each other. At most 1,024 compares and operations, and 4 MiB. The client gives it an id, and
+        repeats it under that id, through another router too, until ``timeout`` seconds are over.
+
+        InvalidArgument also for an ``Add`` to what is no number, OutOfRange for a sum outside of 64
+        bits: nothing was done then. Aborted: a rival transaction was in the way (the message names
+        it), nothing was done. OutcomeUnknown: it may have run, or run yet: ask
+        ``transaction_status(error.request_id)``, or pass ``request_id=error.request_id`` with the
+        same arguments to repeat it safely.
         """
         batcher = self._ready()
         try:
@@ -192,6 +204,67 @@ class Client:
             fill_transact, b"", request, request.ByteSize(), seconds, request_id
         )
         return result
+
+    def transaction(self, *, timeout: float | None = None) -> Transaction:
+        """Begin a transaction that reads before it decides what to write.
+
+            async with client.transaction() as t:
+                stock = await t.get(b"stock")
+                if stock is not None and int(stock.value) > 0:
+                    t.put(b"stock", b"%d" % (int(stock.value) - 1))
+                    t.put(b"order", b"1 piece")
+
+        The writes travel at the end of the block, if nothing that was read has changed meanwhile:
+        otherwise the block raises TransactionConflict, and nothing was written. An exception inside
+        of the block discards them too. OutcomeUnknown at the end: see ``transact``. Nothing is sent
+        before the first read. ``timeout``: seconds for each request. What is compared, and what a
+        scan does not notice: :class:`~overdb.Transaction`. ``run`` also repeats the block.
+        """
+        self._ready()
+        return Transaction(self, self._timeout if timeout is None else _checked_timeout(timeout))
+
+    async def run(
+        self,
+        fn: Callable[[Transaction], Awaitable[_T]],
+        *,
+        timeout: float = RUN_SECONDS,
+        attempts: int = RUN_ATTEMPTS,
+    ) -> _T:
+        """Run ``fn(t)`` in a transaction, again and again until it commits; return its result.
+
+            async def take(t: Transaction) -> int:
+                stock = await t.get(b"stock")
+                left = int(stock.value) - 1 if stock else 0
+                t.put(b"stock", b"%d" % left)
+                return left
+
+            left = await client.run(take)
+
+        ``fn`` is called once per attempt, with a new transaction, so it should have no effects
+        besides it; an exception of ``fn`` discards the writes and is raised as it is. After a
+        conflict it waits (20 ms at first, doubling up to 1 s, with jitter, see ``Limits``) and calls
+        ``fn`` again, for ``timeout`` seconds and ``attempts`` calls at most; then it raises that
+        TransactionConflict (or Aborted): nothing was written. An ``fn`` that is slow by itself is
+        not interrupted.
+
+        A commit whose answer is lost is never run anew: the same request is repeated under its id
+        until it is known what became of it, and only when ``timeout`` comes first this raises
+        OutcomeUnknown, whose ``request_id`` serves ``transaction_status``. Other errors are those
+        of ``transact`` and ``get``.
+        """
+        self._ready()
+        tries = Tries(timeout, attempts, self._limits)
+        while True:
+            transaction = Transaction(self, self._timeout, tries.deadline)
+            try:
+                result = await fn(transaction)
+            except BaseException:
+                transaction.discard()
+                raise
+            pause = await transaction.settle(tries)
+            if pause is None:
+                return result
+            await asyncio.sleep(pause)
 
     def scan(
         self,
@@ -237,19 +310,20 @@ class Client:
         version: int | None = None,
         consistency: Consistency = Consistency.STRICT,
         timeout: float | None = None,
+        on_version: Callable[[int], None] | None = None,
     ) -> AsyncIterator[list[KeyValue]]:
-        """As ``scan``, by pages as they arrive: at most 1 MiB each, never empty."""
+        """As ``scan``, by pages as they arrive: at most 1 MiB each, never empty.
+
+        ``on_version`` is called with the version that is read at, before the first page is given;
+        also where there is none because the range is empty.
+        """
         batcher = self._ready()
-        if prefix is not None:
-            if start or end:
-                raise InvalidArgument("scan: give either prefix, or start and end")
-            start = checked_bytes("prefix", prefix)
-            end = end_of_prefix(start)
+        start, end = checked_range(start, end, prefix)
         if isinstance(limit, bool) or not isinstance(limit, int) or not 0 <= limit <= _VERSION_MAX:
             raise InvalidArgument(f"scan: limit {limit!r} is not a number from 0 (no limit) on")
         request = kv_pb2.ScanRequest(
-            start=checked_bytes("start", start),
-            end=checked_bytes("end", end),
+            start=start,
+            end=end,
             limit=limit,
             reverse=reverse,
             keys_only=keys_only,
@@ -259,7 +333,9 @@ class Client:
             options = _read_options(version, consistency)
             read.consistency = kv_pb2.Consistency.ValueType(options[0])
             read.version = options[1]
-        return scan_pages(self._attempts(timeout), batcher.unreachable, request)
+        return scan_pages(
+            self._attempts(timeout), batcher.unreachable, request, on_version or _ignore
+        )
 
     # -- the cluster --------------------------------------------------------------------------
 
@@ -294,9 +370,7 @@ class Client:
         batcher = self._ready()
         request = cluster_pb2.MembersRequest()
         if group is not None:
-            if isinstance(group, bool) or not isinstance(group, int) or not 0 <= group < 2**32:
-                raise InvalidArgument(f"group {group!r} is not a number from 0 on")
-            request.group = group
+            request.group = _checked_group(group)
         return group_members(
             await ask(
                 self._attempts(timeout),
@@ -306,10 +380,37 @@ class Client:
             )
         )
 
+    async def transactions(
+        self, group: int | None = None, *, timeout: float | None = None
+    ) -> tuple[GroupTransactions, ...]:
+        """Ask which transactions over several groups are open, in one group or in all of them.
+
+        Each group is listed as its leader sees it; one without a leader that answers has
+        ``reachable`` False. NotFound for a group that does not exist.
+        """
+        batcher = self._ready()
+        request = cluster_pb2.TransactionsRequest()
+        if group is not None:
+            request.group = _checked_group(group)
+        return group_transactions(
+            await ask(
+                self._attempts(timeout),
+                batcher.unreachable,
+                lambda router: router.cluster.Transactions,
+                request,
+            )
+        )
+
     async def transaction_status(
         self, request_id: RequestId, *, timeout: float | None = None
     ) -> TransactionStatus:
-        """Ask what became of a transaction. Unimplemented where the router cannot tell."""
+        """Ask what became of a transaction, or of any write, by the id that OutcomeUnknown carries.
+
+        ``state`` COMMITTED: it ran, ``result`` is what ``transact`` returned or would have. ABORTED:
+        it did nothing and never will. OPEN: not decided yet, ask again. UNKNOWN: never seen, or
+        forgotten, which says nothing: repeat the write with its id instead. Works for about an hour
+        after the write, and only until later writes of the same client acknowledge it.
+        """
         batcher = self._ready()
         _check_request_id(request_id)
         response = await ask(
@@ -401,12 +502,6 @@ class Client:
         return Attempts(self._routers, self._limits, seconds)
 
 
-def end_of_prefix(prefix: bytes) -> bytes:
-    """Return the first key behind all that begin so; empty when there is none."""
-    trimmed = prefix.rstrip(b"\xff")
-    return trimmed[:-1] + bytes([trimmed[-1] + 1]) if trimmed else b""
-
-
 async def _items(pages: AsyncIterator[list[KeyValue]]) -> AsyncIterator[KeyValue]:
     async for page in pages:
         for item in page:
@@ -420,6 +515,16 @@ def _close_later(loop: asyncio.AbstractEventLoop, batcher: Batcher) -> None:
     task = loop.create_task(batcher.close())
     _closing.add(task)
     task.add_done_callback(_closing.discard)
+
+
+def _ignore(_version: int) -> None:
+    """Take a version that nobody asked for."""
+
+
+def _checked_group(group: int) -> int:
+    if isinstance(group, bool) or not isinstance(group, int) or not 0 <= group < 2**32:
+        raise InvalidArgument(f"group {group!r} is not a number from 0 on")
+    return group
 
 
 def _checked_timeout(seconds: float) -> float:

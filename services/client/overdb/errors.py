@@ -84,6 +84,28 @@ class Aborted(OverDBError):
     default_code = Code.ABORTED
 
 
+class TransactionConflict(Aborted):
+    """A key that a transaction read was changed by another before its commit. Nothing was written.
+
+    ``key``: the first one that changed, None where that is not known. Run the transaction again, on
+    new reads; :meth:`overdb.Client.run` does that.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        key: bytes | None = None,
+        code: Code | None = None,
+        details: Iterable[Message] = (),
+    ) -> None:
+        super().__init__(message, code=code, details=details)
+        self.key = key
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restored, (type(self), self.message, self.code, {"key": self.key})
+
+
 class DeadlineExceeded(OverDBError):
     """No answer in time for something that changes nothing, or that was never sent. Not run."""
 
@@ -95,6 +117,7 @@ class OutcomeUnknown(OverDBError):
 
     Calling the same method again with the same arguments and ``request_id=error.request_id`` is
     safe for most of an hour: the write runs once, whichever copy arrives first (PROTOCOL 2.10).
+    ``client.transaction_status(error.request_id)`` asks what became of it without running anything.
     """
 
     default_code = Code.DEADLINE_EXCEEDED

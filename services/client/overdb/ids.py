@@ -8,6 +8,7 @@ says below which number everything has its answer, so that the servers can forge
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Callable
 from typing import NamedTuple
@@ -16,6 +17,9 @@ CLIENT_ID_SECONDS_MAX = (
     20 * 60.0
 )  # servers accept an id for an hour: 40 minutes are left for retries
 STUCK_ID_SECONDS_MAX = 1.0  # how long an id is used on after one of its requests was given up
+
+_HEX_ID = re.compile(r"[0-9a-fA-F]{32}")
+_NUMBER = re.compile(r"[1-9][0-9]{0,18}")
 
 
 class RequestId(NamedTuple):
@@ -31,7 +35,21 @@ class RequestId(NamedTuple):
     acknowledged_below: int
 
     def __str__(self) -> str:
-        return f"{self.client_id.hex()}:{self.request_number}"
+        return f"{self.client_id.hex()}/{self.request_number}"
+
+    @classmethod
+    def parse(cls, text: str) -> RequestId:
+        """Read an id as ``str`` writes it: 32 hexadecimal digits, a slash, the request number.
+
+        Enough to ask for its status (start time and acknowledgement are 0). ValueError otherwise.
+        """
+        digits, _, number = text.strip().partition("/")
+        if not _HEX_ID.fullmatch(digits) or not _NUMBER.fullmatch(number):
+            raise ValueError(
+                f"{text!r} is no id of a request: expected 32 hexadecimal digits, a slash and a "
+                "number from 1 on"
+            )
+        return cls(bytes.fromhex(digits), int(number), 0, 0)
 
 
 def uuid7(unix_ms: int, random: bytes) -> bytes:

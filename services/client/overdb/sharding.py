@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import xxhash
 
 SLOTS = 4096
@@ -28,6 +30,7 @@ def slot_of(key: bytes) -> int:
     return xxhash.xxh3_64_intdigest(key) % SLOTS
 
 
+@lru_cache(maxsize=64)
 def founding_slots(group: int, groups: int) -> bytes:
     """Return the bitmap of the slots that a group owns at first: those with ``slot % groups == group``.
 

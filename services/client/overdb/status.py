@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import IntEnum
 
+from overdb.ids import RequestId
 from overdb.operations import TransactResult
-from overdb.v1 import cluster_pb2
+from overdb.v1 import cluster_pb2, kv_pb2
 
 
 class Role(IntEnum):
@@ -112,6 +113,40 @@ class TransactionStatus:
     result: TransactResult | None
 
 
+class LockState(IntEnum):
+    """How far an open transaction is in one group."""
+
+    UNKNOWN = 0
+    WAITING = 1  # for locks; has not voted
+    PREPARED = 2  # has voted and waits for the outcome; holds its locks
+    PARKED = 3  # a request inside this group that waits for locks
+
+
+@dataclass(frozen=True, slots=True)
+class OpenTransaction:
+    """A transaction that is not finished, or a write that one holds up, as one group sees it."""
+
+    id: RequestId  # ``acknowledged_below`` says nothing here
+    attempt: int
+    state: LockState
+    participants: tuple[int, ...]  # groups
+    keys: tuple[bytes, ...]  # in this group, the first 16
+    key_count: int
+    waits_for: tuple[RequestId, ...]  # whose locks are in the way here
+    age_us: int  # microseconds since the client began it, by the group's time
+
+
+@dataclass(frozen=True, slots=True)
+class GroupTransactions:
+    """What is open in one group: ``transactions`` oldest first, at most 1,000 of ``count``."""
+
+    group: int
+    reachable: bool  # its leader answered
+    count: int
+    transactions: tuple[OpenTransaction, ...]
+
+
+_LOCK_STATES = frozenset(int(state) for state in LockState)
 _ROLES = frozenset(int(role) for role in Role)
 
 
@@ -175,3 +210,34 @@ def group_members(response: cluster_pb2.MembersResponse) -> tuple[GroupMembers, 
         )
         for group in response.groups
     )
+
+
+def group_transactions(response: cluster_pb2.TransactionsResponse) -> tuple[GroupTransactions, ...]:
+    """Convert the answer of ``Cluster.Transactions``."""
+    return tuple(
+        GroupTransactions(
+            group.group,
+            group.reachable,
+            group.count,
+            tuple(_open_transaction(transaction) for transaction in group.transactions),
+        )
+        for group in response.groups
+    )
+
+
+def _open_transaction(told: cluster_pb2.OpenTransaction) -> OpenTransaction:
+    state = int(told.state)
+    return OpenTransaction(
+        id=_request_id(told.id),
+        attempt=told.attempt,
+        state=LockState(state) if state in _LOCK_STATES else LockState.UNKNOWN,
+        participants=tuple(told.participants),
+        keys=tuple(told.keys),
+        key_count=told.key_count,
+        waits_for=tuple(_request_id(other) for other in told.waits_for),
+        age_us=told.age_us,
+    )
+
+
+def _request_id(told: kv_pb2.RequestId) -> RequestId:
+    return RequestId(told.client_id, told.request_number, told.started_at, told.acknowledged_below)

@@ -10,6 +10,7 @@ import asyncio
 import atexit
 import concurrent.futures
 import threading
+import time
 import warnings
 import weakref
 from collections.abc import Callable, Coroutine, Iterator, Sequence
@@ -18,17 +19,26 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from overdb import _forks
 from overdb import client as asynchronous
 from overdb._limits import Limits
+from overdb._sync_transaction import Transaction
+from overdb._tries import RUN_ATTEMPTS, RUN_SECONDS, Tries
 from overdb.errors import ClientClosed
 from overdb.operations import Compare, Consistency, KeyValue, Operation
+from overdb.transaction import Transaction as AsyncTransaction
 
 if TYPE_CHECKING:
     from types import TracebackType
 
     from overdb.ids import RequestId
     from overdb.operations import Deleted, TransactResult, Value
-    from overdb.status import ClusterStatus, GroupMembers, Location, TransactionStatus
+    from overdb.status import (
+        ClusterStatus,
+        GroupMembers,
+        GroupTransactions,
+        Location,
+        TransactionStatus,
+    )
 
-__all__ = ["Client"]
+__all__ = ["Client", "Transaction"]
 
 _T = TypeVar("_T")
 
@@ -117,7 +127,9 @@ class Client:
         """See :class:`overdb.Client`. Starts the background thread; connects at the first call."""
         self._loop: _Loop | None = None
         self._forks = _forks.count
-        self._client = asynchronous.Client(endpoints, timeout=timeout, limits=limits)
+        self._limits = limits or Limits()
+        self._timeout = timeout
+        self._client = asynchronous.Client(endpoints, timeout=timeout, limits=self._limits)
         self._loop = _Loop()
         _open.add(self)
 
@@ -180,6 +192,47 @@ class Client:
             self._client.transact(compares, then, otherwise, timeout=timeout, request_id=request_id)
         )
 
+    def transaction(self, *, timeout: float | None = None) -> Transaction:
+        """Begin a transaction that reads before it decides what to write.
+
+            with client.transaction() as t:
+                stock = t.get(b"stock")
+                if stock is not None:
+                    t.put(b"stock", b"%d" % (int(stock.value) - 1))
+
+        See :meth:`overdb.Client.transaction`.
+        """
+
+        async def begin() -> AsyncTransaction:
+            return self._client.transaction(timeout=timeout)
+
+        return Transaction(self._run(begin()), self._run, self._items)
+
+    def run(
+        self,
+        fn: Callable[[Transaction], _T],
+        *,
+        timeout: float = RUN_SECONDS,
+        attempts: int = RUN_ATTEMPTS,
+    ) -> _T:
+        """Run ``fn(t)`` in a transaction, again until it commits; return its result.
+
+        ``fn`` is called in this thread. See :meth:`overdb.Client.run`.
+        """
+        tries = Tries(timeout, attempts, self._limits)
+        while True:
+            inner = AsyncTransaction(self._client, self._timeout, tries.deadline)
+            transaction = Transaction(inner, self._run, self._items)
+            try:
+                result = fn(transaction)
+            except BaseException:
+                transaction.discard()
+                raise
+            pause = transaction.settle(tries)
+            if pause is None:
+                return result
+            time.sleep(pause)
+
     def scan(
         self,
         start: bytes = b"",
@@ -239,6 +292,12 @@ class Client:
     ) -> tuple[GroupMembers, ...]:
         """Ask for the members of one group, or of all. See :meth:`overdb.Client.members`."""
         return self._run(self._client.members(group, timeout=timeout))
+
+    def transactions(
+        self, group: int | None = None, *, timeout: float | None = None
+    ) -> tuple[GroupTransactions, ...]:
+        """Ask which transactions are open. See :meth:`overdb.Client.transactions`."""
+        return self._run(self._client.transactions(group, timeout=timeout))
 
     def transaction_status(
         self, request_id: RequestId, *, timeout: float | None = None

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from overdb.internal.v1 import shard_pb2
 from overdb_node import codec
 from overdb_node.machine.machine import Machine
-from overdb_node.machine.types import Refused, WrongGroup
+from overdb_node.machine.types import Refused, Token, Waits, WrongGroup
 from overdb_node.metrics import NodeMetrics
 from overdb_node.raft.types import Entry, EntryKind
 from overdb_node.storage.data import DataStore
@@ -44,15 +44,45 @@ class Waiting:
         return taken
 
 
+class Deferred:
+    """Commands that wait for locks, by the token that their answer will come with."""
+
+    def __init__(self) -> None:
+        self._by_token: dict[Token, list[tuple[Answers, int, int]]] = {}
+
+    def add(self, token: Token, answers: Answers, sequence: int, position: int) -> None:
+        self._by_token.setdefault(token, []).append((answers, sequence, position))
+
+    def take(self, token: Token) -> list[tuple[Answers, int, int]]:
+        """Who waits for it: where to, which request, the command's place in it."""
+        return self._by_token.pop(token, [])
+
+    def take_all(self) -> Iterable[tuple[int, Answers]]:
+        """Every request with something that waits, once."""
+        taken = {
+            (sequence, answers)
+            for waiting in self._by_token.values()
+            for answers, sequence, _ in waiting
+        }
+        self._by_token.clear()
+        return taken
+
+
 class Applier:
     """Applies in slices, so that the loop stays free for heartbeats. One RocksDB batch a slice."""
 
     def __init__(
-        self, machine: Machine, data: DataStore, waiting: Waiting, metrics: NodeMetrics
+        self,
+        machine: Machine,
+        data: DataStore,
+        waiting: Waiting,
+        deferred: Deferred,
+        metrics: NodeMetrics,
     ) -> None:
         self.machine = machine
         self.data = data
         self._waiting = waiting
+        self._deferred = deferred
         self._metrics = metrics
         self._queue: deque[Entry] = deque()
         self.commands_applied = 0
@@ -81,6 +111,7 @@ class Applier:
             response = self._apply(entry, machine)
             if response is not None:
                 responses.append(response)
+            self._release(machine, responses)
             if time.monotonic() > deadline:
                 break
         batch = machine.take_batch()
@@ -108,6 +139,23 @@ class Applier:
             self._metrics.requested("commands", "REFUSED", refused)
         response = shard_pb2.ShardResponse(sequence=sequence)
         add = response.results.add
-        for result in results:
+        for position, result in enumerate(results):
             codec.fill_result(add(), result)
+            if type(result) is Waits:
+                self._deferred.add(result.token, answers, sequence, position)
         return answers, response
+
+    def _release(
+        self, machine: Machine, responses: list[tuple[Answers, shard_pb2.ShardResponse]]
+    ) -> None:
+        """Answer, behind the entry's own response, what it set free."""
+        late: dict[tuple[Answers, int], shard_pb2.ShardResponse] = {}
+        for token, result in machine.take_released():
+            for answers, sequence, position in self._deferred.take(token):
+                response = late.get((answers, sequence))
+                if response is None:
+                    response = shard_pb2.ShardResponse(sequence=sequence)
+                    late[answers, sequence] = response
+                    responses.append((answers, response))
+                one = response.late.add(position=position)
+                codec.fill_result(one.result, result)

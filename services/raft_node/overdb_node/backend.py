@@ -6,7 +6,8 @@ import asyncio
 
 from overdb.internal.v1 import shard_pb2
 from overdb_common.version import version as program_version
-from overdb_node import codec
+from overdb_node import codec, transaction_codec
+from overdb_node.machine.machine import Machine
 from overdb_node.raft.errors import NotLeader
 from overdb_node.raft.output import Role
 from overdb_node.replica import Replica
@@ -84,6 +85,12 @@ class ReplicaBackend:
         if refusal is not None:
             return codec.scan_refusal(refusal)
         limits = replica.settings
+        if not request.stale:
+            while _holds_up(replica.machine, request, version):
+                await replica.blocked_reads.next_release()
+                if replica.raft.installing is not None or replica.failed:
+                    failure = replica.failure(_Reason.REASON_NOT_LEADER)
+                    return shard_pb2.ScanPageResponse(failure=failure)
         page = replica.storage.data.scan(
             request.start,
             request.end,
@@ -96,6 +103,22 @@ class ReplicaBackend:
             ),
         )
         return codec.scan_page(page, version)
+
+    # --- transactions -------------------------------------------------------------------------------
+
+    async def open_transactions(
+        self, request: shard_pb2.OpenTransactionsRequest
+    ) -> shard_pb2.OpenTransactionsResponse:
+        replica = self._replica
+        if request.group != self._group:
+            failure = replica.failure(
+                _Reason.REASON_WRONG_GROUP_ID, self._group_difference(request.group)
+            )
+        elif not await self._confirm():
+            failure = replica.failure(_Reason.REASON_NOT_LEADER)
+        else:
+            return transaction_codec.open_transactions(replica.machine)
+        return shard_pb2.OpenTransactionsResponse(failure=failure)
 
     # --- questions --------------------------------------------------------------------------------
 
@@ -158,3 +181,15 @@ class ReplicaBackend:
                 break
             await asyncio.sleep(replica.settings.tick_seconds)
         return shard_pb2.TransferResponse(leader_id=replica.raft.leader_id)
+
+
+def _holds_up(machine: Machine, request: shard_pb2.ScanPageRequest, version: int) -> bool:
+    """Whether a transaction that voted at or below the version may yet write in the range (2.7)."""
+    for transaction in machine.participant.open.values():
+        vote = transaction.vote
+        if vote is None or vote.version > version:
+            continue
+        for key, exclusive in transaction.modes.items():
+            if exclusive and key >= request.start and (not request.end or key < request.end):
+                return True
+    return False

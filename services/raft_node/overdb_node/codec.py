@@ -9,31 +9,29 @@ from google.protobuf.message import DecodeError
 
 from overdb.internal.v1 import log_pb2, shard_pb2
 from overdb.v1 import kv_pb2
+from overdb_node import transaction_codec
 from overdb_node.machine.types import (
+    Acknowledged,
     Advance,
     Advanced,
     Behind,
     Code,
     Command,
-    Compare,
     Delete,
     Deleted,
-    Operation,
-    OperationKind,
-    Operator,
     Put,
     ReadRefusal,
     Refused,
-    RequestId,
     Result,
-    Target,
-    Transact,
     Transacted,
+    Vote,
+    Waits,
     Written,
     WrongGroup,
 )
 from overdb_node.raft.types import Member, Snapshot
 from overdb_node.storage.data import ScanPage
+from overdb_node.transaction_codec import decode_id, decode_transact, fill_error
 
 _UNREADABLE = Refused(Code.INVALID_ARGUMENT, "the command cannot be read by this version")
 
@@ -65,63 +63,14 @@ def _decode_command(command: log_pb2.Command) -> Command | Refused:
     kind = command.WhichOneof("command")
     if kind == "put":
         put = command.put
-        return Put(put.key, put.value, _decode_id(put.id))
+        return Put(put.key, put.value, decode_id(put.id))
     if kind == "delete":
-        return Delete(command.delete.key, _decode_id(command.delete.id))
+        return Delete(command.delete.key, decode_id(command.delete.id))
     if kind == "transact":
-        return _decode_transact(command.transact)
+        return decode_transact(command.transact)
     if kind == "advance":
         return Advance(command.advance.version)
-    return _UNREADABLE
-
-
-def _decode_id(wire: kv_pb2.RequestId) -> RequestId:
-    return RequestId(wire.client_id, wire.request_number, wire.started_at, wire.acknowledged_below)
-
-
-def _decode_transact(wire: kv_pb2.TransactRequest) -> Transact | Refused:
-    compares = []
-    for compare in wire.compares:
-        target = compare.WhichOneof("target")
-        if target is None or compare.operator not in _OPERATORS:
-            return Refused(
-                Code.INVALID_ARGUMENT, "a compare has no target or no operator that is known"
-            )
-        compares.append(
-            Compare(
-                compare.key,
-                _OPERATORS[compare.operator],
-                _TARGETS[target],
-                getattr(compare, target),
-            )
-        )
-    branches = []
-    for wire_branch in (wire.then, wire.otherwise):
-        branch = []
-        for wire_operation in wire_branch:
-            operation = _decode_operation(wire_operation)
-            if operation is None:
-                return Refused(Code.INVALID_ARGUMENT, "an operation is empty or not known")
-            branch.append(operation)
-        branches.append(tuple(branch))
-    return Transact(_decode_id(wire.id), tuple(compares), branches[0], branches[1])
-
-
-_OPERATORS = {int(operator): operator for operator in Operator}
-_TARGETS = {"value": Target.VALUE, "version": Target.VERSION, "exists": Target.EXISTS}
-
-
-def _decode_operation(wire: kv_pb2.Operation) -> Operation | None:
-    kind = wire.WhichOneof("operation")
-    if kind == "get":
-        return Operation(OperationKind.GET, wire.get.key)
-    if kind == "put":
-        return Operation(OperationKind.PUT, wire.put.key, wire.put.value)
-    if kind == "delete":
-        return Operation(OperationKind.DELETE, wire.delete.key)
-    if kind == "add":
-        return Operation(OperationKind.ADD, wire.add.key, delta=wire.add.delta)
-    return None
+    return transaction_codec.decode(command, kind) or _UNREADABLE
 
 
 def stores_values(commands: bytes) -> bool:
@@ -130,7 +79,10 @@ def stores_values(commands: bytes) -> bool:
         parsed = log_pb2.Commands.FromString(commands)
     except DecodeError:
         return True
-    return any(command.WhichOneof("command") != "delete" for command in parsed.commands)
+    return any(command.WhichOneof("command") not in _STORE_NOTHING for command in parsed.commands)
+
+
+_STORE_NOTHING = frozenset(("delete", "resolve", "inquire", "forget"))
 
 
 # --- results -----------------------------------------------------------------------------------------
@@ -161,7 +113,7 @@ def _fill_transacted(out: shard_pb2.Result, result: Transacted) -> None:
 
 
 def _fill_refused(out: shard_pb2.Result, result: Refused) -> None:
-    _fill_error(out.error, result)
+    fill_error(out.error, result)
 
 
 def _fill_wrong_group(out: shard_pb2.Result, result: WrongGroup) -> None:
@@ -172,6 +124,18 @@ def _fill_advanced(out: shard_pb2.Result, result: Advanced) -> None:
     out.clock = result.clock
 
 
+def _fill_vote(out: shard_pb2.Result, result: Vote) -> None:
+    transaction_codec.fill_vote(out.vote, result)
+
+
+def _fill_acknowledged(out: shard_pb2.Result, _: Acknowledged) -> None:
+    out.acknowledged.SetInParent()
+
+
+def _fill_pending(out: shard_pb2.Result, _: Waits) -> None:
+    out.pending.SetInParent()
+
+
 _FILLERS: dict[type, Callable[[shard_pb2.Result, Any], None]] = {
     Written: _fill_written,
     Deleted: _fill_deleted,
@@ -179,12 +143,10 @@ _FILLERS: dict[type, Callable[[shard_pb2.Result, Any], None]] = {
     Refused: _fill_refused,
     WrongGroup: _fill_wrong_group,
     Advanced: _fill_advanced,
+    Vote: _fill_vote,
+    Acknowledged: _fill_acknowledged,
+    Waits: _fill_pending,
 }
-
-
-def _fill_error(out: kv_pb2.Error, refused: Refused) -> None:
-    out.code = refused.code
-    out.message = refused.message
 
 
 # --- reads -------------------------------------------------------------------------------------------
@@ -204,7 +166,7 @@ def fill_read_refusal(out: shard_pb2.Value, refusal: ReadRefusal) -> None:
     elif isinstance(refusal, WrongGroup):
         out.wrong_group.epoch = refusal.epoch
     else:
-        _fill_error(out.error, refusal)
+        fill_error(out.error, refusal)
 
 
 def scan_page(page: ScanPage, version: int) -> shard_pb2.ScanPageResponse:

@@ -37,6 +37,10 @@ class NodeMetrics:
             ["group", "replica", "kind"],
             registry=registry,
         )
+        self._alarms = self._counter(
+            "overdb_transaction_alarms_total",
+            "Messages of transactions that contradict what is stored",
+        )
         self._requests = Counter(
             "overdb_shard_requests",
             "Requests of routers by method and code",
@@ -84,6 +88,10 @@ class NodeMetrics:
         self._events.labels(**self._labels, kind=kind.value).inc()
         if kind is EventKind.CAMPAIGN:
             self._elections.inc()
+
+    def alarmed(self, count: int) -> None:
+        """Something about transactions that cannot happen did."""
+        self._alarms.inc(count)
 
     def requested(self, method: str, code: str, count: int = 1) -> None:
         self._requests.labels(**self._labels, method=method, code=code).inc(count)

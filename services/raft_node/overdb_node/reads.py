@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from overdb.internal.v1 import shard_pb2
-from overdb_node import codec
+from overdb.v1 import kv_pb2
+from overdb_node import codec, transaction_codec
 from overdb_node.machine.machine import Machine
-from overdb_node.machine.types import Code, Refused
+from overdb_node.machine.types import Code, Refused, TransactionId
 from overdb_node.storage.data import DataStore
 from overdb_node.transport.shard_service import Answers
 
@@ -49,26 +51,175 @@ class Reads:
             self._confirmed.popleft()[1].complete(False)
 
 
+class BlockedReads:
+    """Reads that wait until a transaction lets go of a key (PROTOCOL 2.6)."""
+
+    def __init__(self) -> None:
+        self._blocked: list[tuple[Answers, int, int, shard_pb2.Read]] = []
+        self._pages: list[asyncio.Future[None]] = []
+        self._seen = 0
+
+    def __len__(self) -> int:
+        return len(self._blocked)
+
+    def add(self, answers: Answers, sequence: int, position: int, read: shard_pb2.Read) -> None:
+        self._blocked.append((answers, sequence, position, read))
+
+    async def next_release(self) -> None:
+        """Return when something may have been let go of."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._pages.append(future)
+        await future
+
+    def run(self, machine: Machine, data: DataStore) -> None:
+        """Answer what is not held up any more; a look at a number where nothing was let go of."""
+        releases = machine.participant.releases
+        if releases == self._seen:
+            return
+        self._seen = releases
+        self._wake_pages()
+        if not self._blocked:
+            return
+        blocked, self._blocked = self._blocked, []
+        for answers, sequence, position, read in blocked:
+            if answers.closed:
+                continue
+            if is_blocked(machine, read):
+                self._blocked.append((answers, sequence, position, read))
+                continue
+            response = shard_pb2.ShardResponse(sequence=sequence)
+            _answer_one(machine, data, read, response.late.add(position=position).value)
+            answers.send(response)
+
+    def _wake_pages(self) -> None:
+        pages, self._pages = self._pages, []
+        for page in pages:
+            if not page.done():
+                page.set_result(None)
+
+    def take_all(self) -> Iterable[tuple[int, Answers]]:
+        """Every request with a read that waits, once; pages look again by themselves."""
+        self._wake_pages()
+        taken = {(sequence, answers) for answers, sequence, _, _ in self._blocked}
+        self._blocked.clear()
+        return taken
+
+
+def is_blocked(machine: Machine, read: shard_pb2.Read) -> bool:
+    """Whether a read has to wait. A set waits until none of its keys is held (PROTOCOL 2.6)."""
+    waits = machine.participant.reader_waits
+    if not read.HasField("set"):
+        return waits(read.key, read.version or None)
+    # The second round does not wait: it asks whether anything has changed.
+    return not read.set.versions and any(waits(key, None) for key in read.set.keys)
+
+
 def answer_reads(
-    machine: Machine, data: DataStore, request: shard_pb2.ShardRequest, answers: Answers
+    machine: Machine,
+    data: DataStore,
+    request: shard_pb2.ShardRequest,
+    answers: Answers,
+    blocked: BlockedReads,
 ) -> None:
     """Answer a batch of point reads from one applied state (nothing is applied meanwhile)."""
     response = shard_pb2.ShardResponse(sequence=request.sequence)
     reads = request.reads.reads
-    add = response.values.add
     left_bytes = ANSWER_BYTES_MAX
+    may_block = bool(machine.participant.open) and not request.reads.stale
     for start in range(0, len(reads), _PORTION):
-        left_bytes = _answer_portion(
-            machine, data, reads[start : start + _PORTION], add, left_bytes
-        )
+        portion = reads[start : start + _PORTION]
+        plain = [read for read in portion if read.key]
+        if len(plain) == len(portion) and not may_block:
+            values = [response.values.add() for _ in portion]
+            left_bytes = _answer_portion(machine, data, portion, values, left_bytes)
+            continue
+        for position, read in enumerate(portion, start):
+            value = response.values.add()
+            if may_block and is_blocked(machine, read):
+                value.pending.SetInParent()
+                blocked.add(answers, request.sequence, position, read)
+            elif left_bytes <= 0:
+                codec.fill_read_refusal(value, _TOO_MUCH)
+            else:
+                left_bytes -= _answer_one(machine, data, read, value)
     answers.send(response)
+
+
+def _answer_one(
+    machine: Machine, data: DataStore, read: shard_pb2.Read, value: shard_pb2.Value
+) -> int:
+    """Answer any kind of read; return the bytes of the answer."""
+    if read.HasField("set"):
+        answer_set(machine, data, read.set, value)
+    elif read.HasField("lookup"):
+        answer_lookup(machine, read.lookup, value)
+    else:
+        _answer_portion(machine, data, [read], [value], ANSWER_BYTES_MAX)
+    return value.ByteSize()
+
+
+def answer_set(
+    machine: Machine, data: DataStore, wanted: shard_pb2.ReadSet, out: shard_pb2.Value
+) -> None:
+    """Several keys in this one applied state, or whether they are as they were (PROTOCOL 2.7)."""
+    for key in wanted.keys:
+        refusal = machine.check_read(key, 0)
+        if refusal is not None:
+            codec.fill_read_refusal(out, refusal)
+            return
+    if machine.clock < wanted.clock:
+        out.behind.clock = machine.clock
+        return
+    found = data.newest_many([(key, None) for key in wanted.keys])
+    newest = [0 if one is None else one[0] for one in found]
+    if wanted.versions:
+        waits = machine.participant.reader_waits
+        out.set.unchanged = newest == list(wanted.versions) and not any(
+            waits(key, None) for key in wanted.keys
+        )
+        return
+    size = sum(len(one[1]) for one in found if one is not None and one[1] is not None)
+    if size > ANSWER_BYTES_MAX:
+        codec.fill_read_refusal(
+            out,
+            Refused(
+                Code.INVALID_ARGUMENT,
+                f"the values that are read together have {size} bytes in one group, the limit is "
+                f"{ANSWER_BYTES_MAX}: read fewer keys at a time",
+            ),
+        )
+        return
+    out.set.SetInParent()
+    out.set.versions.extend(newest)
+    for one in found:
+        value = out.set.values.add()
+        if one is not None and one[1] is not None:
+            value.found, value.version, value.value = True, one[0], one[1]
+
+
+def answer_lookup(machine: Machine, wanted: kv_pb2.RequestId, out: shard_pb2.Value) -> None:
+    """What is kept under an id, for TransactionStatus."""
+    identity = TransactionId(wanted.client_id, wanted.request_number)
+    found = out.lookup
+    found.SetInParent()
+    found.closed = machine.is_gone(identity)
+    transaction = machine.participant.find_id(identity)
+    if transaction is not None:
+        transaction_codec.fill_found_transaction(found.transaction, transaction)
+        return
+    if identity in machine.participant.parked:
+        found.transaction.kind = shard_pb2.Vote.KIND_WAITING
+        return
+    stored = machine.stored_result(identity)
+    if stored is not None:
+        codec.fill_result(found.result, stored)
 
 
 def _answer_portion(
     machine: Machine,
     data: DataStore,
     reads: Sequence[shard_pb2.Read],
-    add: Callable[[], shard_pb2.Value],
+    values: Sequence[shard_pb2.Value],
     left_bytes: int,
 ) -> int:
     """Answer some of the reads while there is room; return the room that is left."""
@@ -79,15 +230,15 @@ def _answer_portion(
         if refusal is None
     ]
     found = iter(data.newest_many(wanted) if left_bytes > 0 else ())
-    for refusal in refused:
+    for refusal, out in zip(refused, values, strict=True):
         if refusal is not None:
-            codec.fill_read_refusal(add(), refusal)
+            codec.fill_read_refusal(out, refusal)
             continue
         if left_bytes <= 0:
-            codec.fill_read_refusal(add(), _TOO_MUCH)
+            codec.fill_read_refusal(out, _TOO_MUCH)
             continue
         value = next(found)
         if value is not None and value[1] is not None:
             left_bytes -= len(value[1])
-        codec.fill_value(add(), value)
+        codec.fill_value(out, value)
     return left_bytes

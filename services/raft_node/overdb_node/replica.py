@@ -20,7 +20,8 @@ import structlog
 
 from overdb.internal.v1 import shard_pb2
 from overdb_node import codec
-from overdb_node.applying import Applier, Waiting
+from overdb_node.applying import Applier, Deferred, Waiting
+from overdb_node.finishing import Finisher
 from overdb_node.machine.machine import Machine
 from overdb_node.metrics import NodeMetrics
 from overdb_node.raft.core import Raft
@@ -29,7 +30,7 @@ from overdb_node.raft.log import Log
 from overdb_node.raft.messages import Message
 from overdb_node.raft.output import Event, EventKind, Output
 from overdb_node.raft.types import Member
-from overdb_node.reads import PendingRead, Reads, answer_reads
+from overdb_node.reads import BlockedReads, PendingRead, Reads, answer_reads
 from overdb_node.settings import NodeSettings
 from overdb_node.snapshotting import Snapshotting
 from overdb_node.storage.group_commit import GroupCommit, PersistRequest
@@ -75,8 +76,10 @@ class Replica:
         machine = Machine(storage.data, settings.machine_settings())
         machine.load()
         self._waiting = Waiting()
-        self._applier = Applier(machine, storage.data, self._waiting, metrics)
+        self._deferred = Deferred()
+        self._applier = Applier(machine, storage.data, self._waiting, self._deferred, metrics)
         self._reads = Reads()
+        self.blocked_reads = BlockedReads()
         own = Address(settings.cluster, settings.group, settings.node_id)
         self.peers = Peers(own, self.address_of)
         self.writer = GroupCommit(
@@ -86,6 +89,7 @@ class Replica:
         )
         self.snapshotting = Snapshotting(self)
         self._sweeper = Sweeper(settings.retention_seconds)
+        self.finisher = Finisher(self)
         self._proposals: list[tuple[bytes, int, Answers]] = []
         self._proposed_bytes = 0
         self._newest_token = 0
@@ -112,6 +116,7 @@ class Replica:
         if self._ticker is not None:
             self._ticker.cancel()
         self._failed = True  # nothing is taken in any more
+        await self.finisher.close()
         await self.peers.close()
         await self.snapshotting.close()
         await self._loop.run_in_executor(None, self.writer.close)
@@ -192,6 +197,7 @@ class Replica:
         self._check_stall()
         self.raft.tick()
         self.snapshotting.tick()
+        self.finisher.tick()
         if self.raft.installing is None:
             self._sweeper.tick(self.machine, self.storage.data)
         self.schedule_turn()
@@ -268,7 +274,7 @@ class Replica:
         def complete(confirmed: bool) -> None:
             if confirmed and not self.raft.installing:
                 self.metrics.requested("reads", "OK", len(request.reads.reads))
-                answer_reads(self.machine, self.storage.data, request, answers)
+                answer_reads(self.machine, self.storage.data, request, answers, self.blocked_reads)
             else:
                 self.refuse(request.sequence, answers, _NOT_LEADER)
 
@@ -405,13 +411,24 @@ class Replica:
     def _apply(self) -> None:
         if self._applier.has_work and self.raft.installing is None:
             self.raft.applied_to(self._applier.run_slice())
+            self.blocked_reads.run(self.machine, self.storage.data)
+            self._report_alarms()
         self._reads.run(self.raft.applied)
         if self._applier.has_work or self.raft.has_committed_to_hand_out:
             self.schedule_turn()
 
+    def _report_alarms(self) -> None:
+        alarms = self.machine.participant.alarms
+        if alarms:
+            for alarm in alarms:
+                _log.error("transaction_alarm", group=self.settings.group, detail=alarm)
+            self.metrics.alarmed(len(alarms))
+            alarms.clear()
+
     def _fail_waiting(self) -> None:
-        for sequence, answers in self._waiting.take_all():
-            self.refuse(sequence, answers, _NOT_LEADER)
+        for waiting in (self._waiting, self._deferred, self.blocked_reads):
+            for sequence, answers in waiting.take_all():
+                self.refuse(sequence, answers, _NOT_LEADER)
         self._reads.fail_all()
 
     def _on_event(self, event: Event) -> None:
@@ -431,7 +448,9 @@ class Replica:
         """The disk is at an installed snapshot: the state machine begins anew from it."""
         machine = Machine(self.storage.data, self.settings.machine_settings())
         machine.load()
-        self._applier = Applier(machine, self.storage.data, self._waiting, self.metrics)
+        self._applier = Applier(
+            machine, self.storage.data, self._waiting, self._deferred, self.metrics
+        )
         self._sweeper.restart()
         self.raft.installed()
         self.schedule_turn()

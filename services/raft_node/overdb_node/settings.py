@@ -26,6 +26,11 @@ class NodeSettings(ProcessSettings, Limits):
     members: str = Field(
         description="founding members of the group, id=host:port separated by commas"
     )
+    seeds: str = Field(
+        "",
+        description="addresses of the nodes of all groups, host:port separated by commas: whom a leader "
+        "asks to finish a transaction over groups that lost its router. Needed with several groups",
+    )
     data: Path = Field(Path("/data"), description="directory of this replica, used by it alone")
 
     tick_ms: int = Field(100, ge=5, le=1000, description="resolution of the Raft timers, ms")
@@ -66,6 +71,18 @@ class NodeSettings(ProcessSettings, Limits):
     )
     unacknowledged_max: int = Field(
         65_536, ge=1024, le=1 << 24, description="remembered results of one client id"
+    )
+    finish_seconds: float = Field(
+        1.0,
+        ge=0.05,
+        le=300,
+        description="age at which a vote without an outcome has its transaction finished, s",
+    )
+    forget_seconds: float = Field(
+        10.0,
+        ge=0.05,
+        le=3600,
+        description="age at which an outcome that not all participants are known to have is told again, s",
     )
     disk_free_bytes_min: int = Field(
         128 * _MIB, ge=0, le=1 << 40, description="free disk space below which writes are refused"

@@ -62,6 +62,13 @@ class Replica:
         """Raises grpc.aio.AioRpcError when the replica does not answer in time."""
         return await self._stub.ScanPage(request, timeout=seconds_max)
 
+    async def open_transactions(
+        self, group: int, seconds_max: float
+    ) -> shard_pb2.OpenTransactionsResponse:
+        """Raises grpc.aio.AioRpcError when the replica does not answer in time."""
+        request = shard_pb2.OpenTransactionsRequest(group=group)
+        return await self._stub.OpenTransactions(request, timeout=seconds_max)
+
     async def close(self) -> None:
         await self._channel.close()
 

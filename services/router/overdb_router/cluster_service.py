@@ -14,6 +14,7 @@ from overdb.v1 import cluster_pb2, cluster_pb2_grpc
 from overdb_common.version import version
 from overdb_router import refusals
 from overdb_router.core import RouterCore
+from overdb_router.exchange import BACKOFF_SECONDS_MIN
 from overdb_router.gate import Gate
 from overdb_router.refusals import Refusal, Refused
 from overdb_router.slots import UNKNOWN
@@ -37,6 +38,7 @@ class ClusterService(cluster_pb2_grpc.ClusterServicer):
     def __init__(self, core: RouterCore, gate: Gate) -> None:
         self._core = core
         self._gate = gate
+        self._loop = asyncio.get_running_loop()
 
     async def Status(  # noqa: N802
         self,
@@ -89,17 +91,64 @@ class ClusterService(cluster_pb2_grpc.ClusterServicer):
     ) -> cluster_pb2.MembersResponse:
         await self._enter(context)
         try:
+            wanted = await self._wanted(request, context)
             groups = self._core.topology.groups
-            wanted = [request.group] if request.HasField("group") else sorted(groups)
-            if any(group not in groups for group in wanted):
-                known = ", ".join(str(group) for group in sorted(groups)) or "none yet"
-                message = f"there is no group {request.group}; known groups: {known}"
-                await refusals.abort(context, Refusal(refusals.NOT_FOUND, message))
             return cluster_pb2.MembersResponse(groups=[_members(groups[g]) for g in wanted])
         finally:
             self._leave("Members")
 
+    async def Transactions(  # noqa: N802
+        self, request: cluster_pb2.TransactionsRequest, context: Context
+    ) -> cluster_pb2.TransactionsResponse:
+        await self._enter(context)
+        try:
+            wanted = await self._wanted(request, context)
+            groups = await asyncio.gather(*map(self._transactions, wanted))
+            return cluster_pb2.TransactionsResponse(groups=groups)
+        finally:
+            self._leave("Transactions")
+
     # --- helpers --------------------------------------------------------------------------------
+
+    async def _wanted(
+        self,
+        request: cluster_pb2.MembersRequest | cluster_pb2.TransactionsRequest,
+        context: Context,
+    ) -> list[int]:
+        """Return the groups that a request is about; end the call when there is no such group."""
+        groups = self._core.topology.groups
+        wanted = [request.group] if request.HasField("group") else sorted(groups)
+        if any(group not in groups for group in wanted):
+            known = ", ".join(str(group) for group in sorted(groups)) or "none yet"
+            message = f"there is no group {request.group}; known groups: {known}"
+            await refusals.abort(context, Refusal(refusals.NOT_FOUND, message))
+        return wanted
+
+    async def _transactions(self, group: int) -> cluster_pb2.GroupTransactions:
+        """Ask the group's leader what it has open, the next leader too when the first one is none."""
+        core = self._core
+        deadline = self._loop.time() + core.settings.describe_seconds_max
+        while (remaining := deadline - self._loop.time()) > 0:
+            leader = core.topology.leader_of(group)
+            if leader is not None:
+                replica = core.channels.replica(leader.address)
+                try:
+                    answer = await replica.open_transactions(group, remaining)
+                except grpc.aio.AioRpcError:
+                    pass
+                else:
+                    if not answer.HasField("failure"):
+                        return cluster_pb2.GroupTransactions(
+                            group=group,
+                            reachable=True,
+                            transactions=answer.transactions,
+                            count=answer.count,
+                        )
+                    core.topology.lost(group, leader)
+                    core.topology.hinted(group, answer.failure)
+            await core.topology.search(group)
+            await asyncio.sleep(BACKOFF_SECONDS_MIN)
+        return cluster_pb2.GroupTransactions(group=group, reachable=False)
 
     async def _enter(self, context: Context) -> None:
         try:

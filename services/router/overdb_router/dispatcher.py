@@ -13,7 +13,7 @@ from overdb.sharding import SLOTS
 from overdb_router import refusals
 from overdb_router.channels import Channels
 from overdb_router.group_link import TICK_SECONDS, GroupLink
-from overdb_router.operations import Op
+from overdb_router.operations import PARTS, Kind, Op
 from overdb_router.refusals import Refusal
 from overdb_router.settings import RouterSettings
 from overdb_router.slots import UNKNOWN
@@ -36,7 +36,8 @@ class Links(NamedTuple):
 class Dispatcher:
     """Holds the links, and the requests whose group is not known yet.
 
-    ``on_behind(op, group)`` is called for reads at a version that the group has not reached.
+    ``on_behind(op, group)`` is called for reads at a version that the group has not reached,
+    ``on_several(op, groups)`` for transactions whose keys live in several groups.
     ``on_task(task)`` is given every background task, so that the failure of one is noticed.
     """
 
@@ -62,6 +63,7 @@ class Dispatcher:
         self._ticking = False
         self._refreshing: asyncio.Task[None] | None = None
         self.on_behind: Callable[[Op, int], None] = lambda op, _: op.refuse(_no_snapshots())
+        self.on_several: Callable[[Op, list[int]], None] = over_groups
 
     # --- requests -------------------------------------------------------------------------------
 
@@ -73,7 +75,7 @@ class Dispatcher:
             if None in owners:
                 link = None
             elif len(owners) > 1:
-                op.refuse(_over_groups(sorted(owner.group for owner in owners if owner)))
+                self._over_groups(op, sorted(owner.group for owner in owners if owner))
                 return
         if link is None:
             self._keep(op)
@@ -82,9 +84,20 @@ class Dispatcher:
         else:
             link.submit(op)
 
+    def _over_groups(self, op: Op, groups: list[int]) -> None:
+        if op.kind is Kind.READ_SET:
+            op.refuse(_moved_apart(groups))  # it was put together for one group
+        else:
+            self.on_several(op, groups)
+
     def wrong_group(self, op: Op, group: int) -> None:
-        """A group refused the slot: learn the map anew, then try again (DESIGN 3)."""
-        if op.deadline <= self._loop.time():
+        """A group refused the slot: learn the map anew, then try again (DESIGN 3).
+
+        A part of a transaction stays with its group: the participants of an attempt are fixed.
+        """
+        if op.kind in PARTS:
+            op.refuse(_moved(group))
+        elif op.deadline <= self._loop.time():
             op.refuse(
                 Refusal(
                     refusals.UNAVAILABLE,
@@ -92,11 +105,11 @@ class Dispatcher:
                     "was done, retry",
                 )
             )
-            return
         if self._refreshing is None:
             self._refreshing = asyncio.create_task(self._refresh(), name="refresh-slots")
             self._on_task(self._refreshing)
-        self._refreshing.add_done_callback(lambda _: self.submit(op))
+        if not op.done:
+            self._refreshing.add_done_callback(lambda _: self.submit(op))
 
     def behind(self, op: Op, group: int) -> None:
         self.on_behind(op, group)
@@ -192,12 +205,30 @@ class Dispatcher:
         )
 
 
-def _over_groups(groups: list[int]) -> Refusal:
+def over_groups(op: Op, groups: list[int]) -> None:
+    """Refuse a transaction over several groups."""
+    named = " and ".join(str(group) for group in groups)
+    op.refuse(
+        Refusal(
+            refusals.UNIMPLEMENTED,
+            f"keys live in groups {named}; a transaction over several groups is not supported: give "
+            "keys that belong together the same {tag}, which puts them into one group",
+        )
+    )
+
+
+def _moved(group: int) -> Refusal:
+    return Refusal(
+        refusals.UNAVAILABLE,
+        f"group {group} gave a key's slot away; it did nothing of this transaction, retry",
+    )
+
+
+def _moved_apart(groups: list[int]) -> Refusal:
     named = " and ".join(str(group) for group in groups)
     return Refusal(
-        refusals.UNIMPLEMENTED,
-        f"keys live in groups {named}; a transaction over several groups is not supported: give keys "
-        "that belong together the same {tag}, which puts them into one group",
+        refusals.UNAVAILABLE,
+        f"keys that were read together moved to groups {named} meanwhile; a read changes nothing, retry",
     )
 
 

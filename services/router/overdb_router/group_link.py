@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Literal, Protocol
 
 import structlog
 
@@ -18,7 +18,8 @@ from overdb.internal.v1 import shard_pb2
 from overdb_router import refusals
 from overdb_router.channels import Channels
 from overdb_router.exchange import BACKOFF_SECONDS_MAX, Exchange
-from overdb_router.operations import Kind, Op
+from overdb_router.late import LateOps
+from overdb_router.operations import READS, Kind, Op
 from overdb_router.queues import LANES, NEVER, Outgoing, Queue
 from overdb_router.refusals import Refusal
 from overdb_router.settings import RouterSettings
@@ -27,6 +28,12 @@ from overdb_router.targets import Targets
 _log = structlog.get_logger()
 
 _Failure = shard_pb2.Failure
+
+# What a read other than a GET is answered with.
+_VALUES: dict[Kind, Literal["set", "lookup"]] = {Kind.READ_SET: "set", Kind.LOOKUP: "lookup"}
+
+# Results that are no answer to the request.
+_NO_ANSWER = frozenset({"pending", "wrong_group", "error"})
 
 # Requests in one message: more than that shares nothing any more.
 OPERATIONS_MAX = 4096
@@ -67,6 +74,7 @@ class GroupLink:
         self._in_flight: dict[int, Outgoing] = {}
         self._in_flight_bytes = 0
         self._under_way = [0 for _ in LANES]  # messages in flight
+        self._late = LateOps()  # answered by "later" on the present stream
         self._sequence = 0
         self._heard_at = 0.0
         self._ticking = False
@@ -83,7 +91,7 @@ class GroupLink:
     @property
     def waiting_bytes(self) -> int:
         """Requests that have no answer yet, as the bounds count them."""
-        return self._queue.bytes + self._in_flight_bytes
+        return self._queue.bytes + self._in_flight_bytes + self._late.bytes
 
     @property
     def messages_in_flight(self) -> int:
@@ -91,7 +99,7 @@ class GroupLink:
 
     def submit(self, op: Op) -> None:
         """Take in a request; its sink is told, later, exactly once."""
-        waiting = self._queue.bytes + self._in_flight_bytes
+        waiting = self._queue.bytes + self._in_flight_bytes + self._late.bytes
         if waiting + op.size > self._queued_bytes_max and waiting:
             op.refuse(self._overloaded(waiting))
         elif self._ticking:
@@ -99,6 +107,13 @@ class GroupLink:
             self._exchange.stir()
         else:
             self._add(op)
+
+    def overloaded(self, size: int) -> Refusal | None:
+        """Return why a request of that size would be refused now, None when it would not."""
+        waiting = self.waiting_bytes
+        if waiting and waiting + size > self._queued_bytes_max:
+            return self._overloaded(waiting)
+        return None
 
     def leader_changed(self) -> None:
         """The topology knows something new of this group."""
@@ -144,7 +159,7 @@ class GroupLink:
     def take(self, response: shard_pb2.ShardResponse) -> shard_pb2.Failure | None:
         out = self._in_flight.get(response.sequence)
         if out is None:
-            return None  # all of its requests were given up meanwhile
+            return self._take_late(response)
         self._heard_at = now = self._loop.time()
         if response.HasField("failure"):
             failure = response.failure
@@ -155,18 +170,20 @@ class GroupLink:
         else:
             self._remove(response.sequence)
             if response.results:
-                self._answer_commands(out.ops, response.results)
+                self._answer_commands(response.sequence, out.ops, response.results)
             else:
-                self._answer_reads(out.ops, response.values)
+                self._answer_reads(response.sequence, out.ops, response.values)
         self._targets.answered()
         self._observe(self.group, now - out.sent_at, len(out.ops))
         return None
 
     def stream_ended(self) -> None:
         """Have everything that was under way sent again, before all that waits."""
-        if not self._in_flight:
+        if not self._in_flight and not self._late:
             return
-        ops = [op for out in self._in_flight.values() for op in out.ops]
+        under_way = self._late.take_all()
+        under_way.update((sequence, out.ops) for sequence, out in self._in_flight.items())
+        ops = [op for sequence in sorted(under_way) for op in under_way[sequence]]
         for op in ops:
             op.sent = True
         self._in_flight.clear()
@@ -178,6 +195,7 @@ class GroupLink:
     def answer_too_large(self, details: str) -> None:
         """Ask for less at a time, down to one request; what does not fit even then is refused."""
         largest = max((len(out.ops) for out in self._in_flight.values()), default=1)
+        largest = max(largest, self._late.largest)
         if largest > 1:
             self._queue.operations_max = max(1, min(largest, self._queue.operations_max) // 4)
             _log.info("answer_too_large", group=self.group, requests_max=self._queue.operations_max)
@@ -189,8 +207,9 @@ class GroupLink:
             "keys at a time. If this is a transaction, it has run",
         )
         for out in self._in_flight.values():
-            for op in out.ops:
-                op.refuse(refusal)
+            self._refuse_all(out.ops, refusal)
+        for ops in self._late.take_all().values():
+            self._refuse_all(ops, refusal)
 
     def _remove(self, sequence: int) -> None:
         out = self._in_flight.pop(sequence)
@@ -201,43 +220,92 @@ class GroupLink:
 
     # --- answers --------------------------------------------------------------------------------
 
-    def _answer_commands(self, ops: Sequence[Op], results: Sequence[shard_pb2.Result]) -> None:
+    def _answer_commands(
+        self, sequence: int, ops: Sequence[Op], results: Sequence[shard_pb2.Result]
+    ) -> None:
         if len(results) != len(ops):
             self._refuse_all(ops, self._broken_answer())
             return
+        pending = False
         for op, result in zip(ops, results, strict=True):
             if op.done:
                 continue
             field = result.WhichOneof("result")
-            if field == "wrong_group":
-                self._returned.wrong_group(op, self.group)
-            elif field == "error":
-                op.refuse(refusals.from_error(result.error))
-            elif field is None:
-                op.refuse(self._broken_answer())
+            if field is None or field in _NO_ANSWER:
+                pending = self._not_answered(op, field, result) or pending
             else:
                 op.finish()
                 op.sink.answered(op, field, result)
+        if pending:
+            for position, result in enumerate(results):
+                if result.HasField("pending") and not ops[position].done:
+                    self._late.add(sequence, position, ops[position])
 
-    def _answer_reads(self, ops: Sequence[Op], values: Sequence[shard_pb2.Value]) -> None:
+    def _not_answered(self, op: Op, field: str | None, result: shard_pb2.Result) -> bool:
+        """Return whether the answer follows later."""
+        if field == "wrong_group":
+            self._returned.wrong_group(op, self.group)
+        elif field == "error":
+            op.refuse(refusals.from_error(result.error))
+        elif field is None:
+            op.refuse(self._broken_answer())
+        return field == "pending"
+
+    def _answer_reads(
+        self, sequence: int, ops: Sequence[Op], values: Sequence[shard_pb2.Value]
+    ) -> None:
         if len(values) != len(ops):
             self._refuse_all(ops, self._broken_answer())
             return
+        pending = False
         for op, value in zip(ops, values, strict=True):
             if op.done:
                 continue
-            if not value.found:
-                if value.HasField("error"):
-                    op.refuse(refusals.from_error(value.error))
-                    continue
-                if value.HasField("wrong_group"):
-                    self._returned.wrong_group(op, self.group)
-                    continue
-                if value.HasField("behind"):
-                    self._returned.behind(op, self.group)
-                    continue
+            if not value.found and not self._is_read(op, value):
+                pending = pending or value.HasField("pending")
+                continue
             op.finish()
             op.sink.read(op, value)
+        if pending:
+            for position, value in enumerate(values):
+                if value.HasField("pending") and not ops[position].done:
+                    self._late.add(sequence, position, ops[position])
+
+    def _is_read(self, op: Op, value: shard_pb2.Value) -> bool:
+        """Return whether this answers the read: it does not when it cannot be read (yet, here)."""
+        if value.HasField("error"):
+            op.refuse(refusals.from_error(value.error))
+        elif value.HasField("wrong_group"):
+            self._returned.wrong_group(op, self.group)
+        elif value.HasField("behind"):
+            self._returned.behind(op, self.group)
+        elif value.HasField("pending"):
+            return False
+        elif op.kind is Kind.GET or value.HasField(_VALUES[op.kind]):
+            return True
+        else:
+            op.refuse(self._broken_answer())
+        return False
+
+    def _take_late(self, response: shard_pb2.ShardResponse) -> shard_pb2.Failure | None:
+        """Answers to what was pending; nothing when it was given up meanwhile."""
+        sequence = response.sequence
+        if sequence not in self._late:
+            return None
+        if response.HasField("failure"):
+            return response.failure  # it stays, and is sent again with the rest
+        self._heard_at = self._loop.time()
+        for late in response.late:
+            if late.result.HasField("pending") or late.value.HasField("pending"):
+                continue
+            op = self._late.take(sequence, late.position)
+            if op is None:
+                continue
+            if late.HasField("result"):
+                self._answer_commands(sequence, (op,), (late.result,))
+            else:
+                self._answer_reads(sequence, (op,), (late.value,))
+        return None
 
     def _refuse_message(self, out: Outgoing, failure: shard_pb2.Failure) -> None:
         """Nothing of this message was done. What an earlier leader may have done is tried again."""
@@ -246,7 +314,7 @@ class GroupLink:
         else:
             refusal = refusals.resource_exhausted(f"group {self.group}", failure.message)
         for op in out.ops:
-            if op.sent and op.kind is not Kind.GET:
+            if op.sent and op.kind not in READS:
                 if not op.done:
                     self._loop.call_later(BACKOFF_SECONDS_MAX, self._again, op)
             else:
@@ -273,15 +341,19 @@ class GroupLink:
             self._targets.look_around()
             if self._targets.stale:
                 self._exchange.abandon()
-        self._ticking = bool(self._in_flight or self._queue) and not self._closed
+        waits = self._in_flight or self._queue or self._late
+        self._ticking = bool(waits) and not self._closed
         if self._ticking:
             self._loop.call_later(TICK_SECONDS, self._tick)
 
     def _expire(self, now: float) -> None:
         for op in self._queue.expired(now):
             op.refuse(self._given_up(op, "which did not answer in time"))
-        late = [sequence for sequence, out in self._in_flight.items() if out.deadline <= now]
-        for sequence in late:
+        for op in self._late.expired(now):
+            op.sent = True
+            op.refuse(self._given_up(op, "where a transaction was in the way"))
+        overdue = [sequence for sequence, out in self._in_flight.items() if out.deadline <= now]
+        for sequence in overdue:
             out = self._in_flight[sequence]
             out.deadline = NEVER
             for op in out.ops:
@@ -299,7 +371,7 @@ class GroupLink:
 
     def _given_up(self, op: Op, reason: str) -> Refusal:
         """What to answer when there is no time left (FAULTS 50, 52)."""
-        if op.sent and op.kind is not Kind.GET:
+        if op.sent and op.kind not in READS:
             return Refusal(
                 refusals.DEADLINE_EXCEEDED,
                 f"outcome unknown: the request went to group {self.group}, {reason}; retry with the "

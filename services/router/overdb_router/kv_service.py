@@ -13,7 +13,7 @@ from google.protobuf.message import Message
 from overdb.internal.v1 import shard_pb2
 from overdb.sharding import slot_of
 from overdb.v1 import kv_pb2, kv_pb2_grpc
-from overdb_router import refusals, scans
+from overdb_router import refusals, scans, status
 from overdb_router.batch_stream import BatchStream
 from overdb_router.core import RouterCore
 from overdb_router.gate import Gate
@@ -203,15 +203,8 @@ class KVService(kv_pb2_grpc.KVServicer):
     async def _transaction_status(
         self, request: kv_pb2.TransactionStatusRequest, deadline: float
     ) -> kv_pb2.TransactionStatusResponse:
-        del deadline
         _raise(self._core.validation.request_id(request.id))
-        raise Refused(
-            Refusal(
-                refusals.UNIMPLEMENTED,
-                "TransactionStatus is not supported by this version; send the request again with the "
-                "same id: it runs at most once, and the answer is that of its run",
-            )
-        )
+        return await status.status(self._core, request.id, deadline)
 
 
 def _raise(refusal: Refusal | None) -> None:

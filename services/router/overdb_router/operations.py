@@ -20,6 +20,19 @@ class Kind(IntEnum):
     DELETE = 2
     TRANSACT = 3
     ADVANCE = 4  # the router's own: raise a group's clock (PROTOCOL 2.7)
+    READ_SET = 5  # several keys of one group in one applied state (PROTOCOL 2.6, 2.7)
+    LOOKUP = 6  # what a group keeps under an id
+    # The router's own, of a transaction over several groups (PROTOCOL 2.3, 2.4, 2.10).
+    PREPARE = 7
+    RESOLVE = 8
+    FORGET = 9
+
+
+# Parts of a transaction: each is for one group, wherever the slots of its keys are.
+PARTS = frozenset({Kind.PREPARE, Kind.RESOLVE, Kind.FORGET})
+
+# What changes nothing: it may always be said to have done nothing, and be asked again.
+READS = frozenset({Kind.GET, Kind.READ_SET, Kind.LOOKUP})
 
 
 class Sink(Protocol):
@@ -29,14 +42,16 @@ class Sink(Protocol):
         """A command ran; its answer is ``getattr(result, field)``."""
 
     def read(self, op: Op, value: shard_pb2.Value) -> None:
-        """A read was answered with ``found``, ``value`` and ``version``."""
+        """A read was answered: a GET with ``found``, ``value`` and ``version``, a READ_SET with ``set``,
+        a LOOKUP with ``lookup``."""
 
     def refused(self, op: Op, refusal: Refusal) -> None:
         """It was not answered; the code of the refusal says whether it may have run."""
 
 
 class Op:
-    """One request. ``message`` is the public request (for ADVANCE: log_pb2.Advance) with its id.
+    """One request. ``message`` is the public request with its id (ADVANCE: log_pb2.Advance, READ_SET:
+    shard_pb2.ReadSet, LOOKUP: the RequestId; PREPARE, RESOLVE, FORGET: what log_pb2 calls so).
 
     ``size`` in bytes is what it counts for in the bounds; ``deadline`` is in seconds of the loop's clock.
     ``slot`` is that of its key, ``slots`` those of all its keys when they have several. ``sent`` says
@@ -70,7 +85,8 @@ class Op:
         self.tag = tag
         self.slot = 0
         self.slots: tuple[int, ...] = ()
-        self.version = 0  # of a GET: what to read at, 0 for the newest
+        # Of a GET: what to read at, 0 for the newest. Of a READ_SET: what the clock has to reach.
+        self.version = 0
         self.stale = False
         self.own_id: OwnId | None = None
         self.sent = False

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 
 from overdb.internal.v1 import log_pb2, shard_pb2
-from overdb_router.operations import Kind, Op
+from overdb_router.operations import READS, Kind, Op
 
 NEVER = float("inf")
 # What a request takes in memory beside its key and value, roughly.
@@ -75,6 +75,12 @@ class OutgoingReads(Outgoing):
     def append(self, op: Op) -> None:
         self.ops.append(op)
         read = self._add()
+        if op.kind is Kind.READ_SET:
+            read.set.CopyFrom(op.message)  # type: ignore[arg-type]
+            return
+        if op.kind is Kind.LOOKUP:
+            read.lookup.CopyFrom(op.message)  # type: ignore[arg-type]
+            return
         read.key = op.message.key  # type: ignore[attr-defined]
         if op.version:
             read.version = op.version
@@ -90,6 +96,9 @@ _FIELDS = {
     Kind.DELETE: "delete",
     Kind.TRANSACT: "transact",
     Kind.ADVANCE: "advance",
+    Kind.PREPARE: "prepare",
+    Kind.RESOLVE: "resolve",
+    Kind.FORGET: "forget",
 }
 
 
@@ -112,7 +121,7 @@ class Queue:
 
     def add(self, op: Op) -> None:
         """Append a request to the last message, or to a new one where that would get too large."""
-        lane = 1 if op.kind is Kind.GET else 0
+        lane = 1 if op.kind in READS else 0
         size = op.size
         out = self._filling[lane]
         if out.ops and (

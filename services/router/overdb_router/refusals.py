@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, NoReturn
 
 import grpc
 from google.protobuf import any_pb2
+from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]
 
 from overdb.v1 import kv_pb2
@@ -17,6 +18,8 @@ INVALID_ARGUMENT = grpc.StatusCode.INVALID_ARGUMENT.value[0]
 DEADLINE_EXCEEDED = grpc.StatusCode.DEADLINE_EXCEEDED.value[0]
 NOT_FOUND = grpc.StatusCode.NOT_FOUND.value[0]
 RESOURCE_EXHAUSTED = grpc.StatusCode.RESOURCE_EXHAUSTED.value[0]
+ABORTED = grpc.StatusCode.ABORTED.value[0]
+FAILED_PRECONDITION = grpc.StatusCode.FAILED_PRECONDITION.value[0]
 UNIMPLEMENTED = grpc.StatusCode.UNIMPLEMENTED.value[0]
 INTERNAL = grpc.StatusCode.INTERNAL.value[0]
 UNAVAILABLE = grpc.StatusCode.UNAVAILABLE.value[0]
@@ -64,6 +67,12 @@ def resource_exhausted(subject: str, description: str) -> Refusal:
     )
 
 
+def with_reason(code: int, message: str, reason: str, metadata: Mapping[str, str]) -> Refusal:
+    """Return a refusal with a ``google.rpc.ErrorInfo``, for programs to read."""
+    info = error_details_pb2.ErrorInfo(reason=reason, domain="overdb", metadata=metadata)
+    return _with_detail(code, message, info)
+
+
 def from_error(error: kv_pb2.Error) -> Refusal:
     """Return what a replica said."""
     return Refusal(error.code, error.message, tuple(error.details))
@@ -91,7 +100,7 @@ async def abort(context: grpc.aio.ServicerContext, refusal: Refusal) -> NoReturn
 def _with_detail(
     code: int,
     message: str,
-    detail: error_details_pb2.BadRequest | error_details_pb2.QuotaFailure,
+    detail: Message,
 ) -> Refusal:
     packed = any_pb2.Any()
     packed.Pack(detail)

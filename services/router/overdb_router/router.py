@@ -14,6 +14,7 @@ from overdb_common import grpc_options, metrics, serving
 from overdb_common.version import version
 from overdb_router.channels import Channels
 from overdb_router.cluster_service import ClusterService
+from overdb_router.coordinator import Coordinator
 from overdb_router.core import RouterCore
 from overdb_router.dispatcher import Dispatcher
 from overdb_router.gate import Gate
@@ -24,6 +25,7 @@ from overdb_router.metrics import RouterMetrics
 from overdb_router.reflected import MethodsToo
 from overdb_router.settings import RouterSettings
 from overdb_router.snapshots import Snapshots
+from overdb_router.strict_reads import StrictReads
 from overdb_router.topology import Topology
 from overdb_router.validation import Validation
 
@@ -66,6 +68,10 @@ class Router:
         channels = Channels()
         topology = Topology(settings, channels, self._leader_changed, self._map_changed)
         dispatcher = Dispatcher(settings, topology, channels, router_metrics.exchanged, self._watch)
+        self.coordinator = Coordinator(settings, dispatcher)
+        submit = self.coordinator.submit
+        self._strict_reads = StrictReads(dispatcher, settings.request_bytes_max, submit)
+        dispatcher.on_several = self._strict_reads.submit
         self.core = RouterCore(
             settings=settings,
             validation=Validation(settings),
@@ -106,6 +112,7 @@ class Router:
         if self._telling is not None:
             self._telling.cancel()
         await self.core.snapshots.close()
+        await self.coordinator.drain(min(1.0, self.core.settings.stop_seconds_max))
         await self.core.dispatcher.close()
         await self.core.topology.close()
         await self.core.channels.close()
@@ -162,11 +169,31 @@ class Router:
             lambda: sum(pair.leader.messages_in_flight for pair in links.values()),
         )
         gauge("overdb_router_open_calls", "Calls that are worked on", lambda: self.gate.open)
+        gauge(
+            "overdb_router_open_transactions",
+            "Transactions over several groups that have no answer yet",
+            lambda: self.coordinator.open,
+        )
+        gauge(
+            "overdb_router_aborted_attempts",
+            "Attempts of transactions over several groups that met a rival, since the start",
+            lambda: self.coordinator.attempts_aborted,
+        )
         gauge("overdb_router_streams", "Open Batch streams", lambda: self._kv.stream_count)
         gauge(
             "overdb_router_leader_changes",
             "Times that a group was found to have another leader",
             lambda: core.topology.leader_changes,
+        )
+        gauge(
+            "overdb_router_strict_reads",
+            "Double collects begun for transactions over several groups that only read",
+            lambda: self._strict_reads.collects,
+        )
+        gauge(
+            "overdb_router_strict_reads_given_up",
+            "Of these transactions, those that had to run with locks, because writers were too fast",
+            lambda: self._strict_reads.fallbacks,
         )
         gauge(
             "overdb_router_serving",

@@ -63,6 +63,12 @@ class RouterSettings(ProcessSettings, Limits):
     scan_page_items_max: int = Field(
         1000, ge=1, le=100_000, description="items in one page of a scan"
     )
+    transactions_open_max: int = Field(
+        10_000,
+        ge=1,
+        le=1 << 20,
+        description="transactions over several groups that are worked on at a time",
+    )
     client_id_seconds: float = Field(
         1200.0, ge=1, le=3000, description="age at which the router takes a new client id, s"
     )

@@ -17,6 +17,9 @@ from overdb_router.refusals import Refusal, Refused, invalid
 from overdb_router.settings import RouterSettings
 from overdb_router.topology import Topology
 
+# A read and the timer of its deadline.
+_Waiting = tuple[Op, asyncio.TimerHandle]
+
 
 class Waiter:
     """Lets a coroutine wait for the answer of one request."""
@@ -66,7 +69,8 @@ class Snapshots:
         self._dispatcher = dispatcher
         self._on_task = on_task
         self._loop = asyncio.get_running_loop()
-        self._behind: dict[tuple[int, int], list[Op]] = {}
+        # By group, version, and whether the version is known to be issued.
+        self._behind: dict[tuple[int, int, bool], list[_Waiting]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         dispatcher.on_behind = self._on_behind
 
@@ -77,12 +81,8 @@ class Snapshots:
 
     # --- the clocks -----------------------------------------------------------------------------
 
-    async def newest(self, deadline: float) -> int:
-        """Return the largest clock of all groups, each confirmed by its quorum after this call began.
-
-        It covers everything acknowledged before. Raises Refused (UNAVAILABLE) when a group does not say
-        its clock before the deadline.
-        """
+    async def all_known(self, deadline: float) -> None:
+        """Return once every group is known. Raises Refused (UNAVAILABLE) at the deadline."""
         while not self._topology.discovered:
             if self._loop.time() >= deadline:
                 raise Refused(
@@ -93,6 +93,14 @@ class Snapshots:
                     )
                 )
             await asyncio.sleep(BACKOFF_SECONDS_MIN)
+
+    async def newest(self, deadline: float) -> int:
+        """Return the largest clock of all groups, each confirmed by its quorum after this call began.
+
+        It covers everything acknowledged before. Raises Refused (UNAVAILABLE) when a group does not say
+        its clock before the deadline.
+        """
+        await self.all_known(deadline)
         clocks = [self._clock(group, deadline) for group in self._topology.groups]
         return max(await asyncio.gather(*clocks))
 
@@ -153,30 +161,37 @@ class Snapshots:
 
         Reads of the same group and version that come meanwhile wait for the same advance.
         """
-        self._loop.call_at(op.deadline, op.refuse, _too_late(group, op.version))
-        waiting = self._behind.setdefault((group, op.version), [])
-        waiting.append(op)
+        timer = self._loop.call_at(op.deadline, op.refuse, _too_late(group, op.version))
+        # What a READ_SET asks for was read before: some group has issued it.
+        issued = op.kind is Kind.READ_SET
+        waiting = self._behind.setdefault((group, op.version, issued), [])
+        waiting.append((op, timer))
         if len(waiting) == 1:
-            task = asyncio.create_task(self._catch_up(group, op.version, op.deadline))
+            task = asyncio.create_task(self._catch_up(group, op.version, issued))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
             self._on_task(task)
 
-    async def _catch_up(self, group: int, version: int, deadline: float) -> None:
+    async def _catch_up(self, group: int, version: int, issued: bool) -> None:
+        waiting = self._behind[group, version, issued]
+        deadline = max(op.deadline for op, _ in waiting)
         # Who comes later may have seen the version issued after the clocks were asked.
-        asked_for = len(self._behind[group, version])
+        asked_for = len(waiting)
         refusal: Refusal | None = None
         try:
-            await self.check_issued(version, deadline)
+            if not issued:
+                await self.check_issued(version, deadline)
             await self.advance(group, version, deadline)
         except Refused as refused:
             refusal = refused.refusal
-        waiting = self._behind.pop((group, version))
+        del self._behind[group, version, issued]
+        for _, timer in waiting:
+            timer.cancel()
         if refusal is not None:
-            for op in waiting[:asked_for]:
+            for op, _ in waiting[:asked_for]:
                 op.refuse(refusal)
             waiting = waiting[asked_for:]
-        for op in waiting:
+        for op, _ in waiting:
             if not op.done:
                 self._dispatcher.submit(op)
 

@@ -42,6 +42,9 @@ class FakeRouter(kv_pb2_grpc.KVServicer, cluster_pb2_grpc.ClusterServicer):
         self.scan_break_after_pages = 0  # breaks the next scan once
         self.members_calls = 0
         self.status = cluster_pb2.StatusResponse(cluster="fake", router_version="9", serving=True)
+        self.transactions = cluster_pb2.TransactionsResponse()
+        self.states: dict[tuple[bytes, int], Any] = {}  # what TransactionStatus says, by id
+        self.status_questions = 0
         self.address = ""
         self._server: grpc.aio.Server | None = None
 
@@ -135,10 +138,35 @@ class FakeRouter(kv_pb2_grpc.KVServicer, cluster_pb2_grpc.ClusterServicer):
         group.members.add(id=1, address="127.0.0.1:7410", voter=True, leader=True)
         return response
 
+    async def TransactionStatus(self, request: Any, context: Any) -> Any:  # noqa: N802
+        self.status_questions += 1
+        await self.awake.wait()
+        name = (request.id.client_id, request.id.request_number)
+        if name in self.states:
+            return kv_pb2.TransactionStatusResponse(status=self.states[name])
+        if name not in self.store.results:
+            return kv_pb2.TransactionStatusResponse(
+                status=kv_pb2.TransactionStatusResponse.STATUS_UNKNOWN
+            )
+        answer = Answer.FromString(self.store.results[name])
+        committed = kv_pb2.TransactionStatusResponse.STATUS_COMMITTED
+        return kv_pb2.TransactionStatusResponse(status=committed, response=answer.transact)
+
+    async def Transactions(self, request: Any, context: Any) -> Any:  # noqa: N802
+        if request.HasField("group") and request.group > 1:
+            await context.abort(grpc.StatusCode.NOT_FOUND, f"no group {request.group}")
+        told = cluster_pb2.TransactionsResponse()
+        told.groups.extend(
+            group
+            for group in self.transactions.groups
+            if not request.HasField("group") or group.group == request.group
+        )
+        return told
+
     async def _refuse(self, _request: Any, context: Any) -> Any:
         await context.abort(grpc.StatusCode.UNIMPLEMENTED, "the client library uses Batch")
 
-    Get = Put = Delete = Transact = TransactionStatus = _refuse  # type: ignore[assignment]
+    Get = Put = Delete = Transact = _refuse  # type: ignore[assignment]
 
 
 def refusal(entry: Entry, code: int, message: str) -> Answer:

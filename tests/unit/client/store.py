@@ -16,6 +16,7 @@ class Store:
 
     def __init__(self) -> None:
         self.values: dict[bytes, tuple[bytes, int]] = {}
+        self.history: dict[int, dict[bytes, tuple[bytes, int]]] = {}  # values by version
         self.clock = 1000
         self.results: dict[tuple[bytes, int], bytes] = {}  # serialized Answer by id
         self.ran: Counter[tuple[bytes, int]] = Counter()
@@ -51,15 +52,21 @@ class Store:
             answer.delete.version = self.clock
         else:
             self._transact(entry.transact, answer)
+        self.history[self.clock] = dict(self.values)
         self.results[name] = answer.SerializeToString()
         return answer
+
+    def at(self, version: int) -> dict[bytes, tuple[bytes, int]]:
+        """Return what a read at a version sees; 0: now."""
+        older = [one for one in self.history if one <= version]
+        return self.history[max(older)] if older and version < self.clock else self.values
 
     def _get(self, request: kv_pb2.GetRequest, answer: Answer) -> None:
         if not request.key:
             answer.error.code = 3
             answer.error.message = "key is empty: a key has 1 to 4096 bytes"
             return
-        found = self.values.get(request.key)
+        found = self.at(request.read.version).get(request.key)
         answer.get.found = found is not None
         if found is not None:
             answer.get.value, answer.get.version = found
@@ -104,10 +111,9 @@ class Store:
 
     def pages(self, request: kv_pb2.ScanRequest, size: int) -> Iterator[kv_pb2.ScanResponse]:
         """Yield the pages of a scan, of ``size`` items each."""
+        values = self.at(request.read.version)
         keys = sorted(
-            key
-            for key in self.values
-            if key >= request.start and (not request.end or key < request.end)
+            key for key in values if key >= request.start and (not request.end or key < request.end)
         )
         if request.reverse:
             keys.reverse()
@@ -116,6 +122,6 @@ class Store:
         for at in range(0, max(1, len(keys)), size):
             page = kv_pb2.ScanResponse(version=request.read.version or self.clock)
             for key in keys[at : at + size]:
-                value, version = self.values[key]
+                value, version = values[key]
                 page.items.add(key=key, value=b"" if request.keys_only else value, version=version)
             yield page

@@ -47,6 +47,11 @@ def test_signatures_are_those_of_the_asyncio_client() -> None:
     for name, method in inspect.getmembers(overdb.sync.Client, inspect.isfunction):
         if not name.startswith("_"):
             twin = inspect.signature(getattr(overdb.Client, name))
+            if (
+                name == "run"
+            ):  # what it runs is a coroutine function in one, a plain one in the other
+                assert list(inspect.signature(method).parameters) == list(twin.parameters)
+                continue
             assert inspect.signature(method).parameters == twin.parameters, name
     blocking, waiting = (
         {name for name in vars(kind) if not name.startswith("_")}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from overdb_node.machine.types import (
-    Advance,
     Command,
     Compare,
     Delete,
@@ -13,7 +12,6 @@ from overdb_node.machine.types import (
     OperationResult,
     Operator,
     Put,
-    Refused,
     RequestId,
     Target,
     Transact,
@@ -134,7 +132,7 @@ def _step(
 
 def same_request(one: Command, other: Command) -> bool:
     """Whether two commands under one id ask for the same."""
-    if isinstance(one, Advance | Refused) or type(one) is not type(other):
+    if type(one) is not type(other) or not isinstance(one, Put | Delete | Transact):
         return False
-    assert isinstance(one, Put | Delete | Transact)
+    assert isinstance(other, Put | Delete | Transact)
     return other == one._replace(id=other.id)

@@ -11,7 +11,9 @@ from overdb_node.machine.types import (
     Advanced,
     Code,
     Command,
+    Delete,
     Deleted,
+    Put,
     Refused,
     Result,
     Transact,
@@ -40,6 +42,7 @@ def check(model: Model, command: Command | Refused, result: Result) -> None:
     if isinstance(command, Transact) and not any(command[1:]):
         assert isinstance(result, Refused)  # nothing asked for
         return
+    assert isinstance(command, Put | Delete | Transact)
     name = command.id[:2]
     if name in model.ran:
         ran, outcome = model.ran[name]

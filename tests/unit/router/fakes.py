@@ -14,7 +14,7 @@ import grpc
 
 from overdb.internal.v1 import log_pb2, shard_pb2, shard_pb2_grpc
 from overdb.sharding import founding_slots, slot_of
-from overdb.v1 import cluster_pb2_grpc, kv_pb2, kv_pb2_grpc
+from overdb.v1 import cluster_pb2, cluster_pb2_grpc, kv_pb2, kv_pb2_grpc
 from overdb_common import grpc_options
 from overdb_router.router import Router
 from overdb_router.settings import RouterSettings
@@ -27,6 +27,7 @@ class State:
     """What a group has agreed on."""
 
     clock: int = 1000
+    oldest: int = 0  # versions below are not kept
     versions: dict[bytes, list[tuple[int, bytes | None]]] = field(default_factory=dict)
     results: dict[tuple[bytes, int], bytes] = field(default_factory=dict)
     runs: int = 0  # commands that ran, without those that were answered from `results`
@@ -57,6 +58,10 @@ class FakeGroup:
         self.epoch = 1
         self.slots = founding_slots(number, groups)
         self.replicas: list[FakeReplica] = []
+        self.participate: Callable[[log_pb2.Command], shard_pb2.Result] | None = None
+        # What is kept under an id beside the results of what ran; client id, number.
+        self.found: dict[tuple[bytes, int], shard_pb2.Found] = {}
+        self.open_transactions: list[cluster_pb2.OpenTransaction] = []
 
     def elect(self, position: int) -> None:
         self.term += 1
@@ -72,6 +77,9 @@ class FakeGroup:
         if kind == "advance":
             self.state.clock = max(self.state.clock, command.advance.version)
             return shard_pb2.Result(clock=self.state.clock)
+        if kind in ("prepare", "resolve", "inquire", "forget"):
+            assert self.participate is not None, "this group takes part in no transactions"
+            return self.participate(command)
         request = getattr(command, kind)
         keys = _keys(request)
         if not all(self.owns(key) for key in keys):
@@ -104,6 +112,13 @@ class FakeGroup:
         return shard_pb2.Result(transact=response)
 
 
+def _not_kept(version: int, oldest: int) -> kv_pb2.Error:
+    return kv_pb2.Error(
+        code=grpc.StatusCode.FAILED_PRECONDITION.value[0],
+        message=f"version {version} is not kept any more, the oldest is {oldest}",
+    )
+
+
 def _keys(request: Any) -> list[bytes]:
     if isinstance(request, kv_pb2.TransactRequest):
         return [one.put.key or one.get.key for one in request.then] + [
@@ -133,6 +148,8 @@ class FakeReplica(shard_pb2_grpc.ShardServicer):
         self.describes = 0
         self.pages: list[shard_pb2.ScanPageRequest] = []
         self.page_failures = 0  # scan pages to refuse as not leader
+        self.before_read: Callable[[shard_pb2.Read], None] | None = None
+        self.streams: list[Any] = []  # contexts of Exchange, to send what is late on
         self._server: grpc.aio.Server | None = None
 
     @property
@@ -161,6 +178,7 @@ class FakeReplica(shard_pb2_grpc.ShardServicer):
         self, request_iterator: AsyncIterator[shard_pb2.ShardRequest], context: Any
     ) -> None:
         answering: set[asyncio.Task[None]] = set()
+        self.streams.append(context)
         async for request in request_iterator:
             self.messages.append(request)
             self.arrived.set()
@@ -207,15 +225,70 @@ class FakeReplica(shard_pb2_grpc.ShardServicer):
         return failure
 
     def _read(self, read: shard_pb2.Read) -> shard_pb2.Value:
+        if self.before_read is not None:
+            self.before_read(read)
         state = self.group.state
+        if read.HasField("set"):
+            return self._read_set(read.set)
+        if read.HasField("lookup"):
+            return shard_pb2.Value(lookup=self._look_up(read.lookup))
         if not self.group.owns(read.key):
             return shard_pb2.Value(wrong_group=shard_pb2.WrongGroup(epoch=self.group.epoch))
         if read.version > state.clock:
             return shard_pb2.Value(behind=shard_pb2.Behind(clock=state.clock))
+        if read.version and read.version < state.oldest:
+            return shard_pb2.Value(error=_not_kept(read.version, state.oldest))
         found = state.newest(read.key, read.version or state.clock)
         if found is None:
             return shard_pb2.Value()
         return shard_pb2.Value(found=True, version=found[0], value=found[1])
+
+    def _read_set(self, read: shard_pb2.ReadSet) -> shard_pb2.Value:
+        """PROTOCOL 2.7: values and newest versions, or whether these still are the newest."""
+        group, state = self.group, self.group.state
+        if not all(group.owns(key) for key in read.keys):
+            return shard_pb2.Value(wrong_group=shard_pb2.WrongGroup(epoch=group.epoch))
+        if read.clock > state.clock:
+            return shard_pb2.Value(behind=shard_pb2.Behind(clock=state.clock))
+        newest = [state.versions.get(key, [(0, None)])[-1] for key in read.keys]
+        answer = shard_pb2.ReadSetValues()
+        if read.versions:
+            answer.unchanged = list(read.versions) == [version for version, _ in newest]
+            return shard_pb2.Value(set=answer)
+        for version, value in newest:
+            answer.versions.append(version)
+            if value is None:
+                answer.values.add()
+            else:
+                answer.values.add(found=True, value=value, version=version)
+        return shard_pb2.Value(set=answer)
+
+    def _look_up(self, request_id: kv_pb2.RequestId) -> shard_pb2.Found:
+        identity = (request_id.client_id, request_id.request_number)
+        known = self.group.state.results.get(identity)
+        if known is not None:
+            return shard_pb2.Found(result=shard_pb2.Result.FromString(known))
+        return self.group.found.get(identity, shard_pb2.Found())
+
+    async def Submit(  # noqa: N802
+        self,
+        request: shard_pb2.ShardRequest,
+        context: Any,
+    ) -> shard_pb2.ShardResponse:
+        return self._answer(request)
+
+    async def OpenTransactions(  # noqa: N802
+        self,
+        request: shard_pb2.OpenTransactionsRequest,
+        context: Any,
+    ) -> shard_pb2.OpenTransactionsResponse:
+        await self.awake.wait()
+        if not self.leads:
+            return shard_pb2.OpenTransactionsResponse(failure=self._not_leader())
+        transactions = self.group.open_transactions
+        return shard_pb2.OpenTransactionsResponse(
+            transactions=transactions, count=len(transactions)
+        )
 
     async def ScanPage(  # noqa: N802
         self,
@@ -233,6 +306,8 @@ class FakeReplica(shard_pb2_grpc.ShardServicer):
         version = request.version or state.clock
         if version > state.clock:
             return shard_pb2.ScanPageResponse(behind=shard_pb2.Behind(clock=state.clock))
+        if version < state.oldest:
+            return shard_pb2.ScanPageResponse(error=_not_kept(version, state.oldest))
         return self._page(request, version)
 
     def _page(self, request: shard_pb2.ScanPageRequest, version: int) -> shard_pb2.ScanPageResponse:

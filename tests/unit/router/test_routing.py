@@ -9,7 +9,6 @@ import pytest
 
 from overdb.internal.v1 import shard_pb2
 from overdb.v1 import cluster_pb2, kv_pb2
-from overdb_router.ids import uuid7
 from tests.unit.router.fakes import BatchClient, get, put, running, until
 
 
@@ -143,7 +142,7 @@ def test_a_slot_nobody_owns_is_unavailable() -> None:
     asyncio.run(scenario())
 
 
-def test_a_transaction_inside_a_group_runs_and_one_over_groups_names_them() -> None:
+def test_a_transaction_inside_a_group_is_one_command() -> None:
     async def scenario() -> None:
         async with running() as cluster:
             inside = [cluster.key_of(1, n) for n in range(3)]
@@ -152,23 +151,7 @@ def test_a_transaction_inside_a_group_runs_and_one_over_groups_names_them() -> N
                 request.then.add().put.CopyFrom(kv_pb2.Operation.Put(key=key, value=b"t"))
             assert (await cluster.kv.Transact(request)).succeeded
             assert cluster.groups[1].state.order == inside
-            request.then.add().get.key = cluster.key_of(0)
-            with pytest.raises(grpc.aio.AioRpcError) as refused:
-                await cluster.kv.Transact(request)
-            assert refused.value.code() is grpc.StatusCode.UNIMPLEMENTED
-            assert "keys live in groups 0 and 1" in str(refused.value.details())
-
-    asyncio.run(scenario())
-
-
-def test_transaction_status_says_what_to_do_instead() -> None:
-    async def scenario() -> None:
-        async with running(groups=1) as cluster:
-            request_id = kv_pb2.RequestId(client_id=uuid7(1, b"r" * 10), request_number=1)
-            with pytest.raises(grpc.aio.AioRpcError) as refused:
-                await cluster.kv.TransactionStatus(kv_pb2.TransactionStatusRequest(id=request_id))
-            assert refused.value.code() is grpc.StatusCode.UNIMPLEMENTED
-            assert "same id" in str(refused.value.details())
+            assert len(cluster.leader(1).messages) == 1
 
     asyncio.run(scenario())
 

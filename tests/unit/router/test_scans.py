@@ -132,6 +132,42 @@ def test_a_future_version_is_refused() -> None:
     asyncio.run(scenario())
 
 
+def test_a_version_that_one_group_does_not_keep_any_more_is_refused() -> None:
+    """Retention is each group's own: one group's refusal is the whole scan's."""
+
+    async def scenario() -> None:
+        async with running(groups=3, replicas=1) as cluster:
+            fill(cluster, 30)
+            for group in cluster.groups:
+                group.state.clock = 9000
+            cluster.groups[2].state.oldest = 5000
+            read = kv_pb2.ReadOptions(consistency=kv_pb2.CONSISTENCY_SNAPSHOT, version=4999)
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await collect(cluster, read=read)
+            assert refused.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+            assert "the oldest is 5000" in str(refused.value.details())
+            read.version = 5000
+            items, pages = await collect(cluster, read=read)
+            assert len(items) == 30
+            assert {page.version for page in pages} == {5000}
+
+    asyncio.run(scenario())
+
+
+def test_a_future_version_moves_no_clock_in_any_group() -> None:
+    async def scenario() -> None:
+        async with running(groups=3) as cluster:
+            cluster.groups[1].state.clock = 5000
+            read = kv_pb2.ReadOptions(consistency=kv_pb2.CONSISTENCY_SNAPSHOT, version=5001)
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await collect(cluster, read=read)
+            assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+            assert "5001 is in the future, the newest is 5000" in str(refused.value.details())
+            assert [group.state.clock for group in cluster.groups] == [1000, 5000, 1000]
+
+    asyncio.run(scenario())
+
+
 def test_a_leader_change_in_the_middle_repeats_a_page_and_nothing_else() -> None:
     async def scenario() -> None:
         async with running(scan_page_items_max=3, poll_seconds=60.0) as cluster:

@@ -87,3 +87,57 @@ def test_without_a_leader_the_clock_is_unavailable() -> None:
             assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
 
     asyncio.run(scenario())
+
+
+def test_a_version_that_is_not_kept_any_more_says_so() -> None:
+    async def scenario() -> None:
+        async with running() as cluster:
+            key = cluster.key_of(0)
+            cluster.groups[0].state.clock = cluster.groups[0].state.oldest = 8000
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await cluster.kv.Get(kv_pb2.GetRequest(key=key, read=at(7999)))
+            assert refused.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+            assert "the oldest is 8000" in str(refused.value.details())
+            assert not (await cluster.kv.Get(kv_pb2.GetRequest(key=key, read=at(8000)))).found
+
+    asyncio.run(scenario())
+
+
+def test_a_group_that_is_behind_reads_at_the_version_of_another_groups_write() -> None:
+    """The key's value of before the version is found, whatever is written after it."""
+
+    async def scenario() -> None:
+        async with running() as cluster:
+            ahead, behind = cluster.key_of(0), cluster.key_of(1)
+            await cluster.kv.Put(kv_pb2.PutRequest(key=behind, value=b"before"))
+            cluster.groups[0].state.clock = 9000
+            written = await cluster.kv.Put(kv_pb2.PutRequest(key=ahead, value=b"x"))
+            read = kv_pb2.GetRequest(key=behind, read=at(written.version))
+            assert (await cluster.kv.Get(read)).value == b"before"
+            later = await cluster.kv.Put(kv_pb2.PutRequest(key=behind, value=b"after"))
+            assert later.version > written.version
+            assert (await cluster.kv.Get(read)).value == b"before"
+
+    asyncio.run(scenario())
+
+
+def test_a_short_deadline_among_those_who_wait_is_its_own_matter() -> None:
+    async def scenario() -> None:
+        async with running() as cluster:
+            cluster.groups[0].state.clock = 9000
+            key = cluster.key_of(1)
+            leader = cluster.leader(1)
+            leader.tamper = lambda response: leader.awake.clear() if response.values else None
+            client = BatchClient(cluster)
+            entries = [get(1, key, timeout_ms=300), get(2, key)]
+            for entry in entries:
+                entry.get.read.CopyFrom(at(9000))
+            await client.send(*entries)
+            await client.receive(1)
+            assert client.answers[1].error.code == grpc.StatusCode.UNAVAILABLE.value[0]
+            leader.tamper = None
+            leader.awake.set()
+            await client.receive(2)
+            assert client.answers[2].HasField("get")
+
+    asyncio.run(scenario())

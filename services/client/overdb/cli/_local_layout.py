@@ -125,6 +125,7 @@ class Layout:
                 "OVERDB_GROUP": str(group),
                 "OVERDB_GROUPS": str(self.groups),
                 "OVERDB_MEMBERS": ",".join(f"{i}={addresses[i]}" for i in members),
+                "OVERDB_SEEDS": ",".join(addresses.values()),
                 "OVERDB_DATA": str(data),
             },
             log_file,

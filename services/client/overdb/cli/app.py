@@ -16,10 +16,11 @@ from overdb.errors import OverDBError
 EPILOG = """\b
 Exit codes:
   0    done
-  1    get: no such key; txn: the else branch ran
+  1    get: no such key; txn: the else branch ran; txn status: aborted
   2    wrong usage or invalid argument
-  3    unavailable, not run: no router or leader in time; status: not serving
-  4    outcome unknown: the write may have run or may run yet
+  3    unavailable, not run: no router or leader in time; status: not serving;
+       transactions: a group without a leader
+  4    outcome unknown: the write may have run or may run yet (txn status too)
   5    refused for another reason; nothing was done
   130  interrupted by Ctrl-C (a write under way may still run)
 
@@ -41,7 +42,9 @@ app = typer.Typer(
 )
 
 # Commands that do not need the one that runs a cluster.
-_LIGHT = frozenset({"get", "put", "delete", "scan", "txn", "status", "locate", "shell"})
+_LIGHT = frozenset(
+    {"get", "put", "delete", "scan", "txn", "transactions", "status", "locate", "shell"}
+)
 
 # The base of typer's own errors; it is not exported, and its home depends on typer's version.
 _CommandLineError = cast("type[Exception]", typer.BadParameter.__mro__[2])
@@ -175,7 +178,8 @@ def _scan(
     )
 
 
-TXN_HELP = """Run a transaction that is written in a file or on standard input.
+TXN_HELP = """Run a transaction that is written in a file or on standard input; or, as
+"txn status ID", print what became of one (of any write, by its id).
 
 \b
   compare            # all must hold; may be left out
@@ -191,19 +195,44 @@ TXN_HELP = """Run a transaction that is written in a file or on standard input.
   else               # runs otherwise; may be left out
     get a
 
-Prints which branch ran and the result of each operation. Words with blanks stand in quotes; a
-backslash writes special characters, as in \\n and \\x00.
+Keys may live in any groups. Prints which branch ran and the result of each operation. Words with
+blanks stand in quotes; a backslash writes special characters, as in \\n and \\x00.
 """
 
 
 @app.command("txn", help=TXN_HELP)
 def _txn(
     context: typer.Context,
-    file: Annotated[str, typer.Argument(metavar="FILE", help="- or none: standard input.")] = "-",
+    file: Annotated[
+        str, typer.Argument(metavar="FILE", help='- or none: standard input; or "status".')
+    ] = "-",
+    request_id: Annotated[
+        str | None,
+        typer.Argument(metavar="ID", help="Behind status: as the outcome unknown named it."),
+    ] = None,
 ) -> int:
-    from overdb.cli import commands  # noqa: PLC0415
+    from overdb.cli import commands, txn_commands  # noqa: PLC0415
 
+    if file == "status" and request_id is not None:
+        return txn_commands.status(context.obj, request_id)
+    if file == "status":
+        raise UsageError("txn status: expected an ID behind it (a file of that name: ./status)")
+    if request_id is not None:
+        raise UsageError(f'txn: unexpected "{request_id}": give one FILE, or status and an ID')
     return commands.transact(context.obj, file)
+
+
+@app.command("transactions")
+def _transactions(
+    context: typer.Context,
+    group: Annotated[
+        int | None, typer.Option(metavar="N", min=0, help="Only of this group.")
+    ] = None,
+) -> int:
+    """Print the open transactions of each group: age, keys, who waits for whom."""
+    from overdb.cli import txn_commands  # noqa: PLC0415
+
+    return txn_commands.open_ones(context.obj, group)
 
 
 @app.command("status")

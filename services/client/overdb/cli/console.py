@@ -119,7 +119,8 @@ class Console:
         """Print an error of a request on stderr: one line, as JSON if that was asked for."""
         request_id = getattr(error, "request_id", None)
         if not self.json_lines:
-            self.error(error.message)
+            hint = "" if request_id is None else f" (overdb txn status {request_id} asks for it)"
+            self.error(error.message + hint)
             return
         fields: dict[str, object] = {"code": error.code.name, "message": error.message}
         if request_id is not None:

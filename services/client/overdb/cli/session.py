@@ -22,7 +22,7 @@ class ExitCode(IntEnum):
     """How the process ends."""
 
     OK = 0
-    NO = 1  # get: no such key; txn: the else branch ran
+    NO = 1  # get: no such key; txn: the else branch ran; txn status: aborted
     USAGE = 2
     UNAVAILABLE = 3
     UNKNOWN = 4

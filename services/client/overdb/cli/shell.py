@@ -16,13 +16,14 @@ if TYPE_CHECKING:
 
 PROMPT = "overdb> "
 MORE_PROMPT = "   ...> "
-COMMANDS = ("get", "put", "delete", "scan", "txn", "status", "locate")
+COMMANDS = ("get", "put", "delete", "scan", "txn", "transactions", "status", "locate")
 OPTIONS = {
     "get": ("--version", "--output", "--help"),
     "put": ("--file", "--help"),
     "delete": ("--help",),
     "scan": ("--prefix", "--limit", "--reverse", "--keys-only", "--version", "--help"),
-    "txn": ("--help",),
+    "txn": ("status", "--help"),
+    "transactions": ("--group", "--help"),
     "status": ("--help",),
     "locate": ("--help",),
 }
@@ -33,6 +34,8 @@ HELP = """\
   scan [START] [END]           keys in order; also --prefix P --limit N --reverse
   txn                          a transaction: type it on the next lines, an empty
                                line runs it (help txn shows one)
+  txn status ID                what became of one
+  transactions [--group N]     those that are open, and who waits for whom
   status                       groups, leaders, replicas
   locate KEY                   where a key lives
   help [COMMAND]               this, or all about a command

@@ -22,37 +22,48 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from overdb.v1 import kv_pb2 as overdb_dot_v1_dot_kv__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17overdb/v1/cluster.proto\x12\toverdb.v1\"\x0f\n\rStatusRequest\"r\n\x0eStatusResponse\x12\x0f\n\x07\x63luster\x18\x01 \x01(\t\x12\x16\n\x0erouter_version\x18\x02 \x01(\t\x12&\n\x06groups\x18\x03 \x03(\x0b\x32\x16.overdb.v1.GroupStatus\x12\x0f\n\x07serving\x18\x04 \x01(\x08\"\x98\x01\n\x0bGroupStatus\x12\r\n\x05group\x18\x01 \x01(\r\x12\x11\n\tleader_id\x18\x02 \x01(\x04\x12\x0c\n\x04term\x18\x03 \x01(\x04\x12\x0f\n\x07version\x18\x04 \x01(\x04\x12\r\n\x05\x65poch\x18\x05 \x01(\x04\x12\r\n\x05slots\x18\x06 \x01(\r\x12*\n\x08replicas\x18\x07 \x03(\x0b\x32\x18.overdb.v1.ReplicaStatus\"\x8e\x02\n\rReplicaStatus\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x11\n\treachable\x18\x03 \x01(\x08\x12\x1d\n\x04role\x18\x04 \x01(\x0e\x32\x0f.overdb.v1.Role\x12\x0c\n\x04term\x18\x05 \x01(\x04\x12\x12\n\nlast_index\x18\x06 \x01(\x04\x12\x14\n\x0c\x63ommit_index\x18\x07 \x01(\x04\x12\x15\n\rapplied_index\x18\x08 \x01(\x04\x12\x16\n\x0esnapshot_index\x18\t \x01(\x04\x12\x11\n\tlog_bytes\x18\n \x01(\x04\x12\x12\n\ndata_bytes\x18\x0b \x01(\x04\x12\x0f\n\x07version\x18\x0c \x01(\t\x12\x0f\n\x07problem\x18\r \x01(\t\"\x1c\n\rLocateRequest\x12\x0b\n\x03key\x18\x01 \x01(\x0c\"e\n\x0eLocateResponse\x12\x0c\n\x04slot\x18\x01 \x01(\r\x12\r\n\x05group\x18\x02 \x01(\r\x12\x11\n\tleader_id\x18\x03 \x01(\x04\x12\x16\n\x0eleader_address\x18\x04 \x01(\t\x12\x0b\n\x03tag\x18\x05 \x01(\x0c\".\n\x0eMembersRequest\x12\x12\n\x05group\x18\x01 \x01(\rH\x00\x88\x01\x01\x42\x08\n\x06_group\":\n\x0fMembersResponse\x12\'\n\x06groups\x18\x01 \x03(\x0b\x32\x17.overdb.v1.GroupMembers\"H\n\x0cGroupMembers\x12\r\n\x05group\x18\x01 \x01(\r\x12)\n\x07members\x18\x02 \x03(\x0b\x32\x18.overdb.v1.ClusterMember\"K\n\rClusterMember\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\r\n\x05voter\x18\x03 \x01(\x08\x12\x0e\n\x06leader\x18\x04 \x01(\x08*f\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_LEADER\x10\x01\x12\x11\n\rROLE_FOLLOWER\x10\x02\x12\x12\n\x0eROLE_CANDIDATE\x10\x03\x12\x10\n\x0cROLE_LEARNER\x10\x04\x32\xc9\x01\n\x07\x43luster\x12=\n\x06Status\x12\x18.overdb.v1.StatusRequest\x1a\x19.overdb.v1.StatusResponse\x12=\n\x06Locate\x12\x18.overdb.v1.LocateRequest\x1a\x19.overdb.v1.LocateResponse\x12@\n\x07Members\x12\x19.overdb.v1.MembersRequest\x1a\x1a.overdb.v1.MembersResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17overdb/v1/cluster.proto\x12\toverdb.v1\x1a\x12overdb/v1/kv.proto\"\x0f\n\rStatusRequest\"r\n\x0eStatusResponse\x12\x0f\n\x07\x63luster\x18\x01 \x01(\t\x12\x16\n\x0erouter_version\x18\x02 \x01(\t\x12&\n\x06groups\x18\x03 \x03(\x0b\x32\x16.overdb.v1.GroupStatus\x12\x0f\n\x07serving\x18\x04 \x01(\x08\"\x98\x01\n\x0bGroupStatus\x12\r\n\x05group\x18\x01 \x01(\r\x12\x11\n\tleader_id\x18\x02 \x01(\x04\x12\x0c\n\x04term\x18\x03 \x01(\x04\x12\x0f\n\x07version\x18\x04 \x01(\x04\x12\r\n\x05\x65poch\x18\x05 \x01(\x04\x12\r\n\x05slots\x18\x06 \x01(\r\x12*\n\x08replicas\x18\x07 \x03(\x0b\x32\x18.overdb.v1.ReplicaStatus\"\x8e\x02\n\rReplicaStatus\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x11\n\treachable\x18\x03 \x01(\x08\x12\x1d\n\x04role\x18\x04 \x01(\x0e\x32\x0f.overdb.v1.Role\x12\x0c\n\x04term\x18\x05 \x01(\x04\x12\x12\n\nlast_index\x18\x06 \x01(\x04\x12\x14\n\x0c\x63ommit_index\x18\x07 \x01(\x04\x12\x15\n\rapplied_index\x18\x08 \x01(\x04\x12\x16\n\x0esnapshot_index\x18\t \x01(\x04\x12\x11\n\tlog_bytes\x18\n \x01(\x04\x12\x12\n\ndata_bytes\x18\x0b \x01(\x04\x12\x0f\n\x07version\x18\x0c \x01(\t\x12\x0f\n\x07problem\x18\r \x01(\t\"\x1c\n\rLocateRequest\x12\x0b\n\x03key\x18\x01 \x01(\x0c\"e\n\x0eLocateResponse\x12\x0c\n\x04slot\x18\x01 \x01(\r\x12\r\n\x05group\x18\x02 \x01(\r\x12\x11\n\tleader_id\x18\x03 \x01(\x04\x12\x16\n\x0eleader_address\x18\x04 \x01(\t\x12\x0b\n\x03tag\x18\x05 \x01(\x0c\".\n\x0eMembersRequest\x12\x12\n\x05group\x18\x01 \x01(\rH\x00\x88\x01\x01\x42\x08\n\x06_group\":\n\x0fMembersResponse\x12\'\n\x06groups\x18\x01 \x03(\x0b\x32\x17.overdb.v1.GroupMembers\"H\n\x0cGroupMembers\x12\r\n\x05group\x18\x01 \x01(\r\x12)\n\x07members\x18\x02 \x03(\x0b\x32\x18.overdb.v1.ClusterMember\"K\n\rClusterMember\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\r\n\x05voter\x18\x03 \x01(\x08\x12\x0e\n\x06leader\x18\x04 \x01(\x08\"3\n\x13TransactionsRequest\x12\x12\n\x05group\x18\x01 \x01(\rH\x00\x88\x01\x01\x42\x08\n\x06_group\"D\n\x14TransactionsResponse\x12,\n\x06groups\x18\x01 \x03(\x0b\x32\x1c.overdb.v1.GroupTransactions\"v\n\x11GroupTransactions\x12\r\n\x05group\x18\x01 \x01(\r\x12\x11\n\treachable\x18\x02 \x01(\x08\x12\x30\n\x0ctransactions\x18\x03 \x03(\x0b\x32\x1a.overdb.v1.OpenTransaction\x12\r\n\x05\x63ount\x18\x04 \x01(\r\"\xbe\x02\n\x0fOpenTransaction\x12 \n\x02id\x18\x01 \x01(\x0b\x32\x14.overdb.v1.RequestId\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12/\n\x05state\x18\x03 \x01(\x0e\x32 .overdb.v1.OpenTransaction.State\x12\x14\n\x0cparticipants\x18\x04 \x03(\r\x12\x0c\n\x04keys\x18\x05 \x03(\x0c\x12\x11\n\tkey_count\x18\x06 \x01(\r\x12\'\n\twaits_for\x18\x07 \x03(\x0b\x32\x14.overdb.v1.RequestId\x12\x0e\n\x06\x61ge_us\x18\x08 \x01(\x04\"W\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x11\n\rSTATE_WAITING\x10\x01\x12\x12\n\x0eSTATE_PREPARED\x10\x02\x12\x10\n\x0cSTATE_PARKED\x10\x03*f\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_LEADER\x10\x01\x12\x11\n\rROLE_FOLLOWER\x10\x02\x12\x12\n\x0eROLE_CANDIDATE\x10\x03\x12\x10\n\x0cROLE_LEARNER\x10\x04\x32\x9a\x02\n\x07\x43luster\x12=\n\x06Status\x12\x18.overdb.v1.StatusRequest\x1a\x19.overdb.v1.StatusResponse\x12=\n\x06Locate\x12\x18.overdb.v1.LocateRequest\x1a\x19.overdb.v1.LocateResponse\x12@\n\x07Members\x12\x19.overdb.v1.MembersRequest\x1a\x1a.overdb.v1.MembersResponse\x12O\n\x0cTransactions\x12\x1e.overdb.v1.TransactionsRequest\x1a\x1f.overdb.v1.TransactionsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'overdb.v1.cluster_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ROLE']._serialized_start=991
-  _globals['_ROLE']._serialized_end=1093
-  _globals['_STATUSREQUEST']._serialized_start=38
-  _globals['_STATUSREQUEST']._serialized_end=53
-  _globals['_STATUSRESPONSE']._serialized_start=55
-  _globals['_STATUSRESPONSE']._serialized_end=169
-  _globals['_GROUPSTATUS']._serialized_start=172
-  _globals['_GROUPSTATUS']._serialized_end=324
-  _globals['_REPLICASTATUS']._serialized_start=327
-  _globals['_REPLICASTATUS']._serialized_end=597
-  _globals['_LOCATEREQUEST']._serialized_start=599
-  _globals['_LOCATEREQUEST']._serialized_end=627
-  _globals['_LOCATERESPONSE']._serialized_start=629
-  _globals['_LOCATERESPONSE']._serialized_end=730
-  _globals['_MEMBERSREQUEST']._serialized_start=732
-  _globals['_MEMBERSREQUEST']._serialized_end=778
-  _globals['_MEMBERSRESPONSE']._serialized_start=780
-  _globals['_MEMBERSRESPONSE']._serialized_end=838
-  _globals['_GROUPMEMBERS']._serialized_start=840
-  _globals['_GROUPMEMBERS']._serialized_end=912
-  _globals['_CLUSTERMEMBER']._serialized_start=914
-  _globals['_CLUSTERMEMBER']._serialized_end=989
-  _globals['_CLUSTER']._serialized_start=1096
-  _globals['_CLUSTER']._serialized_end=1297
+  _globals['_ROLE']._serialized_start=1575
+  _globals['_ROLE']._serialized_end=1677
+  _globals['_STATUSREQUEST']._serialized_start=58
+  _globals['_STATUSREQUEST']._serialized_end=73
+  _globals['_STATUSRESPONSE']._serialized_start=75
+  _globals['_STATUSRESPONSE']._serialized_end=189
+  _globals['_GROUPSTATUS']._serialized_start=192
+  _globals['_GROUPSTATUS']._serialized_end=344
+  _globals['_REPLICASTATUS']._serialized_start=347
+  _globals['_REPLICASTATUS']._serialized_end=617
+  _globals['_LOCATEREQUEST']._serialized_start=619
+  _globals['_LOCATEREQUEST']._serialized_end=647
+  _globals['_LOCATERESPONSE']._serialized_start=649
+  _globals['_LOCATERESPONSE']._serialized_end=750
+  _globals['_MEMBERSREQUEST']._serialized_start=752
+  _globals['_MEMBERSREQUEST']._serialized_end=798
+  _globals['_MEMBERSRESPONSE']._serialized_start=800
+  _globals['_MEMBERSRESPONSE']._serialized_end=858
+  _globals['_GROUPMEMBERS']._serialized_start=860
+  _globals['_GROUPMEMBERS']._serialized_end=932
+  _globals['_CLUSTERMEMBER']._serialized_start=934
+  _globals['_CLUSTERMEMBER']._serialized_end=1009
+  _globals['_TRANSACTIONSREQUEST']._serialized_start=1011
+  _globals['_TRANSACTIONSREQUEST']._serialized_end=1062
+  _globals['_TRANSACTIONSRESPONSE']._serialized_start=1064
+  _globals['_TRANSACTIONSRESPONSE']._serialized_end=1132
+  _globals['_GROUPTRANSACTIONS']._serialized_start=1134
+  _globals['_GROUPTRANSACTIONS']._serialized_end=1252
+  _globals['_OPENTRANSACTION']._serialized_start=1255
+  _globals['_OPENTRANSACTION']._serialized_end=1573
+  _globals['_OPENTRANSACTION_STATE']._serialized_start=1486
+  _globals['_OPENTRANSACTION_STATE']._serialized_end=1573
+  _globals['_CLUSTER']._serialized_start=1680
+  _globals['_CLUSTER']._serialized_end=1962
 # @@protoc_insertion_point(module_scope)

@@ -9,6 +9,7 @@ import google.protobuf.descriptor
 import google.protobuf.internal.containers
 import google.protobuf.internal.enum_type_wrapper
 import google.protobuf.message
+import overdb.v1.kv_pb2
 import sys
 import typing
 
@@ -298,3 +299,138 @@ class ClusterMember(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["address", b"address", "id", b"id", "leader", b"leader", "voter", b"voter"]) -> None: ...
 
 global___ClusterMember = ClusterMember
+
+@typing.final
+class TransactionsRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    GROUP_FIELD_NUMBER: builtins.int
+    group: builtins.int
+    def __init__(
+        self,
+        *,
+        group: builtins.int | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_group", b"_group", "group", b"group"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_group", b"_group", "group", b"group"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_group", b"_group"]) -> typing.Literal["group"] | None: ...
+
+global___TransactionsRequest = TransactionsRequest
+
+@typing.final
+class TransactionsResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    GROUPS_FIELD_NUMBER: builtins.int
+    @property
+    def groups(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___GroupTransactions]: ...
+    def __init__(
+        self,
+        *,
+        groups: collections.abc.Iterable[global___GroupTransactions] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["groups", b"groups"]) -> None: ...
+
+global___TransactionsResponse = TransactionsResponse
+
+@typing.final
+class GroupTransactions(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    GROUP_FIELD_NUMBER: builtins.int
+    REACHABLE_FIELD_NUMBER: builtins.int
+    TRANSACTIONS_FIELD_NUMBER: builtins.int
+    COUNT_FIELD_NUMBER: builtins.int
+    group: builtins.int
+    reachable: builtins.bool
+    """its leader answered"""
+    count: builtins.int
+    """of all that are open"""
+    @property
+    def transactions(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___OpenTransaction]:
+        """oldest first, at most 1,000"""
+
+    def __init__(
+        self,
+        *,
+        group: builtins.int = ...,
+        reachable: builtins.bool = ...,
+        transactions: collections.abc.Iterable[global___OpenTransaction] | None = ...,
+        count: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["count", b"count", "group", b"group", "reachable", b"reachable", "transactions", b"transactions"]) -> None: ...
+
+global___GroupTransactions = GroupTransactions
+
+@typing.final
+class OpenTransaction(google.protobuf.message.Message):
+    """A transaction, or a write inside one group that a transaction holds up, as one group sees it."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    class _State:
+        ValueType = typing.NewType("ValueType", builtins.int)
+        V: typing_extensions.TypeAlias = ValueType
+
+    class _StateEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[OpenTransaction._State.ValueType], builtins.type):
+        DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+        STATE_UNSPECIFIED: OpenTransaction._State.ValueType  # 0
+        STATE_WAITING: OpenTransaction._State.ValueType  # 1
+        """for locks; has not voted"""
+        STATE_PREPARED: OpenTransaction._State.ValueType  # 2
+        """has voted and waits for the outcome; holds its locks"""
+        STATE_PARKED: OpenTransaction._State.ValueType  # 3
+        """a request inside this group that waits for locks"""
+
+    class State(_State, metaclass=_StateEnumTypeWrapper): ...
+    STATE_UNSPECIFIED: OpenTransaction.State.ValueType  # 0
+    STATE_WAITING: OpenTransaction.State.ValueType  # 1
+    """for locks; has not voted"""
+    STATE_PREPARED: OpenTransaction.State.ValueType  # 2
+    """has voted and waits for the outcome; holds its locks"""
+    STATE_PARKED: OpenTransaction.State.ValueType  # 3
+    """a request inside this group that waits for locks"""
+
+    ID_FIELD_NUMBER: builtins.int
+    ATTEMPT_FIELD_NUMBER: builtins.int
+    STATE_FIELD_NUMBER: builtins.int
+    PARTICIPANTS_FIELD_NUMBER: builtins.int
+    KEYS_FIELD_NUMBER: builtins.int
+    KEY_COUNT_FIELD_NUMBER: builtins.int
+    WAITS_FOR_FIELD_NUMBER: builtins.int
+    AGE_US_FIELD_NUMBER: builtins.int
+    attempt: builtins.int
+    state: global___OpenTransaction.State.ValueType
+    key_count: builtins.int
+    age_us: builtins.int
+    """since the client began it, by the group's time"""
+    @property
+    def id(self) -> overdb.v1.kv_pb2.RequestId: ...
+    @property
+    def participants(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
+        """groups"""
+
+    @property
+    def keys(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.bytes]:
+        """in this group, the first 16"""
+
+    @property
+    def waits_for(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[overdb.v1.kv_pb2.RequestId]:
+        """whose locks are in the way here"""
+
+    def __init__(
+        self,
+        *,
+        id: overdb.v1.kv_pb2.RequestId | None = ...,
+        attempt: builtins.int = ...,
+        state: global___OpenTransaction.State.ValueType = ...,
+        participants: collections.abc.Iterable[builtins.int] | None = ...,
+        keys: collections.abc.Iterable[builtins.bytes] | None = ...,
+        key_count: builtins.int = ...,
+        waits_for: collections.abc.Iterable[overdb.v1.kv_pb2.RequestId] | None = ...,
+        age_us: builtins.int = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["id", b"id"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["age_us", b"age_us", "attempt", b"attempt", "id", b"id", "key_count", b"key_count", "keys", b"keys", "participants", b"participants", "state", b"state", "waits_for", b"waits_for"]) -> None: ...
+
+global___OpenTransaction = OpenTransaction

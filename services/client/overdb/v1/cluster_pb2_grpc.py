@@ -49,6 +49,11 @@ class ClusterStub(object):
                 request_serializer=overdb_dot_v1_dot_cluster__pb2.MembersRequest.SerializeToString,
                 response_deserializer=overdb_dot_v1_dot_cluster__pb2.MembersResponse.FromString,
                 _registered_method=True)
+        self.Transactions = channel.unary_unary(
+                '/overdb.v1.Cluster/Transactions',
+                request_serializer=overdb_dot_v1_dot_cluster__pb2.TransactionsRequest.SerializeToString,
+                response_deserializer=overdb_dot_v1_dot_cluster__pb2.TransactionsResponse.FromString,
+                _registered_method=True)
 
 
 class ClusterServicer(object):
@@ -76,6 +81,14 @@ class ClusterServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Transactions(self, request, context):
+        """Transactions over several groups that are not finished, as each group's leader knows them now. A
+        group without a leader that answers is listed as not reachable.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ClusterServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -93,6 +106,11 @@ def add_ClusterServicer_to_server(servicer, server):
                     servicer.Members,
                     request_deserializer=overdb_dot_v1_dot_cluster__pb2.MembersRequest.FromString,
                     response_serializer=overdb_dot_v1_dot_cluster__pb2.MembersResponse.SerializeToString,
+            ),
+            'Transactions': grpc.unary_unary_rpc_method_handler(
+                    servicer.Transactions,
+                    request_deserializer=overdb_dot_v1_dot_cluster__pb2.TransactionsRequest.FromString,
+                    response_serializer=overdb_dot_v1_dot_cluster__pb2.TransactionsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -176,6 +194,33 @@ class Cluster(object):
             '/overdb.v1.Cluster/Members',
             overdb_dot_v1_dot_cluster__pb2.MembersRequest.SerializeToString,
             overdb_dot_v1_dot_cluster__pb2.MembersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Transactions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/overdb.v1.Cluster/Transactions',
+            overdb_dot_v1_dot_cluster__pb2.TransactionsRequest.SerializeToString,
+            overdb_dot_v1_dot_cluster__pb2.TransactionsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -39,6 +39,14 @@ class ClusterStub:
     ]
     """The members of one group, or of all. NOT_FOUND for a group that does not exist."""
 
+    Transactions: grpc.UnaryUnaryMultiCallable[
+        overdb.v1.cluster_pb2.TransactionsRequest,
+        overdb.v1.cluster_pb2.TransactionsResponse,
+    ]
+    """Transactions over several groups that are not finished, as each group's leader knows them now. A
+    group without a leader that answers is listed as not reachable.
+    """
+
 class ClusterAsyncStub:
     Status: grpc.aio.UnaryUnaryMultiCallable[
         overdb.v1.cluster_pb2.StatusRequest,
@@ -59,6 +67,14 @@ class ClusterAsyncStub:
         overdb.v1.cluster_pb2.MembersResponse,
     ]
     """The members of one group, or of all. NOT_FOUND for a group that does not exist."""
+
+    Transactions: grpc.aio.UnaryUnaryMultiCallable[
+        overdb.v1.cluster_pb2.TransactionsRequest,
+        overdb.v1.cluster_pb2.TransactionsResponse,
+    ]
+    """Transactions over several groups that are not finished, as each group's leader knows them now. A
+    group without a leader that answers is listed as not reachable.
+    """
 
 class ClusterServicer(metaclass=abc.ABCMeta):
     @abc.abstractmethod
@@ -86,5 +102,15 @@ class ClusterServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[overdb.v1.cluster_pb2.MembersResponse, collections.abc.Awaitable[overdb.v1.cluster_pb2.MembersResponse]]:
         """The members of one group, or of all. NOT_FOUND for a group that does not exist."""
+
+    @abc.abstractmethod
+    def Transactions(
+        self,
+        request: overdb.v1.cluster_pb2.TransactionsRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[overdb.v1.cluster_pb2.TransactionsResponse, collections.abc.Awaitable[overdb.v1.cluster_pb2.TransactionsResponse]]:
+        """Transactions over several groups that are not finished, as each group's leader knows them now. A
+        group without a leader that answers is listed as not reachable.
+        """
 
 def add_ClusterServicer_to_server(servicer: ClusterServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

@@ -625,7 +625,7 @@ class TransactionStatusResponse(google.protobuf.message.Message):
         STATUS_UNKNOWN: TransactionStatusResponse._Status.ValueType  # 1
         """never seen, or seen and forgotten"""
         STATUS_OPEN: TransactionStatusResponse._Status.ValueType  # 2
-        """not decided yet"""
+        """not decided yet, or to be tried again after a rival was in the way"""
         STATUS_COMMITTED: TransactionStatusResponse._Status.ValueType  # 3
         STATUS_ABORTED: TransactionStatusResponse._Status.ValueType  # 4
         """did nothing, and never will"""
@@ -635,7 +635,7 @@ class TransactionStatusResponse(google.protobuf.message.Message):
     STATUS_UNKNOWN: TransactionStatusResponse.Status.ValueType  # 1
     """never seen, or seen and forgotten"""
     STATUS_OPEN: TransactionStatusResponse.Status.ValueType  # 2
-    """not decided yet"""
+    """not decided yet, or to be tried again after a rival was in the way"""
     STATUS_COMMITTED: TransactionStatusResponse.Status.ValueType  # 3
     STATUS_ABORTED: TransactionStatusResponse.Status.ValueType  # 4
     """did nothing, and never will"""

@@ -106,8 +106,8 @@ class KVServicer(object):
 
     def Transact(self, request, context):
         """Runs one of two lists of operations, as one atomic step: `then` if all compares hold, otherwise
-        `otherwise`. One-shot: everything that it may touch is in the request. UNIMPLEMENTED names the
-        groups where its keys live in several and the cluster cannot do that yet.
+        `otherwise`. One-shot: everything that it may touch is in the request. Over any keys on any groups.
+        One that only reads is not kept under its id: a retry reads again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -75,8 +75,8 @@ class KVStub:
         overdb.v1.kv_pb2.TransactResponse,
     ]
     """Runs one of two lists of operations, as one atomic step: `then` if all compares hold, otherwise
-    `otherwise`. One-shot: everything that it may touch is in the request. UNIMPLEMENTED names the
-    groups where its keys live in several and the cluster cannot do that yet.
+    `otherwise`. One-shot: everything that it may touch is in the request. Over any keys on any groups.
+    One that only reads is not kept under its id: a retry reads again.
     """
 
     TransactionStatus: grpc.UnaryUnaryMultiCallable[
@@ -127,8 +127,8 @@ class KVAsyncStub:
         overdb.v1.kv_pb2.TransactResponse,
     ]
     """Runs one of two lists of operations, as one atomic step: `then` if all compares hold, otherwise
-    `otherwise`. One-shot: everything that it may touch is in the request. UNIMPLEMENTED names the
-    groups where its keys live in several and the cluster cannot do that yet.
+    `otherwise`. One-shot: everything that it may touch is in the request. Over any keys on any groups.
+    One that only reads is not kept under its id: a retry reads again.
     """
 
     TransactionStatus: grpc.aio.UnaryUnaryMultiCallable[
@@ -189,8 +189,8 @@ class KVServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[overdb.v1.kv_pb2.TransactResponse, collections.abc.Awaitable[overdb.v1.kv_pb2.TransactResponse]]:
         """Runs one of two lists of operations, as one atomic step: `then` if all compares hold, otherwise
-        `otherwise`. One-shot: everything that it may touch is in the request. UNIMPLEMENTED names the
-        groups where its keys live in several and the cluster cannot do that yet.
+        `otherwise`. One-shot: everything that it may touch is in the request. Over any keys on any groups.
+        One that only reads is not kept under its id: a retry reads again.
         """
 
     @abc.abstractmethod

@@ -42,6 +42,10 @@ class Clock:
         self.value = max(self.value, version)
         self._used = True
 
+    def released(self) -> None:
+        """Something was set free: every timestamp taken from now on is above the clock as it is."""
+        self._used = True
+
     def pack(self) -> bytes:
         return _FORM.pack(self.value, self.physical)
 

@@ -7,7 +7,7 @@ however malformed, makes ``apply`` fail.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import xxhash
 
@@ -15,6 +15,7 @@ from overdb_node.machine import transact, validation
 from overdb_node.machine.clock import Clock
 from overdb_node.machine.fingerprint import of_transact
 from overdb_node.machine.overlay import Overlay
+from overdb_node.machine.participant import Participant
 from overdb_node.machine.sessions import Sessions
 from overdb_node.machine.settings import MachineSettings
 from overdb_node.machine.slots import Slots
@@ -28,12 +29,18 @@ from overdb_node.machine.types import (
     Command,
     Delete,
     Deleted,
+    Forget,
+    Inquire,
+    Prepare,
     Put,
     ReadRefusal,
     Refused,
     RequestId,
+    Resolve,
     Result,
+    Token,
     Transact,
+    TransactionId,
     Written,
     WrongGroup,
 )
@@ -60,6 +67,18 @@ class Machine:
         self._overlay = Overlay(self._reader)
         self._sessions = Sessions(settings, self._reader)
         self._slots_written = False
+        self.participant = Participant(
+            settings,
+            self._reader,
+            self._overlay,
+            self._clock,
+            self._slots,
+            self._sessions,
+            self._run_parked,
+        )
+        self._find = self.participant.find
+        self._parked = self.participant.parked
+        self._locks = self.participant.locks
 
     def load(self) -> None:
         """Take the state anew from the records, after a start or an installed snapshot.
@@ -72,6 +91,7 @@ class Machine:
         self._slots.load(slots)
         self._slots_written = slots is not None
         self._sessions.load()
+        self.participant.load()
 
     # --- what a host may read -------------------------------------------------------------------
 
@@ -128,6 +148,14 @@ class Machine:
             )
         return None
 
+    def is_gone(self, identity: TransactionId) -> bool:
+        """Whether an id is stale or expired here: nothing will run under it any more."""
+        return self._sessions.is_gone(identity, self._clock.physical)
+
+    def stored_result(self, identity: TransactionId) -> Result | None:
+        """The result of a request inside this group that is kept under an id."""
+        return self._sessions.stored(identity)
+
     # --- applying -------------------------------------------------------------------------------
 
     def apply(
@@ -141,6 +169,7 @@ class Machine:
         del term
         clock = self._clock
         clock.begin_entry(stamp)
+        self.participant.begin_entry(index)
         self._sessions.begin_entry(index, clock.physical)
         results = [self._apply(command) for command in commands]
         self._sessions.end_entry()
@@ -155,13 +184,25 @@ class Machine:
             return self._delete(command)
         if isinstance(command, Advance):
             return self._advance(command)
-        assert isinstance(command, Refused)
-        return command
+        if isinstance(command, Refused):
+            return command
+        return self._take_part(command)
+
+    def _take_part(self, command: Command) -> Result:
+        participant = self.participant
+        if isinstance(command, Prepare):
+            return participant.prepare(command)
+        if isinstance(command, Resolve):
+            return participant.resolve(command)
+        if isinstance(command, Inquire):
+            return participant.inquire(command)
+        assert isinstance(command, Forget)
+        return participant.forget(command)
 
     def _put(self, command: Put) -> Result:
         key, value, request = command
         fingerprint = xxhash.xxh3_64_intdigest(value, xxhash.xxh3_64_intdigest(key, 1))
-        stored = self._sessions.find(request, fingerprint)
+        stored = self._stored(request, fingerprint)
         if stored is not None:
             return stored
         settings = self._settings
@@ -173,22 +214,30 @@ class Machine:
         refusal = self._sessions.admit(request, self._clock.physical)
         if refusal is not None:
             return refusal
+        if self._locks and self._locks.is_held(key):
+            waits = self.participant.park(command, fingerprint)
+            if waits is not None:
+                return waits
+        return self._write(command, fingerprint)
+
+    def _write(self, command: Put, fingerprint: int) -> Written:
         version = self._clock.take()
-        self._overlay.write(key, version, value)
-        self._sessions.keep(request, fingerprint, version)
+        self._overlay.write(command.key, version, command.value)
+        self._sessions.keep(command.id, fingerprint, version)
         return Written(version)
+
+    def _stored(self, request: RequestId, fingerprint: int) -> Result | None:
+        """What is stored under the id, of this group alone or of a transaction, or waits under it."""
+        stored = self._sessions.find(request, fingerprint)
+        if stored is None and (self._parked or self._find(request) is not None):
+            return self.participant.stored_answer(request, fingerprint)
+        return stored
 
     def _delete(self, command: Delete) -> Result:
         refusal = validation.refuse_key(command.key, self._settings)
         fingerprint = xxhash.xxh3_64_intdigest(command.key, 2)
 
-        def run() -> Result:
-            newest = self._overlay.newest(command.key)
-            version = self._clock.take()
-            self._overlay.write(command.key, version, None)
-            return Deleted(version, newest is not None and newest[1] is not None)
-
-        return self._once(command.id, (command.key,), fingerprint, refusal, run)
+        return self._once(command, (command.key,), fingerprint, refusal)
 
     def _transact(self, command: Transact) -> Result:
         refusal = validation.refuse_transact(command, self._settings)
@@ -199,37 +248,52 @@ class Machine:
             *(operation.key for operation in command.otherwise),
         )
 
-        def run() -> Result:
-            version = self._clock.peek()
-            result = transact.run(command, self._overlay, version, self._settings.request_bytes_max)
-            if not isinstance(result, Refused):
-                self._clock.take()
-            return result
-
-        return self._once(command.id, keys, fingerprint, refusal, run)
+        return self._once(command, keys, fingerprint, refusal)
 
     def _once(
         self,
-        request: RequestId,
+        command: Delete | Transact,
         keys: Sequence[bytes],
         fingerprint: int,
         malformed: Refused | None,
-        run: Callable[[], Result],
     ) -> Result:
         """Run what was not run before, and keep its result, a refusal by the state included."""
-        stored = self._sessions.find(request, fingerprint)
+        stored = self._stored(command.id, fingerprint)
         if stored is not None:
             return stored
         if malformed is not None:
             return malformed
         if not all(map(self._slots.owns, keys)):
             return WrongGroup(self._slots.epoch)
-        refusal = self._sessions.admit(request, self._clock.physical)
+        refusal = self._sessions.admit(command.id, self._clock.physical)
         if refusal is not None:
             return refusal
-        result = run()
-        self._sessions.keep(request, fingerprint, result)
+        if self._locks:
+            waits = self.participant.park(command, fingerprint)
+            if waits is not None:
+                return waits
+        return self._run(command, fingerprint)
+
+    def _run(self, command: Delete | Transact, fingerprint: int) -> Result:
+        result: Result
+        if isinstance(command, Delete):
+            newest = self._overlay.newest(command.key)
+            version = self._clock.take()
+            self._overlay.write(command.key, version, None)
+            result = Deleted(version, newest is not None and newest[1] is not None)
+        else:
+            version = self._clock.peek()
+            result = transact.run(command, self._overlay, version, self._settings.request_bytes_max)
+            if not isinstance(result, Refused):
+                self._clock.take()
+        self._sessions.keep(command.id, fingerprint, result)
         return result
+
+    def _run_parked(self, command: Put | Delete | Transact, fingerprint: int) -> Result:
+        """At the moment it runs, not at its entry, it takes its timestamp (PROTOCOL 2.1)."""
+        if isinstance(command, Put):
+            return self._write(command, fingerprint)
+        return self._run(command, fingerprint)
 
     def _advance(self, command: Advance) -> Result:
         latest = self._clock.physical + self._settings.ahead_us_max
@@ -241,9 +305,14 @@ class Machine:
         self._clock.advance(command.version)
         return Advanced(self._clock.value)
 
+    def take_released(self) -> list[tuple[Token, Result]]:
+        """Answers to requests that were answered with Waits, since the last call."""
+        return self.participant.take_released()
+
     def take_batch(self) -> Batch:
         """Everything to be written since the last call; the reader must show it before the next apply."""
         records = self._sessions.take_records()
+        records += self.participant.take_records()
         records.append((CLOCK_RECORD, self._clock.pack()))
         if not self._slots_written:
             self._slots_written = True
@@ -258,5 +327,6 @@ class Machine:
             self._slots.epoch,
             self._slots.bitmap,
             self._sessions.digest_items(),
+            self.participant.digest_items(),
         )
         return hashlib.sha256(repr(state).encode()).hexdigest()

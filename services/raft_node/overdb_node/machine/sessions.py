@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import heapq
 import struct
+from collections.abc import Callable
 
 from overdb_node.machine import packing
 from overdb_node.machine.packing import Kept
 from overdb_node.machine.settings import MachineSettings
 from overdb_node.machine.store import Reader
-from overdb_node.machine.types import Code, Refused, RequestId, Result
+from overdb_node.machine.types import Code, Refused, RequestId, Result, TransactionId
 
 _NUMBER = struct.Struct(">Q")
 _ENTRY_PREFIX = b"d"  # + log index: all results of that entry
@@ -43,6 +44,8 @@ class Sessions:
         self._records: dict[bytes, bytes | None] = {}
         self._touched: dict[bytes, None] = {}
         self.kept = 0
+        # Told of numbers that a client has closed: all below this, or all (None).
+        self.on_closed: Callable[[bytes, int | None], None] = lambda *_: None
 
     def load(self) -> None:
         """Rebuild from the records."""
@@ -76,7 +79,7 @@ class Sessions:
         stored = None if session is None else session.results.get(request.request_number)
         if stored is None:
             return None
-        return packing.result_of(stored[1]) if stored[0] == fingerprint else _reused(request)
+        return packing.result_of(stored[1]) if stored[0] == fingerprint else reused(request)
 
     def admit(self, request: RequestId, physical: int) -> Refused | None:
         """Why a request without a stored answer may not run; None: run it, then ``keep``."""
@@ -107,8 +110,33 @@ class Sessions:
         self._touched[client_id] = None
         return None
 
-    def _refuse_id(self, request: RequestId, physical: int) -> Refused | None:
-        client_id, number, started_at, acknowledged_below = request
+    def has(self, request: RequestId) -> bool:
+        """Whether a result is kept under this id."""
+        session = self._sessions.get(request.client_id)
+        return session is not None and request.request_number in session.results
+
+    def stored(self, identity: TransactionId) -> Result | None:
+        """The result that is kept under this id."""
+        session = self._sessions.get(identity.client_id)
+        kept = None if session is None else session.results.get(identity.request_number)
+        return None if kept is None else packing.result_of(kept[1])
+
+    def is_gone(self, identity: TransactionId, physical: int) -> bool:
+        """Whether the id is stale or expired here: it is never run again (PROTOCOL 2.10)."""
+        session = self._sessions.get(identity.client_id)
+        if session is not None and identity.request_number < session.acknowledged_below:
+            return True
+        return _created_us(identity.client_id) + self._settings.client_id_lifetime_us < physical
+
+    def open(self, request: RequestId) -> None:
+        """See to it that the client's acknowledgements and its expiry are noticed."""
+        if request.client_id not in self._sessions:
+            self._open(request.client_id, request.acknowledged_below)
+            self._touched[request.client_id] = None
+
+    def refuse_form(self, request: RequestId) -> Refused | None:
+        """Why no request can have such an id, wherever and whenever it is asked."""
+        client_id, number, _, acknowledged_below = request
         if len(client_id) != 16 or client_id[6] >> 4 != 7:
             return Refused(
                 Code.INVALID_ARGUMENT,
@@ -121,6 +149,13 @@ class Sessions:
                 f"id.request_number {number} must be at least 1 and not below "
                 f"id.acknowledged_below {acknowledged_below}",
             )
+        return None
+
+    def _refuse_id(self, request: RequestId, physical: int) -> Refused | None:
+        refusal = self.refuse_form(request)
+        if refusal is not None:
+            return refusal
+        client_id, number, started_at, _ = request
         settings = self._settings
         created = _created_us(client_id)
         if created + settings.client_id_lifetime_us < physical:
@@ -135,8 +170,13 @@ class Sessions:
         return None
 
     def keep(self, request: RequestId, fingerprint: int, result: int | Result) -> None:
-        """Keep the result of a request that was admitted and ran."""
-        session = self._sessions[request.client_id]
+        """Keep the result of a request that was admitted and ran.
+
+        One that was parked meanwhile may be stale or expired by now: no copy of it will ever run.
+        """
+        session = self._sessions.get(request.client_id)
+        if session is None or request.request_number < session.acknowledged_below:
+            return
         session.results[request.request_number] = (fingerprint, result, self._index)
         self._entry.append(Kept(request.client_id, request.request_number, fingerprint, result))
         self._open_in_entry[self._index] = self._open_in_entry.get(self._index, 0) + 1
@@ -161,6 +201,7 @@ class Sessions:
             kept = results.pop(number, None)
             if kept is not None:
                 self._drop(kept[2])
+        self.on_closed(client_id, below)
 
     def _drop(self, index: int) -> None:
         """One result of the entry at ``index`` is kept no more; its record goes with the last one."""
@@ -194,6 +235,7 @@ class Sessions:
                 self._drop(index)
             self._touched.pop(client_id, None)
             self._records[_CLIENT_PREFIX + client_id] = None
+            self.on_closed(client_id, None)
 
     # --- the batch --------------------------------------------------------------------------------
 
@@ -226,7 +268,7 @@ def _name(request: RequestId) -> str:
     return f"{request.client_id.hex()}/{request.request_number}"
 
 
-def _reused(request: RequestId) -> Refused:
+def reused(request: RequestId) -> Refused:
     return Refused(
         Code.INVALID_ARGUMENT,
         f"request id {_name(request)} was used before for a different request; nothing was done: take "

@@ -75,7 +75,60 @@ class Advance(NamedTuple):
     version: int
 
 
-Command = Put | Delete | Transact | Advance
+class TransactionId(NamedTuple):
+    """Names a transaction over several groups, in all its copies and attempts (PROTOCOL 2.2)."""
+
+    client_id: bytes
+    request_number: int
+
+
+class Prepare(NamedTuple):
+    """This group's part of a transaction over several (PROTOCOL 2.3)."""
+
+    id: RequestId
+    attempt: int
+    participants: tuple[int, ...]
+    fingerprint: int  # of the whole transaction
+    compares: tuple[Compare, ...]
+    then: tuple[Operation, ...]
+    otherwise: tuple[Operation, ...]
+    then_positions: tuple[int, ...] = ()  # of each operation in its branch of the whole
+    otherwise_positions: tuple[int, ...] = ()
+
+
+class Outcome(IntEnum):
+    """What a transaction came to; with the commit timestamp it is all that a participant needs."""
+
+    ABORTED = 0
+    THEN = 1
+    OTHERWISE = 2
+    NONE = 3  # committed without effect: an operation of the branch cannot be carried out
+
+
+class Resolve(NamedTuple):
+    id: TransactionId
+    attempt: int
+    outcome: Outcome
+    version: int  # commit timestamp
+
+
+class Inquire(NamedTuple):
+    """Ask for the vote, and see to it that there is one (PROTOCOL 2.5)."""
+
+    id: RequestId
+    attempt: int
+    fingerprint: int
+    participants: tuple[int, ...]
+
+
+class Forget(NamedTuple):
+    """Every participant has acknowledged the Resolve of this attempt (PROTOCOL 2.10)."""
+
+    id: TransactionId
+    attempt: int
+
+
+Command = Put | Delete | Transact | Advance | Prepare | Resolve | Inquire | Forget
 
 
 class Code(IntEnum):
@@ -84,6 +137,7 @@ class Code(IntEnum):
     INVALID_ARGUMENT = 3
     FAILED_PRECONDITION = 9
     RESOURCE_EXHAUSTED = 8
+    ABORTED = 10
     OUT_OF_RANGE = 11
     DATA_LOSS = 15
 
@@ -128,7 +182,54 @@ class WrongGroup(NamedTuple):
     epoch: int
 
 
-Result = Written | Deleted | Transacted | Advanced | Refused | WrongGroup
+class VoteKind(IntEnum):
+    PREPARED = 1
+    REFUSED = 2
+    SUPERSEDED = 3  # a newer attempt is known here
+    STALE = 4  # not a vote: the id is stale or expired here
+    REUSED = 5  # not a vote for this request: the id belongs to another one
+    WAITING = 6  # not a vote either: said only to who looks
+
+
+class Vote(NamedTuple):
+    """What a participant says of an attempt. Once stored, a PREPARED or a REFUSED never changes."""
+
+    kind: VoteKind
+    attempt: int
+    holds: bool = False
+    version: int = 0  # timestamp of the vote
+    # Results of each branch, should it run, or why it cannot. Version 0: that of the commit.
+    then: tuple[OperationResult, ...] | Refused = ()
+    otherwise: tuple[OperationResult, ...] | Refused = ()
+    refusal: Refused | None = None
+    rival: TransactionId | None = None  # who was in the way
+    key: bytes = b""  # where
+    again: bool = False  # another attempt may go better
+    outcome: Outcome | None = None
+    commit_version: int = 0
+
+
+class Acknowledged(NamedTuple):
+    """Result of a Resolve or a Forget."""
+
+
+class Token(NamedTuple):
+    """Names the answer that a request waits for."""
+
+    client_id: bytes
+    request_number: int
+    attempt: int  # 0 for a request inside this group
+
+
+class Waits(NamedTuple):
+    """The result follows, under this token, with an entry that sets the keys free (PROTOCOL 2.3, 2.6)."""
+
+    token: Token
+
+
+Result = (
+    Written | Deleted | Transacted | Advanced | Refused | WrongGroup | Vote | Acknowledged | Waits
+)
 
 
 class Behind(NamedTuple):

@@ -52,6 +52,37 @@ class Answers:
                 await context.write(response)
 
 
+class OneAnswer(Answers):
+    """The answering side of a single request: waits for the response and for all that it left pending."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._response: shard_pb2.ShardResponse | None = None
+        self._pending = 0
+        self._future: asyncio.Future[shard_pb2.ShardResponse] = (
+            asyncio.get_running_loop().create_future()
+        )
+
+    def send(self, response: shard_pb2.ShardResponse) -> None:
+        whole = self._response
+        if whole is None or response.HasField("failure"):
+            self._response = whole = response
+            self._pending = sum(one.HasField("pending") for one in response.results)
+            self._pending += sum(one.HasField("pending") for one in response.values)
+        else:
+            for late in response.late:
+                self._pending -= 1
+                if late.HasField("result"):
+                    whole.results[late.position].CopyFrom(late.result)
+                else:
+                    whole.values[late.position].CopyFrom(late.value)
+        if not self._pending and not self._future.done():
+            self._future.set_result(whole)
+
+    async def response(self) -> shard_pb2.ShardResponse:
+        return await self._future
+
+
 class Backend(Protocol):
     """What the replica offers to this service."""
 
@@ -60,6 +91,10 @@ class Backend(Protocol):
     async def scan_page(self, request: shard_pb2.ScanPageRequest) -> shard_pb2.ScanPageResponse: ...
 
     async def describe(self, request: shard_pb2.DescribeRequest) -> shard_pb2.DescribeResponse: ...
+
+    async def open_transactions(
+        self, request: shard_pb2.OpenTransactionsRequest
+    ) -> shard_pb2.OpenTransactionsResponse: ...
 
     async def transfer(self, request: shard_pb2.TransferRequest) -> shard_pb2.TransferResponse: ...
 
@@ -100,6 +135,27 @@ class ShardService(shard_pb2_grpc.ShardServicer):
                 await answers.wait_until_read()
         finally:
             answers.close()
+
+    async def Submit(  # noqa: N802
+        self,
+        request: shard_pb2.ShardRequest,
+        context: grpc.aio.ServicerContext[shard_pb2.ShardRequest, shard_pb2.ShardResponse],  # noqa: ARG002
+    ) -> shard_pb2.ShardResponse:
+        answer = OneAnswer()
+        try:
+            self._backend.exchange(request, answer)
+            return await answer.response()
+        finally:
+            answer.closed = True
+
+    async def OpenTransactions(  # noqa: N802
+        self,
+        request: shard_pb2.OpenTransactionsRequest,
+        context: grpc.aio.ServicerContext[  # noqa: ARG002
+            shard_pb2.OpenTransactionsRequest, shard_pb2.OpenTransactionsResponse
+        ],
+    ) -> shard_pb2.OpenTransactionsResponse:
+        return await self._backend.open_transactions(request)
 
     async def ScanPage(  # noqa: N802
         self,

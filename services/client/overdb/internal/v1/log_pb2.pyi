@@ -47,6 +47,31 @@ KIND_CONFIGURATION: Kind.ValueType  # 3
 """payload is a Configuration"""
 global___Kind = Kind
 
+class _Branch:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _BranchEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_Branch.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    BRANCH_UNSPECIFIED: _Branch.ValueType  # 0
+    BRANCH_THEN: _Branch.ValueType  # 1
+    BRANCH_OTHERWISE: _Branch.ValueType  # 2
+    BRANCH_NONE: _Branch.ValueType  # 3
+    """Committed without effect: an operation of the branch that had to run cannot be carried out (an add
+    to a value that is no number).
+    """
+
+class Branch(_Branch, metaclass=_BranchEnumTypeWrapper): ...
+
+BRANCH_UNSPECIFIED: Branch.ValueType  # 0
+BRANCH_THEN: Branch.ValueType  # 1
+BRANCH_OTHERWISE: Branch.ValueType  # 2
+BRANCH_NONE: Branch.ValueType  # 3
+"""Committed without effect: an operation of the branch that had to run cannot be carried out (an add
+to a value that is no number).
+"""
+global___Branch = Branch
+
 @typing.final
 class Record(google.protobuf.message.Message):
     """One Raft log entry as it travels between replicas. On disk the same bytes of `payload` stand behind
@@ -120,6 +145,10 @@ class Command(google.protobuf.message.Message):
     DELETE_FIELD_NUMBER: builtins.int
     TRANSACT_FIELD_NUMBER: builtins.int
     ADVANCE_FIELD_NUMBER: builtins.int
+    PREPARE_FIELD_NUMBER: builtins.int
+    RESOLVE_FIELD_NUMBER: builtins.int
+    INQUIRE_FIELD_NUMBER: builtins.int
+    FORGET_FIELD_NUMBER: builtins.int
     @property
     def put(self) -> overdb.v1.kv_pb2.PutRequest: ...
     @property
@@ -128,6 +157,14 @@ class Command(google.protobuf.message.Message):
     def transact(self) -> overdb.v1.kv_pb2.TransactRequest: ...
     @property
     def advance(self) -> global___Advance: ...
+    @property
+    def prepare(self) -> global___Prepare: ...
+    @property
+    def resolve(self) -> global___Resolve: ...
+    @property
+    def inquire(self) -> global___Inquire: ...
+    @property
+    def forget(self) -> global___Forget: ...
     def __init__(
         self,
         *,
@@ -135,12 +172,154 @@ class Command(google.protobuf.message.Message):
         delete: overdb.v1.kv_pb2.DeleteRequest | None = ...,
         transact: overdb.v1.kv_pb2.TransactRequest | None = ...,
         advance: global___Advance | None = ...,
+        prepare: global___Prepare | None = ...,
+        resolve: global___Resolve | None = ...,
+        inquire: global___Inquire | None = ...,
+        forget: global___Forget | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["advance", b"advance", "command", b"command", "delete", b"delete", "put", b"put", "transact", b"transact"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["advance", b"advance", "command", b"command", "delete", b"delete", "put", b"put", "transact", b"transact"]) -> None: ...
-    def WhichOneof(self, oneof_group: typing.Literal["command", b"command"]) -> typing.Literal["put", "delete", "transact", "advance"] | None: ...
+    def HasField(self, field_name: typing.Literal["advance", b"advance", "command", b"command", "delete", b"delete", "forget", b"forget", "inquire", b"inquire", "prepare", b"prepare", "put", b"put", "resolve", b"resolve", "transact", b"transact"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["advance", b"advance", "command", b"command", "delete", b"delete", "forget", b"forget", "inquire", b"inquire", "prepare", b"prepare", "put", b"put", "resolve", b"resolve", "transact", b"transact"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["command", b"command"]) -> typing.Literal["put", "delete", "transact", "advance", "prepare", "resolve", "inquire", "forget"] | None: ...
 
 global___Command = Command
+
+@typing.final
+class Prepare(google.protobuf.message.Message):
+    """One participant's part of a transaction over several groups (PROTOCOL 2.3). The same in every copy of
+    an attempt, whoever sends it.
+    """
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ID_FIELD_NUMBER: builtins.int
+    ATTEMPT_FIELD_NUMBER: builtins.int
+    PARTICIPANTS_FIELD_NUMBER: builtins.int
+    FINGERPRINT_FIELD_NUMBER: builtins.int
+    COMPARES_FIELD_NUMBER: builtins.int
+    THEN_FIELD_NUMBER: builtins.int
+    OTHERWISE_FIELD_NUMBER: builtins.int
+    THEN_POSITIONS_FIELD_NUMBER: builtins.int
+    OTHERWISE_POSITIONS_FIELD_NUMBER: builtins.int
+    attempt: builtins.int
+    """from 0"""
+    fingerprint: builtins.int
+    """of the whole transaction as the client sent it, without its id"""
+    @property
+    def id(self) -> overdb.v1.kv_pb2.RequestId: ...
+    @property
+    def participants(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
+        """all groups of the transaction, ascending"""
+
+    @property
+    def compares(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[overdb.v1.kv_pb2.Compare]: ...
+    @property
+    def then(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[overdb.v1.kv_pb2.Operation]: ...
+    @property
+    def otherwise(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[overdb.v1.kv_pb2.Operation]: ...
+    @property
+    def then_positions(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
+        """Where each of these operations stands in its branch of the whole transaction, from 0."""
+
+    @property
+    def otherwise_positions(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]: ...
+    def __init__(
+        self,
+        *,
+        id: overdb.v1.kv_pb2.RequestId | None = ...,
+        attempt: builtins.int = ...,
+        participants: collections.abc.Iterable[builtins.int] | None = ...,
+        fingerprint: builtins.int = ...,
+        compares: collections.abc.Iterable[overdb.v1.kv_pb2.Compare] | None = ...,
+        then: collections.abc.Iterable[overdb.v1.kv_pb2.Operation] | None = ...,
+        otherwise: collections.abc.Iterable[overdb.v1.kv_pb2.Operation] | None = ...,
+        then_positions: collections.abc.Iterable[builtins.int] | None = ...,
+        otherwise_positions: collections.abc.Iterable[builtins.int] | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["id", b"id"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["attempt", b"attempt", "compares", b"compares", "fingerprint", b"fingerprint", "id", b"id", "otherwise", b"otherwise", "otherwise_positions", b"otherwise_positions", "participants", b"participants", "then", b"then", "then_positions", b"then_positions"]) -> None: ...
+
+global___Prepare = Prepare
+
+@typing.final
+class Resolve(google.protobuf.message.Message):
+    """What a transaction came to, once that is a fact (PROTOCOL 2.4)."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ID_FIELD_NUMBER: builtins.int
+    ATTEMPT_FIELD_NUMBER: builtins.int
+    BRANCH_FIELD_NUMBER: builtins.int
+    VERSION_FIELD_NUMBER: builtins.int
+    attempt: builtins.int
+    branch: global___Branch.ValueType
+    """BRANCH_UNSPECIFIED: the attempt was aborted"""
+    version: builtins.int
+    """commit timestamp"""
+    @property
+    def id(self) -> overdb.v1.kv_pb2.RequestId: ...
+    def __init__(
+        self,
+        *,
+        id: overdb.v1.kv_pb2.RequestId | None = ...,
+        attempt: builtins.int = ...,
+        branch: global___Branch.ValueType = ...,
+        version: builtins.int = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["id", b"id"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["attempt", b"attempt", "branch", b"branch", "id", b"id", "version", b"version"]) -> None: ...
+
+global___Resolve = Resolve
+
+@typing.final
+class Inquire(google.protobuf.message.Message):
+    """A finisher asks for the vote, and sees to it that there is one (PROTOCOL 2.5)."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ID_FIELD_NUMBER: builtins.int
+    ATTEMPT_FIELD_NUMBER: builtins.int
+    FINGERPRINT_FIELD_NUMBER: builtins.int
+    PARTICIPANTS_FIELD_NUMBER: builtins.int
+    attempt: builtins.int
+    fingerprint: builtins.int
+    @property
+    def id(self) -> overdb.v1.kv_pb2.RequestId: ...
+    @property
+    def participants(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]: ...
+    def __init__(
+        self,
+        *,
+        id: overdb.v1.kv_pb2.RequestId | None = ...,
+        attempt: builtins.int = ...,
+        fingerprint: builtins.int = ...,
+        participants: collections.abc.Iterable[builtins.int] | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["id", b"id"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["attempt", b"attempt", "fingerprint", b"fingerprint", "id", b"id", "participants", b"participants"]) -> None: ...
+
+global___Inquire = Inquire
+
+@typing.final
+class Forget(google.protobuf.message.Message):
+    """Every participant has acknowledged the Resolve of this attempt (PROTOCOL 2.10)."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ID_FIELD_NUMBER: builtins.int
+    ATTEMPT_FIELD_NUMBER: builtins.int
+    attempt: builtins.int
+    @property
+    def id(self) -> overdb.v1.kv_pb2.RequestId: ...
+    def __init__(
+        self,
+        *,
+        id: overdb.v1.kv_pb2.RequestId | None = ...,
+        attempt: builtins.int = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["id", b"id"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["attempt", b"attempt", "id", b"id"]) -> None: ...
+
+global___Forget = Forget
 
 @typing.final
 class Advance(google.protobuf.message.Message):

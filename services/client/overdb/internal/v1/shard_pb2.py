@@ -22,50 +22,72 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from overdb.internal.v1 import log_pb2 as overdb_dot_internal_dot_v1_dot_log__pb2
+from overdb.v1 import cluster_pb2 as overdb_dot_v1_dot_cluster__pb2
 from overdb.v1 import kv_pb2 as overdb_dot_v1_dot_kv__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1eoverdb/internal/v1/shard.proto\x12\x12overdb.internal.v1\x1a\x12overdb/v1/kv.proto\"z\n\x0cShardRequest\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\r\n\x05group\x18\x02 \x01(\r\x12\x10\n\x08\x63ommands\x18\x03 \x01(\x0c\x12\r\n\x05\x63ount\x18\x04 \x01(\r\x12(\n\x05reads\x18\x05 \x01(\x0b\x32\x19.overdb.internal.v1.Reads\"?\n\x05Reads\x12\'\n\x05reads\x18\x01 \x03(\x0b\x32\x18.overdb.internal.v1.Read\x12\r\n\x05stale\x18\x02 \x01(\x08\"$\n\x04Read\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\x0f\n\x07version\x18\x02 \x01(\x04\"\xa7\x01\n\rShardResponse\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12+\n\x07results\x18\x02 \x03(\x0b\x32\x1a.overdb.internal.v1.Result\x12)\n\x06values\x18\x03 \x03(\x0b\x32\x19.overdb.internal.v1.Value\x12,\n\x07\x66\x61ilure\x18\x04 \x01(\x0b\x32\x1b.overdb.internal.v1.Failure\"\x82\x02\n\x06Result\x12%\n\x03put\x18\x01 \x01(\x0b\x32\x16.overdb.v1.PutResponseH\x00\x12+\n\x06\x64\x65lete\x18\x02 \x01(\x0b\x32\x19.overdb.v1.DeleteResponseH\x00\x12/\n\x08transact\x18\x03 \x01(\x0b\x32\x1b.overdb.v1.TransactResponseH\x00\x12!\n\x05\x65rror\x18\x04 \x01(\x0b\x32\x10.overdb.v1.ErrorH\x00\x12\x35\n\x0bwrong_group\x18\x05 \x01(\x0b\x32\x1e.overdb.internal.v1.WrongGroupH\x00\x12\x0f\n\x05\x63lock\x18\x06 \x01(\x04H\x00\x42\x08\n\x06result\"\xb8\x01\n\x05Value\x12\r\n\x05\x66ound\x18\x01 \x01(\x08\x12\r\n\x05value\x18\x02 \x01(\x0c\x12\x0f\n\x07version\x18\x03 \x01(\x04\x12\x1f\n\x05\x65rror\x18\x04 \x01(\x0b\x32\x10.overdb.v1.Error\x12\x33\n\x0bwrong_group\x18\x05 \x01(\x0b\x32\x1e.overdb.internal.v1.WrongGroup\x12*\n\x06\x62\x65hind\x18\x06 \x01(\x0b\x32\x1a.overdb.internal.v1.Behind\"\x1b\n\nWrongGroup\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\"\x17\n\x06\x42\x65hind\x12\r\n\x05\x63lock\x18\x01 \x01(\x04\"\x8f\x02\n\x07\x46\x61ilure\x12\x32\n\x06reason\x18\x01 \x01(\x0e\x32\".overdb.internal.v1.Failure.Reason\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x11\n\tleader_id\x18\x03 \x01(\x04\x12\x16\n\x0eleader_address\x18\x04 \x01(\t\"\x93\x01\n\x06Reason\x12\x16\n\x12REASON_UNSPECIFIED\x10\x00\x12\x15\n\x11REASON_NOT_LEADER\x10\x01\x12\x15\n\x11REASON_OVERLOADED\x10\x02\x12\x14\n\x10REASON_DISK_FULL\x10\x03\x12\x19\n\x15REASON_WRONG_GROUP_ID\x10\x04\x12\x12\n\x0eREASON_INVALID\x10\x05\"\xa6\x01\n\x0fScanPageRequest\x12\r\n\x05group\x18\x01 \x01(\r\x12\r\n\x05start\x18\x02 \x01(\x0c\x12\x0b\n\x03\x65nd\x18\x03 \x01(\x0c\x12\x0f\n\x07reverse\x18\x04 \x01(\x08\x12\x11\n\tkeys_only\x18\x05 \x01(\x08\x12\x0f\n\x07version\x18\x06 \x01(\x04\x12\x11\n\tmax_items\x18\x07 \x01(\r\x12\x11\n\tmax_bytes\x18\x08 \x01(\r\x12\r\n\x05stale\x18\t \x01(\x08\"\xe0\x01\n\x10ScanPageResponse\x12\"\n\x05items\x18\x01 \x03(\x0b\x32\x13.overdb.v1.KeyValue\x12\x0c\n\x04more\x18\x02 \x01(\x08\x12\x0f\n\x07version\x18\x03 \x01(\x04\x12,\n\x07\x66\x61ilure\x18\x04 \x01(\x0b\x32\x1b.overdb.internal.v1.Failure\x12*\n\x06\x62\x65hind\x18\x05 \x01(\x0b\x32\x1a.overdb.internal.v1.Behind\x12\x1f\n\x05\x65rror\x18\x06 \x01(\x0b\x32\x10.overdb.v1.Error\x12\x0e\n\x06resume\x18\x07 \x01(\x0c\"6\n\x0f\x44\x65scribeRequest\x12\r\n\x05group\x18\x01 \x01(\r\x12\x14\n\x0clinearizable\x18\x02 \x01(\x08\"\xc6\x03\n\x10\x44\x65scribeResponse\x12\x0f\n\x07\x63luster\x18\x01 \x01(\t\x12\r\n\x05group\x18\x02 \x01(\r\x12\x0e\n\x06groups\x18\x03 \x01(\r\x12\x12\n\nreplica_id\x18\x04 \x01(\x04\x12\x11\n\tleader_id\x18\x05 \x01(\x04\x12\x0c\n\x04term\x18\x06 \x01(\x04\x12\x0c\n\x04role\x18\x07 \x01(\t\x12\x12\n\nlast_index\x18\x08 \x01(\x04\x12\x15\n\rdurable_index\x18\t \x01(\x04\x12\x14\n\x0c\x63ommit_index\x18\n \x01(\x04\x12\x15\n\rapplied_index\x18\x0b \x01(\x04\x12\x16\n\x0esnapshot_index\x18\x0c \x01(\x04\x12\r\n\x05\x63lock\x18\r \x01(\x04\x12\r\n\x05\x65poch\x18\x0e \x01(\x04\x12\r\n\x05slots\x18\x0f \x01(\x0c\x12+\n\x07members\x18\x10 \x03(\x0b\x32\x1a.overdb.internal.v1.Member\x12\x11\n\tlog_bytes\x18\x11 \x01(\x04\x12\x12\n\ndata_bytes\x18\x12 \x01(\x04\x12\x0f\n\x07version\x18\x13 \x01(\t\x12,\n\x07\x66\x61ilure\x18\x14 \x01(\x0b\x32\x1b.overdb.internal.v1.Failure\x12\x0f\n\x07problem\x18\x15 \x01(\t\"I\n\x06Member\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\r\n\x05voter\x18\x03 \x01(\x08\x12\x13\n\x0bmatch_index\x18\x04 \x01(\x04\",\n\x0fTransferRequest\x12\r\n\x05group\x18\x01 \x01(\r\x12\n\n\x02to\x18\x02 \x01(\x04\"S\n\x10TransferResponse\x12\x11\n\tleader_id\x18\x01 \x01(\x04\x12,\n\x07\x66\x61ilure\x18\x02 \x01(\x0b\x32\x1b.overdb.internal.v1.Failure2\xe1\x02\n\x05Shard\x12S\n\x08\x45xchange\x12 .overdb.internal.v1.ShardRequest\x1a!.overdb.internal.v1.ShardResponse(\x01\x30\x01\x12U\n\x08ScanPage\x12#.overdb.internal.v1.ScanPageRequest\x1a$.overdb.internal.v1.ScanPageResponse\x12U\n\x08\x44\x65scribe\x12#.overdb.internal.v1.DescribeRequest\x1a$.overdb.internal.v1.DescribeResponse\x12U\n\x08Transfer\x12#.overdb.internal.v1.TransferRequest\x1a$.overdb.internal.v1.TransferResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1eoverdb/internal/v1/shard.proto\x12\x12overdb.internal.v1\x1a\x1coverdb/internal/v1/log.proto\x1a\x17overdb/v1/cluster.proto\x1a\x12overdb/v1/kv.proto\"z\n\x0cShardRequest\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\r\n\x05group\x18\x02 \x01(\r\x12\x10\n\x08\x63ommands\x18\x03 \x01(\x0c\x12\r\n\x05\x63ount\x18\x04 \x01(\r\x12(\n\x05reads\x18\x05 \x01(\x0b\x32\x19.overdb.internal.v1.Reads\"?\n\x05Reads\x12\'\n\x05reads\x18\x01 \x03(\x0b\x32\x18.overdb.internal.v1.Read\x12\r\n\x05stale\x18\x02 \x01(\x08\"t\n\x04Read\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12(\n\x03set\x18\x03 \x01(\x0b\x32\x1b.overdb.internal.v1.ReadSet\x12$\n\x06lookup\x18\x04 \x01(\x0b\x32\x14.overdb.v1.RequestId\"8\n\x07ReadSet\x12\x0c\n\x04keys\x18\x01 \x03(\x0c\x12\x10\n\x08versions\x18\x02 \x03(\x04\x12\r\n\x05\x63lock\x18\x03 \x01(\x04\"\\\n\rReadSetValues\x12&\n\x06values\x18\x01 \x03(\x0b\x32\x16.overdb.v1.GetResponse\x12\x10\n\x08versions\x18\x02 \x03(\x04\x12\x11\n\tunchanged\x18\x03 \x01(\x08\"r\n\x05\x46ound\x12*\n\x06result\x18\x01 \x01(\x0b\x32\x1a.overdb.internal.v1.Result\x12-\n\x0btransaction\x18\x02 \x01(\x0b\x32\x18.overdb.internal.v1.Vote\x12\x0e\n\x06\x63losed\x18\x03 \x01(\x08\"\xcf\x01\n\rShardResponse\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12+\n\x07results\x18\x02 \x03(\x0b\x32\x1a.overdb.internal.v1.Result\x12)\n\x06values\x18\x03 \x03(\x0b\x32\x19.overdb.internal.v1.Value\x12,\n\x07\x66\x61ilure\x18\x04 \x01(\x0b\x32\x1b.overdb.internal.v1.Failure\x12&\n\x04late\x18\x05 \x03(\x0b\x32\x18.overdb.internal.v1.Late\"n\n\x04Late\x12\x10\n\x08position\x18\x01 \x01(\r\x12*\n\x06result\x18\x02 \x01(\x0b\x32\x1a.overdb.internal.v1.Result\x12(\n\x05value\x18\x03 \x01(\x0b\x32\x19.overdb.internal.v1.Value\"\t\n\x07Pending\"\xce\x05\n\x04Vote\x12+\n\x04kind\x18\x01 \x01(\x0e\x32\x1d.overdb.internal.v1.Vote.Kind\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12\r\n\x05holds\x18\x03 \x01(\x08\x12\x0f\n\x07version\x18\x04 \x01(\x04\x12(\n\x04then\x18\x05 \x03(\x0b\x32\x1a.overdb.v1.OperationResult\x12-\n\totherwise\x18\x06 \x03(\x0b\x32\x1a.overdb.v1.OperationResult\x12$\n\nthen_error\x18\x07 \x01(\x0b\x32\x10.overdb.v1.Error\x12)\n\x0fotherwise_error\x18\x08 \x01(\x0b\x32\x10.overdb.v1.Error\x12\x10\n\x08resolved\x18\t \x01(\x08\x12*\n\x06\x62ranch\x18\n \x01(\x0e\x32\x1a.overdb.internal.v1.Branch\x12\x16\n\x0e\x63ommit_version\x18\x0b \x01(\x04\x12!\n\x07refusal\x18\x0c \x01(\x0b\x32\x10.overdb.v1.Error\x12#\n\x05rival\x18\r \x01(\x0b\x32\x14.overdb.v1.RequestId\x12\x0b\n\x03key\x18\x0e \x01(\x0c\x12\x14\n\x0cparticipants\x18\x0f \x03(\r\x12\x16\n\x0ethen_positions\x18\x10 \x03(\r\x12\x1b\n\x13otherwise_positions\x18\x11 \x03(\r\x12\x13\n\x0bthen_writes\x18\x12 \x03(\x08\x12\x18\n\x10otherwise_writes\x18\x13 \x03(\x08\x12\r\n\x05\x61gain\x18\x14 \x01(\x08\"\x89\x01\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x11\n\rKIND_PREPARED\x10\x01\x12\x10\n\x0cKIND_REFUSED\x10\x02\x12\x13\n\x0fKIND_SUPERSEDED\x10\x03\x12\x0e\n\nKIND_STALE\x10\x04\x12\x0f\n\x0bKIND_REUSED\x10\x05\x12\x10\n\x0cKIND_WAITING\x10\x06\"\x0e\n\x0c\x41\x63knowledged\"(\n\x17OpenTransactionsRequest\x12\r\n\x05group\x18\x01 \x01(\r\"\x89\x01\n\x18OpenTransactionsResponse\x12\x30\n\x0ctransactions\x18\x01 \x03(\x0b\x32\x1a.overdb.v1.OpenTransaction\x12\r\n\x05\x63ount\x18\x02 \x01(\r\x12,\n\x07\x66\x61ilure\x18\x03 \x01(\x0b\x32\x1b.overdb.internal.v1.Failure\"\x96\x03\n\x06Result\x12%\n\x03put\x18\x01 \x01(\x0b\x32\x16.overdb.v1.PutResponseH\x00\x12+\n\x06\x64\x65lete\x18\x02 \x01(\x0b\x32\x19.overdb.v1.DeleteResponseH\x00\x12/\n\x08transact\x18\x03 \x01(\x0b\x32\x1b.overdb.v1.TransactResponseH\x00\x12!\n\x05\x65rror\x18\x04 \x01(\x0b\x32\x10.overdb.v1.ErrorH\x00\x12\x35\n\x0bwrong_group\x18\x05 \x01(\x0b\x32\x1e.overdb.internal.v1.WrongGroupH\x00\x12\x0f\n\x05\x63lock\x18\x06 \x01(\x04H\x00\x12(\n\x04vote\x18\x07 \x01(\x0b\x32\x18.overdb.internal.v1.VoteH\x00\x12\x38\n\x0c\x61\x63knowledged\x18\x08 \x01(\x0b\x32 .overdb.internal.v1.AcknowledgedH\x00\x12.\n\x07pending\x18\t \x01(\x0b\x32\x1b.overdb.internal.v1.PendingH\x00\x42\x08\n\x06result\"\xc1\x02\n\x05Value\x12\r\n\x05\x66ound\x18\x01 \x01(\x08\x12\r\n\x05value\x18\x02 \x01(\x0c\x12\x0f\n\x07version\x18\x03 \x01(\x04\x12\x1f\n\x05\x65rror\x18\x04 \x01(\x0b\x32\x10.overdb.v1.Error\x12\x33\n\x0bwrong_group\x18\x05 \x01(\x0b\x32\x1e.overdb.internal.v1.WrongGroup\x12*\n\x06\x62\x65hind\x18\x06 \x01(\x0b\x32\x1a.overdb.internal.v1.Behind\x12,\n\x07pending\x18\x07 \x01(\x0b\x32\x1b.overdb.internal.v1.Pending\x12.\n\x03set\x18\x08 \x01(\x0b\x32!.overdb.internal.v1.ReadSetValues\x12)\n\x06lookup\x18\t \x01(\x0b\x32\x19.overdb.internal.v1.Found\"\x1b\n\nWrongGroup\x12\r\n\x05\x65poch\x18\x01 \x01(\x04\"\x17\n\x06\x42\x65hind\x12\r\n\x05\x63lock\x18\x01 \x01(\x04\"\x8f\x02\n\x07\x46\x61ilure\x12\x32\n\x06reason\x18\x01 \x01(\x0e\x32\".overdb.internal.v1.Failure.Reason\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x11\n\tleader_id\x18\x03 \x01(\x04\x12\x16\n\x0eleader_address\x18\x04 \x01(\t\"\x93\x01\n\x06Reason\x12\x16\n\x12REASON_UNSPECIFIED\x10\x00\x12\x15\n\x11REASON_NOT_LEADER\x10\x01\x12\x15\n\x11REASON_OVERLOADED\x10\x02\x12\x14\n\x10REASON_DISK_FULL\x10\x03\x12\x19\n\x15REASON_WRONG_GROUP_ID\x10\x04\x12\x12\n\x0eREASON_INVALID\x10\x05\"\xa6\x01\n\x0fScanPageRequest\x12\r\n\x05group\x18\x01 \x01(\r\x12\r\n\x05start\x18\x02 \x01(\x0c\x12\x0b\n\x03\x65nd\x18\x03 \x01(\x0c\x12\x0f\n\x07reverse\x18\x04 \x01(\x08\x12\x11\n\tkeys_only\x18\x05 \x01(\x08\x12\x0f\n\x07version\x18\x06 \x01(\x04\x12\x11\n\tmax_items\x18\x07 \x01(\r\x12\x11\n\tmax_bytes\x18\x08 \x01(\r\x12\r\n\x05stale\x18\t \x01(\x08\"\xe0\x01\n\x10ScanPageResponse\x12\"\n\x05items\x18\x01 \x03(\x0b\x32\x13.overdb.v1.KeyValue\x12\x0c\n\x04more\x18\x02 \x01(\x08\x12\x0f\n\x07version\x18\x03 \x01(\x04\x12,\n\x07\x66\x61ilure\x18\x04 \x01(\x0b\x32\x1b.overdb.internal.v1.Failure\x12*\n\x06\x62\x65hind\x18\x05 \x01(\x0b\x32\x1a.overdb.internal.v1.Behind\x12\x1f\n\x05\x65rror\x18\x06 \x01(\x0b\x32\x10.overdb.v1.Error\x12\x0e\n\x06resume\x18\x07 \x01(\x0c\"6\n\x0f\x44\x65scribeRequest\x12\r\n\x05group\x18\x01 \x01(\r\x12\x14\n\x0clinearizable\x18\x02 \x01(\x08\"\xc6\x03\n\x10\x44\x65scribeResponse\x12\x0f\n\x07\x63luster\x18\x01 \x01(\t\x12\r\n\x05group\x18\x02 \x01(\r\x12\x0e\n\x06groups\x18\x03 \x01(\r\x12\x12\n\nreplica_id\x18\x04 \x01(\x04\x12\x11\n\tleader_id\x18\x05 \x01(\x04\x12\x0c\n\x04term\x18\x06 \x01(\x04\x12\x0c\n\x04role\x18\x07 \x01(\t\x12\x12\n\nlast_index\x18\x08 \x01(\x04\x12\x15\n\rdurable_index\x18\t \x01(\x04\x12\x14\n\x0c\x63ommit_index\x18\n \x01(\x04\x12\x15\n\rapplied_index\x18\x0b \x01(\x04\x12\x16\n\x0esnapshot_index\x18\x0c \x01(\x04\x12\r\n\x05\x63lock\x18\r \x01(\x04\x12\r\n\x05\x65poch\x18\x0e \x01(\x04\x12\r\n\x05slots\x18\x0f \x01(\x0c\x12+\n\x07members\x18\x10 \x03(\x0b\x32\x1a.overdb.internal.v1.Member\x12\x11\n\tlog_bytes\x18\x11 \x01(\x04\x12\x12\n\ndata_bytes\x18\x12 \x01(\x04\x12\x0f\n\x07version\x18\x13 \x01(\t\x12,\n\x07\x66\x61ilure\x18\x14 \x01(\x0b\x32\x1b.overdb.internal.v1.Failure\x12\x0f\n\x07problem\x18\x15 \x01(\t\"I\n\x06Member\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\r\n\x05voter\x18\x03 \x01(\x08\x12\x13\n\x0bmatch_index\x18\x04 \x01(\x04\",\n\x0fTransferRequest\x12\r\n\x05group\x18\x01 \x01(\r\x12\n\n\x02to\x18\x02 \x01(\x04\"S\n\x10TransferResponse\x12\x11\n\tleader_id\x18\x01 \x01(\x04\x12,\n\x07\x66\x61ilure\x18\x02 \x01(\x0b\x32\x1b.overdb.internal.v1.Failure2\x9f\x04\n\x05Shard\x12S\n\x08\x45xchange\x12 .overdb.internal.v1.ShardRequest\x1a!.overdb.internal.v1.ShardResponse(\x01\x30\x01\x12M\n\x06Submit\x12 .overdb.internal.v1.ShardRequest\x1a!.overdb.internal.v1.ShardResponse\x12m\n\x10OpenTransactions\x12+.overdb.internal.v1.OpenTransactionsRequest\x1a,.overdb.internal.v1.OpenTransactionsResponse\x12U\n\x08ScanPage\x12#.overdb.internal.v1.ScanPageRequest\x1a$.overdb.internal.v1.ScanPageResponse\x12U\n\x08\x44\x65scribe\x12#.overdb.internal.v1.DescribeRequest\x1a$.overdb.internal.v1.DescribeResponse\x12U\n\x08Transfer\x12#.overdb.internal.v1.TransferRequest\x1a$.overdb.internal.v1.TransferResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'overdb.internal.v1.shard_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_SHARDREQUEST']._serialized_start=74
-  _globals['_SHARDREQUEST']._serialized_end=196
-  _globals['_READS']._serialized_start=198
-  _globals['_READS']._serialized_end=261
-  _globals['_READ']._serialized_start=263
-  _globals['_READ']._serialized_end=299
-  _globals['_SHARDRESPONSE']._serialized_start=302
-  _globals['_SHARDRESPONSE']._serialized_end=469
-  _globals['_RESULT']._serialized_start=472
-  _globals['_RESULT']._serialized_end=730
-  _globals['_VALUE']._serialized_start=733
-  _globals['_VALUE']._serialized_end=917
-  _globals['_WRONGGROUP']._serialized_start=919
-  _globals['_WRONGGROUP']._serialized_end=946
-  _globals['_BEHIND']._serialized_start=948
-  _globals['_BEHIND']._serialized_end=971
-  _globals['_FAILURE']._serialized_start=974
-  _globals['_FAILURE']._serialized_end=1245
-  _globals['_FAILURE_REASON']._serialized_start=1098
-  _globals['_FAILURE_REASON']._serialized_end=1245
-  _globals['_SCANPAGEREQUEST']._serialized_start=1248
-  _globals['_SCANPAGEREQUEST']._serialized_end=1414
-  _globals['_SCANPAGERESPONSE']._serialized_start=1417
-  _globals['_SCANPAGERESPONSE']._serialized_end=1641
-  _globals['_DESCRIBEREQUEST']._serialized_start=1643
-  _globals['_DESCRIBEREQUEST']._serialized_end=1697
-  _globals['_DESCRIBERESPONSE']._serialized_start=1700
-  _globals['_DESCRIBERESPONSE']._serialized_end=2154
-  _globals['_MEMBER']._serialized_start=2156
-  _globals['_MEMBER']._serialized_end=2229
-  _globals['_TRANSFERREQUEST']._serialized_start=2231
-  _globals['_TRANSFERREQUEST']._serialized_end=2275
-  _globals['_TRANSFERRESPONSE']._serialized_start=2277
-  _globals['_TRANSFERRESPONSE']._serialized_end=2360
-  _globals['_SHARD']._serialized_start=2363
-  _globals['_SHARD']._serialized_end=2716
+  _globals['_SHARDREQUEST']._serialized_start=129
+  _globals['_SHARDREQUEST']._serialized_end=251
+  _globals['_READS']._serialized_start=253
+  _globals['_READS']._serialized_end=316
+  _globals['_READ']._serialized_start=318
+  _globals['_READ']._serialized_end=434
+  _globals['_READSET']._serialized_start=436
+  _globals['_READSET']._serialized_end=492
+  _globals['_READSETVALUES']._serialized_start=494
+  _globals['_READSETVALUES']._serialized_end=586
+  _globals['_FOUND']._serialized_start=588
+  _globals['_FOUND']._serialized_end=702
+  _globals['_SHARDRESPONSE']._serialized_start=705
+  _globals['_SHARDRESPONSE']._serialized_end=912
+  _globals['_LATE']._serialized_start=914
+  _globals['_LATE']._serialized_end=1024
+  _globals['_PENDING']._serialized_start=1026
+  _globals['_PENDING']._serialized_end=1035
+  _globals['_VOTE']._serialized_start=1038
+  _globals['_VOTE']._serialized_end=1756
+  _globals['_VOTE_KIND']._serialized_start=1619
+  _globals['_VOTE_KIND']._serialized_end=1756
+  _globals['_ACKNOWLEDGED']._serialized_start=1758
+  _globals['_ACKNOWLEDGED']._serialized_end=1772
+  _globals['_OPENTRANSACTIONSREQUEST']._serialized_start=1774
+  _globals['_OPENTRANSACTIONSREQUEST']._serialized_end=1814
+  _globals['_OPENTRANSACTIONSRESPONSE']._serialized_start=1817
+  _globals['_OPENTRANSACTIONSRESPONSE']._serialized_end=1954
+  _globals['_RESULT']._serialized_start=1957
+  _globals['_RESULT']._serialized_end=2363
+  _globals['_VALUE']._serialized_start=2366
+  _globals['_VALUE']._serialized_end=2687
+  _globals['_WRONGGROUP']._serialized_start=2689
+  _globals['_WRONGGROUP']._serialized_end=2716
+  _globals['_BEHIND']._serialized_start=2718
+  _globals['_BEHIND']._serialized_end=2741
+  _globals['_FAILURE']._serialized_start=2744
+  _globals['_FAILURE']._serialized_end=3015
+  _globals['_FAILURE_REASON']._serialized_start=2868
+  _globals['_FAILURE_REASON']._serialized_end=3015
+  _globals['_SCANPAGEREQUEST']._serialized_start=3018
+  _globals['_SCANPAGEREQUEST']._serialized_end=3184
+  _globals['_SCANPAGERESPONSE']._serialized_start=3187
+  _globals['_SCANPAGERESPONSE']._serialized_end=3411
+  _globals['_DESCRIBEREQUEST']._serialized_start=3413
+  _globals['_DESCRIBEREQUEST']._serialized_end=3467
+  _globals['_DESCRIBERESPONSE']._serialized_start=3470
+  _globals['_DESCRIBERESPONSE']._serialized_end=3924
+  _globals['_MEMBER']._serialized_start=3926
+  _globals['_MEMBER']._serialized_end=3999
+  _globals['_TRANSFERREQUEST']._serialized_start=4001
+  _globals['_TRANSFERREQUEST']._serialized_end=4045
+  _globals['_TRANSFERRESPONSE']._serialized_start=4047
+  _globals['_TRANSFERRESPONSE']._serialized_end=4130
+  _globals['_SHARD']._serialized_start=4133
+  _globals['_SHARD']._serialized_end=4676
 # @@protoc_insertion_point(module_scope)

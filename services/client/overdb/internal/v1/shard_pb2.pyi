@@ -9,6 +9,8 @@ import google.protobuf.descriptor
 import google.protobuf.internal.containers
 import google.protobuf.internal.enum_type_wrapper
 import google.protobuf.message
+import overdb.internal.v1.log_pb2
+import overdb.v1.cluster_pb2
 import overdb.v1.kv_pb2
 import sys
 import typing
@@ -79,18 +81,122 @@ class Read(google.protobuf.message.Message):
 
     KEY_FIELD_NUMBER: builtins.int
     VERSION_FIELD_NUMBER: builtins.int
+    SET_FIELD_NUMBER: builtins.int
+    LOOKUP_FIELD_NUMBER: builtins.int
     key: builtins.bytes
     version: builtins.int
     """0: the newest"""
+    @property
+    def set(self) -> global___ReadSet:
+        """in place of the key"""
+
+    @property
+    def lookup(self) -> overdb.v1.kv_pb2.RequestId:
+        """in place of the key: what is kept under this id"""
+
     def __init__(
         self,
         *,
         key: builtins.bytes = ...,
         version: builtins.int = ...,
+        set: global___ReadSet | None = ...,
+        lookup: overdb.v1.kv_pb2.RequestId | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["key", b"key", "version", b"version"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["lookup", b"lookup", "set", b"set"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["key", b"key", "lookup", b"lookup", "set", b"set", "version", b"version"]) -> None: ...
 
 global___Read = Read
+
+@typing.final
+class ReadSet(google.protobuf.message.Message):
+    """Several keys in one applied state in which none of them is held by a transaction with a vote (PROTOCOL
+    2.6, 2.7).
+    """
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    KEYS_FIELD_NUMBER: builtins.int
+    VERSIONS_FIELD_NUMBER: builtins.int
+    CLOCK_FIELD_NUMBER: builtins.int
+    clock: builtins.int
+    """of the second round: a group whose clock is below answers Behind"""
+    @property
+    def keys(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.bytes]: ...
+    @property
+    def versions(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
+        """The second round of a strict read: the newest versions as the first round read them. The answer says
+        whether they still are the newest, without values.
+        """
+
+    def __init__(
+        self,
+        *,
+        keys: collections.abc.Iterable[builtins.bytes] | None = ...,
+        versions: collections.abc.Iterable[builtins.int] | None = ...,
+        clock: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["clock", b"clock", "keys", b"keys", "versions", b"versions"]) -> None: ...
+
+global___ReadSet = ReadSet
+
+@typing.final
+class ReadSetValues(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    VALUES_FIELD_NUMBER: builtins.int
+    VERSIONS_FIELD_NUMBER: builtins.int
+    UNCHANGED_FIELD_NUMBER: builtins.int
+    unchanged: builtins.bool
+    """second round"""
+    @property
+    def values(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[overdb.v1.kv_pb2.GetResponse]:
+        """one for each key, in order"""
+
+    @property
+    def versions(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
+        """the newest versions, deletes included; 0: never written"""
+
+    def __init__(
+        self,
+        *,
+        values: collections.abc.Iterable[overdb.v1.kv_pb2.GetResponse] | None = ...,
+        versions: collections.abc.Iterable[builtins.int] | None = ...,
+        unchanged: builtins.bool = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["unchanged", b"unchanged", "values", b"values", "versions", b"versions"]) -> None: ...
+
+global___ReadSetValues = ReadSetValues
+
+@typing.final
+class Found(google.protobuf.message.Message):
+    """What is kept under an id."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    RESULT_FIELD_NUMBER: builtins.int
+    TRANSACTION_FIELD_NUMBER: builtins.int
+    CLOSED_FIELD_NUMBER: builtins.int
+    closed: builtins.bool
+    """the id is stale or expired: nothing will ever run under it here"""
+    @property
+    def result(self) -> global___Result:
+        """of a single-group request that ran"""
+
+    @property
+    def transaction(self) -> global___Vote:
+        """this group's part of a transaction"""
+
+    def __init__(
+        self,
+        *,
+        result: global___Result | None = ...,
+        transaction: global___Vote | None = ...,
+        closed: builtins.bool = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["result", b"result", "transaction", b"transaction"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["closed", b"closed", "result", b"result", "transaction", b"transaction"]) -> None: ...
+
+global___Found = Found
 
 @typing.final
 class ShardResponse(google.protobuf.message.Message):
@@ -100,6 +206,7 @@ class ShardResponse(google.protobuf.message.Message):
     RESULTS_FIELD_NUMBER: builtins.int
     VALUES_FIELD_NUMBER: builtins.int
     FAILURE_FIELD_NUMBER: builtins.int
+    LATE_FIELD_NUMBER: builtins.int
     sequence: builtins.int
     @property
     def results(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Result]:
@@ -111,6 +218,10 @@ class ShardResponse(google.protobuf.message.Message):
     def values(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Value]: ...
     @property
     def failure(self) -> global___Failure: ...
+    @property
+    def late(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Late]:
+        """Answers to what was `pending` in an earlier response to the same sequence. Never along with the above."""
+
     def __init__(
         self,
         *,
@@ -118,11 +229,232 @@ class ShardResponse(google.protobuf.message.Message):
         results: collections.abc.Iterable[global___Result] | None = ...,
         values: collections.abc.Iterable[global___Value] | None = ...,
         failure: global___Failure | None = ...,
+        late: collections.abc.Iterable[global___Late] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["failure", b"failure"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["failure", b"failure", "results", b"results", "sequence", b"sequence", "values", b"values"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["failure", b"failure", "late", b"late", "results", b"results", "sequence", b"sequence", "values", b"values"]) -> None: ...
 
 global___ShardResponse = ShardResponse
+
+@typing.final
+class Late(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    POSITION_FIELD_NUMBER: builtins.int
+    RESULT_FIELD_NUMBER: builtins.int
+    VALUE_FIELD_NUMBER: builtins.int
+    position: builtins.int
+    """of the command or the read in its request"""
+    @property
+    def result(self) -> global___Result: ...
+    @property
+    def value(self) -> global___Value: ...
+    def __init__(
+        self,
+        *,
+        position: builtins.int = ...,
+        result: global___Result | None = ...,
+        value: global___Value | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["result", b"result", "value", b"value"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["position", b"position", "result", b"result", "value", b"value"]) -> None: ...
+
+global___Late = Late
+
+@typing.final
+class Pending(google.protobuf.message.Message):
+    """The answer follows as a Late: a transaction holds a key."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+
+global___Pending = Pending
+
+@typing.final
+class Vote(google.protobuf.message.Message):
+    """What a participant says of a transaction (PROTOCOL 2.3)."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    class _Kind:
+        ValueType = typing.NewType("ValueType", builtins.int)
+        V: typing_extensions.TypeAlias = ValueType
+
+    class _KindEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[Vote._Kind.ValueType], builtins.type):
+        DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+        KIND_UNSPECIFIED: Vote._Kind.ValueType  # 0
+        KIND_PREPARED: Vote._Kind.ValueType  # 1
+        KIND_REFUSED: Vote._Kind.ValueType  # 2
+        KIND_SUPERSEDED: Vote._Kind.ValueType  # 3
+        """a newer attempt is known here: `attempt`"""
+        KIND_STALE: Vote._Kind.ValueType  # 4
+        """not a vote: the id is stale or expired here"""
+        KIND_REUSED: Vote._Kind.ValueType  # 5
+        """not a vote for this request: the id belongs to another one"""
+        KIND_WAITING: Vote._Kind.ValueType  # 6
+        """no vote yet; only in Found"""
+
+    class Kind(_Kind, metaclass=_KindEnumTypeWrapper): ...
+    KIND_UNSPECIFIED: Vote.Kind.ValueType  # 0
+    KIND_PREPARED: Vote.Kind.ValueType  # 1
+    KIND_REFUSED: Vote.Kind.ValueType  # 2
+    KIND_SUPERSEDED: Vote.Kind.ValueType  # 3
+    """a newer attempt is known here: `attempt`"""
+    KIND_STALE: Vote.Kind.ValueType  # 4
+    """not a vote: the id is stale or expired here"""
+    KIND_REUSED: Vote.Kind.ValueType  # 5
+    """not a vote for this request: the id belongs to another one"""
+    KIND_WAITING: Vote.Kind.ValueType  # 6
+    """no vote yet; only in Found"""
+
+    KIND_FIELD_NUMBER: builtins.int
+    ATTEMPT_FIELD_NUMBER: builtins.int
+    HOLDS_FIELD_NUMBER: builtins.int
+    VERSION_FIELD_NUMBER: builtins.int
+    THEN_FIELD_NUMBER: builtins.int
+    OTHERWISE_FIELD_NUMBER: builtins.int
+    THEN_ERROR_FIELD_NUMBER: builtins.int
+    OTHERWISE_ERROR_FIELD_NUMBER: builtins.int
+    RESOLVED_FIELD_NUMBER: builtins.int
+    BRANCH_FIELD_NUMBER: builtins.int
+    COMMIT_VERSION_FIELD_NUMBER: builtins.int
+    REFUSAL_FIELD_NUMBER: builtins.int
+    RIVAL_FIELD_NUMBER: builtins.int
+    KEY_FIELD_NUMBER: builtins.int
+    PARTICIPANTS_FIELD_NUMBER: builtins.int
+    THEN_POSITIONS_FIELD_NUMBER: builtins.int
+    OTHERWISE_POSITIONS_FIELD_NUMBER: builtins.int
+    THEN_WRITES_FIELD_NUMBER: builtins.int
+    OTHERWISE_WRITES_FIELD_NUMBER: builtins.int
+    AGAIN_FIELD_NUMBER: builtins.int
+    kind: global___Vote.Kind.ValueType
+    attempt: builtins.int
+    holds: builtins.bool
+    """my compares"""
+    version: builtins.int
+    """timestamp of the vote"""
+    resolved: builtins.bool
+    """there is an outcome: `branch` at `commit_version`, or BRANCH_UNSPECIFIED: aborted"""
+    branch: overdb.internal.v1.log_pb2.Branch.ValueType
+    commit_version: builtins.int
+    key: builtins.bytes
+    again: builtins.bool
+    """REFUSED: another attempt may go better"""
+    @property
+    def then(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[overdb.v1.kv_pb2.OperationResult]:
+        """Results of each branch, should it run. A version of 0 with `found` is that of the commit."""
+
+    @property
+    def otherwise(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[overdb.v1.kv_pb2.OperationResult]: ...
+    @property
+    def then_error(self) -> overdb.v1.kv_pb2.Error:
+        """an operation that cannot be carried out"""
+
+    @property
+    def otherwise_error(self) -> overdb.v1.kv_pb2.Error: ...
+    @property
+    def refusal(self) -> overdb.v1.kv_pb2.Error:
+        """why it was refused"""
+
+    @property
+    def rival(self) -> overdb.v1.kv_pb2.RequestId:
+        """the transaction that was in the way, if one was"""
+
+    @property
+    def participants(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
+        """only in Found, as the following"""
+
+    @property
+    def then_positions(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]: ...
+    @property
+    def otherwise_positions(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]: ...
+    @property
+    def then_writes(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.bool]:
+        """whether the result's version is that of the commit"""
+
+    @property
+    def otherwise_writes(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.bool]: ...
+    def __init__(
+        self,
+        *,
+        kind: global___Vote.Kind.ValueType = ...,
+        attempt: builtins.int = ...,
+        holds: builtins.bool = ...,
+        version: builtins.int = ...,
+        then: collections.abc.Iterable[overdb.v1.kv_pb2.OperationResult] | None = ...,
+        otherwise: collections.abc.Iterable[overdb.v1.kv_pb2.OperationResult] | None = ...,
+        then_error: overdb.v1.kv_pb2.Error | None = ...,
+        otherwise_error: overdb.v1.kv_pb2.Error | None = ...,
+        resolved: builtins.bool = ...,
+        branch: overdb.internal.v1.log_pb2.Branch.ValueType = ...,
+        commit_version: builtins.int = ...,
+        refusal: overdb.v1.kv_pb2.Error | None = ...,
+        rival: overdb.v1.kv_pb2.RequestId | None = ...,
+        key: builtins.bytes = ...,
+        participants: collections.abc.Iterable[builtins.int] | None = ...,
+        then_positions: collections.abc.Iterable[builtins.int] | None = ...,
+        otherwise_positions: collections.abc.Iterable[builtins.int] | None = ...,
+        then_writes: collections.abc.Iterable[builtins.bool] | None = ...,
+        otherwise_writes: collections.abc.Iterable[builtins.bool] | None = ...,
+        again: builtins.bool = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["otherwise_error", b"otherwise_error", "refusal", b"refusal", "rival", b"rival", "then_error", b"then_error"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["again", b"again", "attempt", b"attempt", "branch", b"branch", "commit_version", b"commit_version", "holds", b"holds", "key", b"key", "kind", b"kind", "otherwise", b"otherwise", "otherwise_error", b"otherwise_error", "otherwise_positions", b"otherwise_positions", "otherwise_writes", b"otherwise_writes", "participants", b"participants", "refusal", b"refusal", "resolved", b"resolved", "rival", b"rival", "then", b"then", "then_error", b"then_error", "then_positions", b"then_positions", "then_writes", b"then_writes", "version", b"version"]) -> None: ...
+
+global___Vote = Vote
+
+@typing.final
+class Acknowledged(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+
+global___Acknowledged = Acknowledged
+
+@typing.final
+class OpenTransactionsRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    GROUP_FIELD_NUMBER: builtins.int
+    group: builtins.int
+    def __init__(
+        self,
+        *,
+        group: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["group", b"group"]) -> None: ...
+
+global___OpenTransactionsRequest = OpenTransactionsRequest
+
+@typing.final
+class OpenTransactionsResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    TRANSACTIONS_FIELD_NUMBER: builtins.int
+    COUNT_FIELD_NUMBER: builtins.int
+    FAILURE_FIELD_NUMBER: builtins.int
+    count: builtins.int
+    """of all, where not all are listed"""
+    @property
+    def transactions(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[overdb.v1.cluster_pb2.OpenTransaction]: ...
+    @property
+    def failure(self) -> global___Failure: ...
+    def __init__(
+        self,
+        *,
+        transactions: collections.abc.Iterable[overdb.v1.cluster_pb2.OpenTransaction] | None = ...,
+        count: builtins.int = ...,
+        failure: global___Failure | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["failure", b"failure"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["count", b"count", "failure", b"failure", "transactions", b"transactions"]) -> None: ...
+
+global___OpenTransactionsResponse = OpenTransactionsResponse
 
 @typing.final
 class Result(google.protobuf.message.Message):
@@ -134,6 +466,9 @@ class Result(google.protobuf.message.Message):
     ERROR_FIELD_NUMBER: builtins.int
     WRONG_GROUP_FIELD_NUMBER: builtins.int
     CLOCK_FIELD_NUMBER: builtins.int
+    VOTE_FIELD_NUMBER: builtins.int
+    ACKNOWLEDGED_FIELD_NUMBER: builtins.int
+    PENDING_FIELD_NUMBER: builtins.int
     clock: builtins.int
     """of an Advance: the clock after it"""
     @property
@@ -146,6 +481,16 @@ class Result(google.protobuf.message.Message):
     def error(self) -> overdb.v1.kv_pb2.Error: ...
     @property
     def wrong_group(self) -> global___WrongGroup: ...
+    @property
+    def vote(self) -> global___Vote:
+        """of a Prepare or an Inquire"""
+
+    @property
+    def acknowledged(self) -> global___Acknowledged:
+        """of a Resolve or a Forget"""
+
+    @property
+    def pending(self) -> global___Pending: ...
     def __init__(
         self,
         *,
@@ -155,10 +500,13 @@ class Result(google.protobuf.message.Message):
         error: overdb.v1.kv_pb2.Error | None = ...,
         wrong_group: global___WrongGroup | None = ...,
         clock: builtins.int = ...,
+        vote: global___Vote | None = ...,
+        acknowledged: global___Acknowledged | None = ...,
+        pending: global___Pending | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["clock", b"clock", "delete", b"delete", "error", b"error", "put", b"put", "result", b"result", "transact", b"transact", "wrong_group", b"wrong_group"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["clock", b"clock", "delete", b"delete", "error", b"error", "put", b"put", "result", b"result", "transact", b"transact", "wrong_group", b"wrong_group"]) -> None: ...
-    def WhichOneof(self, oneof_group: typing.Literal["result", b"result"]) -> typing.Literal["put", "delete", "transact", "error", "wrong_group", "clock"] | None: ...
+    def HasField(self, field_name: typing.Literal["acknowledged", b"acknowledged", "clock", b"clock", "delete", b"delete", "error", b"error", "pending", b"pending", "put", b"put", "result", b"result", "transact", b"transact", "vote", b"vote", "wrong_group", b"wrong_group"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["acknowledged", b"acknowledged", "clock", b"clock", "delete", b"delete", "error", b"error", "pending", b"pending", "put", b"put", "result", b"result", "transact", b"transact", "vote", b"vote", "wrong_group", b"wrong_group"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["result", b"result"]) -> typing.Literal["put", "delete", "transact", "error", "wrong_group", "clock", "vote", "acknowledged", "pending"] | None: ...
 
 global___Result = Result
 
@@ -172,6 +520,9 @@ class Value(google.protobuf.message.Message):
     ERROR_FIELD_NUMBER: builtins.int
     WRONG_GROUP_FIELD_NUMBER: builtins.int
     BEHIND_FIELD_NUMBER: builtins.int
+    PENDING_FIELD_NUMBER: builtins.int
+    SET_FIELD_NUMBER: builtins.int
+    LOOKUP_FIELD_NUMBER: builtins.int
     found: builtins.bool
     value: builtins.bytes
     version: builtins.int
@@ -181,6 +532,12 @@ class Value(google.protobuf.message.Message):
     def wrong_group(self) -> global___WrongGroup: ...
     @property
     def behind(self) -> global___Behind: ...
+    @property
+    def pending(self) -> global___Pending: ...
+    @property
+    def set(self) -> global___ReadSetValues: ...
+    @property
+    def lookup(self) -> global___Found: ...
     def __init__(
         self,
         *,
@@ -190,9 +547,12 @@ class Value(google.protobuf.message.Message):
         error: overdb.v1.kv_pb2.Error | None = ...,
         wrong_group: global___WrongGroup | None = ...,
         behind: global___Behind | None = ...,
+        pending: global___Pending | None = ...,
+        set: global___ReadSetValues | None = ...,
+        lookup: global___Found | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["behind", b"behind", "error", b"error", "wrong_group", b"wrong_group"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["behind", b"behind", "error", b"error", "found", b"found", "value", b"value", "version", b"version", "wrong_group", b"wrong_group"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["behind", b"behind", "error", b"error", "lookup", b"lookup", "pending", b"pending", "set", b"set", "wrong_group", b"wrong_group"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["behind", b"behind", "error", b"error", "found", b"found", "lookup", b"lookup", "pending", b"pending", "set", b"set", "value", b"value", "version", b"version", "wrong_group", b"wrong_group"]) -> None: ...
 
 global___Value = Value
 

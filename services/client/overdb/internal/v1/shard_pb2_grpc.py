@@ -39,6 +39,16 @@ class ShardStub(object):
                 request_serializer=overdb_dot_internal_dot_v1_dot_shard__pb2.ShardRequest.SerializeToString,
                 response_deserializer=overdb_dot_internal_dot_v1_dot_shard__pb2.ShardResponse.FromString,
                 _registered_method=True)
+        self.Submit = channel.unary_unary(
+                '/overdb.internal.v1.Shard/Submit',
+                request_serializer=overdb_dot_internal_dot_v1_dot_shard__pb2.ShardRequest.SerializeToString,
+                response_deserializer=overdb_dot_internal_dot_v1_dot_shard__pb2.ShardResponse.FromString,
+                _registered_method=True)
+        self.OpenTransactions = channel.unary_unary(
+                '/overdb.internal.v1.Shard/OpenTransactions',
+                request_serializer=overdb_dot_internal_dot_v1_dot_shard__pb2.OpenTransactionsRequest.SerializeToString,
+                response_deserializer=overdb_dot_internal_dot_v1_dot_shard__pb2.OpenTransactionsResponse.FromString,
+                _registered_method=True)
         self.ScanPage = channel.unary_unary(
                 '/overdb.internal.v1.Shard/ScanPage',
                 request_serializer=overdb_dot_internal_dot_v1_dot_shard__pb2.ScanPageRequest.SerializeToString,
@@ -62,6 +72,20 @@ class ShardServicer(object):
     def Exchange(self, request_iterator, context):
         """The data path. Each request carries everything that waited for this group at one turn of the
         router's loop; answers carry the sequence of their request and come in any order.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Submit(self, request, context):
+        """One request and its whole answer, nothing in it pending: for whoever asks seldom (finishers).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def OpenTransactions(self, request, context):
+        """Transactions over several groups that this leader has open.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -95,6 +119,16 @@ def add_ShardServicer_to_server(servicer, server):
                     servicer.Exchange,
                     request_deserializer=overdb_dot_internal_dot_v1_dot_shard__pb2.ShardRequest.FromString,
                     response_serializer=overdb_dot_internal_dot_v1_dot_shard__pb2.ShardResponse.SerializeToString,
+            ),
+            'Submit': grpc.unary_unary_rpc_method_handler(
+                    servicer.Submit,
+                    request_deserializer=overdb_dot_internal_dot_v1_dot_shard__pb2.ShardRequest.FromString,
+                    response_serializer=overdb_dot_internal_dot_v1_dot_shard__pb2.ShardResponse.SerializeToString,
+            ),
+            'OpenTransactions': grpc.unary_unary_rpc_method_handler(
+                    servicer.OpenTransactions,
+                    request_deserializer=overdb_dot_internal_dot_v1_dot_shard__pb2.OpenTransactionsRequest.FromString,
+                    response_serializer=overdb_dot_internal_dot_v1_dot_shard__pb2.OpenTransactionsResponse.SerializeToString,
             ),
             'ScanPage': grpc.unary_unary_rpc_method_handler(
                     servicer.ScanPage,
@@ -139,6 +173,60 @@ class Shard(object):
             '/overdb.internal.v1.Shard/Exchange',
             overdb_dot_internal_dot_v1_dot_shard__pb2.ShardRequest.SerializeToString,
             overdb_dot_internal_dot_v1_dot_shard__pb2.ShardResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Submit(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/overdb.internal.v1.Shard/Submit',
+            overdb_dot_internal_dot_v1_dot_shard__pb2.ShardRequest.SerializeToString,
+            overdb_dot_internal_dot_v1_dot_shard__pb2.ShardResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def OpenTransactions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/overdb.internal.v1.Shard/OpenTransactions',
+            overdb_dot_internal_dot_v1_dot_shard__pb2.OpenTransactionsRequest.SerializeToString,
+            overdb_dot_internal_dot_v1_dot_shard__pb2.OpenTransactionsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -27,6 +27,18 @@ class ShardStub:
     router's loop; answers carry the sequence of their request and come in any order.
     """
 
+    Submit: grpc.UnaryUnaryMultiCallable[
+        overdb.internal.v1.shard_pb2.ShardRequest,
+        overdb.internal.v1.shard_pb2.ShardResponse,
+    ]
+    """One request and its whole answer, nothing in it pending: for whoever asks seldom (finishers)."""
+
+    OpenTransactions: grpc.UnaryUnaryMultiCallable[
+        overdb.internal.v1.shard_pb2.OpenTransactionsRequest,
+        overdb.internal.v1.shard_pb2.OpenTransactionsResponse,
+    ]
+    """Transactions over several groups that this leader has open."""
+
     ScanPage: grpc.UnaryUnaryMultiCallable[
         overdb.internal.v1.shard_pb2.ScanPageRequest,
         overdb.internal.v1.shard_pb2.ScanPageResponse,
@@ -53,6 +65,18 @@ class ShardAsyncStub:
     """The data path. Each request carries everything that waited for this group at one turn of the
     router's loop; answers carry the sequence of their request and come in any order.
     """
+
+    Submit: grpc.aio.UnaryUnaryMultiCallable[
+        overdb.internal.v1.shard_pb2.ShardRequest,
+        overdb.internal.v1.shard_pb2.ShardResponse,
+    ]
+    """One request and its whole answer, nothing in it pending: for whoever asks seldom (finishers)."""
+
+    OpenTransactions: grpc.aio.UnaryUnaryMultiCallable[
+        overdb.internal.v1.shard_pb2.OpenTransactionsRequest,
+        overdb.internal.v1.shard_pb2.OpenTransactionsResponse,
+    ]
+    """Transactions over several groups that this leader has open."""
 
     ScanPage: grpc.aio.UnaryUnaryMultiCallable[
         overdb.internal.v1.shard_pb2.ScanPageRequest,
@@ -82,6 +106,22 @@ class ShardServicer(metaclass=abc.ABCMeta):
         """The data path. Each request carries everything that waited for this group at one turn of the
         router's loop; answers carry the sequence of their request and come in any order.
         """
+
+    @abc.abstractmethod
+    def Submit(
+        self,
+        request: overdb.internal.v1.shard_pb2.ShardRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[overdb.internal.v1.shard_pb2.ShardResponse, collections.abc.Awaitable[overdb.internal.v1.shard_pb2.ShardResponse]]:
+        """One request and its whole answer, nothing in it pending: for whoever asks seldom (finishers)."""
+
+    @abc.abstractmethod
+    def OpenTransactions(
+        self,
+        request: overdb.internal.v1.shard_pb2.OpenTransactionsRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[overdb.internal.v1.shard_pb2.OpenTransactionsResponse, collections.abc.Awaitable[overdb.internal.v1.shard_pb2.OpenTransactionsResponse]]:
+        """Transactions over several groups that this leader has open."""
 
     @abc.abstractmethod
     def ScanPage(

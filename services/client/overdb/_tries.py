@@ -1,0 +1,52 @@
+"""How often and how long ``Client.run`` tries: a deadline, a number of attempts, pauses."""
+
+from __future__ import annotations
+
+import time
+
+from overdb._endpoints import backoff_seconds
+from overdb._limits import TIMEOUT_SECONDS_MAX, Limits
+from overdb.errors import InvalidArgument
+
+RUN_SECONDS = 30.0
+RUN_ATTEMPTS = 1000
+
+
+class Tries:
+    """The attempts of one run. Seconds are those of the monotonic clock."""
+
+    def __init__(self, seconds: float, attempts: int, limits: Limits) -> None:
+        """Begin. InvalidArgument for a time or a number that makes no sense."""
+        if isinstance(seconds, bool) or not isinstance(seconds, int | float):
+            raise InvalidArgument(f"timeout {seconds!r} is not a number of seconds")
+        if not 0 < seconds <= TIMEOUT_SECONDS_MAX:
+            raise InvalidArgument(
+                f"timeout of {seconds} seconds: it must be above 0 and at most "
+                f"{TIMEOUT_SECONDS_MAX:g}"
+            )
+        if isinstance(attempts, bool) or not isinstance(attempts, int) or attempts < 1:
+            raise InvalidArgument(f"attempts {attempts!r} is not a number from 1 on")
+        self._limits = limits
+        self._attempts = attempts
+        self.seconds = seconds
+        self.deadline = time.monotonic() + seconds
+        self.made = 0  # attempts that ended in a conflict
+
+    def remaining_seconds(self) -> float:
+        """Return the time that is left; below 0 when it is over."""
+        return self.deadline - time.monotonic()
+
+    def pause_seconds(self) -> float | None:
+        """Count a conflict; return how long to wait before the next attempt, None if it was the last.
+
+        The pause doubles up to the limit of the client's backoff, with jitter.
+        """
+        pause = self.backoff_seconds(self.made)
+        self.made += 1
+        if self.made >= self._attempts or pause >= self.remaining_seconds():
+            return None
+        return pause
+
+    def backoff_seconds(self, failures: int) -> float:
+        """Return how long to wait after so many failures before this one."""
+        return backoff_seconds(self._limits, failures)
