@@ -74,7 +74,7 @@ class NodeSettings(ProcessSettings, Limits):
     )
     finish_seconds: float = Field(
         1.0,
-        ge=0.05,
+        ge=0.7,  # routers show life every 0.3 s
         le=300,
         description="age at which a vote without an outcome has its transaction finished, s",
     )

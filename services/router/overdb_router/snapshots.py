@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import grpc
 
@@ -54,6 +54,11 @@ class Waiter:
         return answer
 
 
+def newest_of(clocks: Iterable[int]) -> int:
+    """A snapshot's version: the largest clock of all groups, so it covers all that was acknowledged (2.7)."""
+    return max(clocks)
+
+
 class Snapshots:
     """Asks for clocks and raises them."""
 
@@ -102,7 +107,7 @@ class Snapshots:
         """
         await self.all_known(deadline)
         clocks = [self._clock(group, deadline) for group in self._topology.groups]
-        return max(await asyncio.gather(*clocks))
+        return newest_of(await asyncio.gather(*clocks))
 
     async def _clock(self, group: int, deadline: float) -> int:
         backoff = BACKOFF_SECONDS_MIN

@@ -26,6 +26,12 @@ REACHED = (
     "parked",
     "restarted",
     "answered from the record",
+    "strict read",
+    "snapshot read",
+    "read waited",
+    "advanced",
+    "collected again",
+    "read with locks",
 )
 
 

@@ -10,10 +10,13 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import NamedTuple
 
+from overdb.internal.v1 import shard_pb2
 from overdb.sharding import slot_of
+from overdb_node import reads
 from overdb_node.machine.decision import decide
 from overdb_node.machine.machine import Machine, MachineSettings
 from overdb_node.machine.types import (
+    Advance,
     Command,
     Compare,
     Forget,
@@ -37,6 +40,8 @@ from overdb_node.machine.types import (
     VoteKind,
     Waits,
 )
+from overdb_router import snapshots
+from overdb_router.double_collect import DoubleCollect, Step
 from overdb_router.txn import types as txn
 from overdb_router.txn.commit import Commit
 from tests.unit.machine.helpers import NOW, client
@@ -113,6 +118,38 @@ class Finishing:
     acknowledged: set[int] = field(default_factory=set)
 
 
+@dataclass
+class Reader:
+    """A read of several keys over groups: strict by double collect, or a snapshot at one timestamp."""
+
+    keys: dict[int, list[bytes]]  # by group
+    strict: bool
+    collect: DoubleCollect
+    values: dict[bytes, int] = field(default_factory=dict)  # newest version as read
+    clocks: dict[int, int] = field(default_factory=dict)
+    at: int = 0  # of a snapshot
+
+
+class Ask(NamedTuple):
+    """A read on its way to a group. ``what``: clock, collect, confirm or snapshot."""
+
+    number: int
+    group: int
+    what: str
+
+
+class Disk:
+    """What ``overdb_node.reads`` reads from."""
+
+    def __init__(self, store: MemoryStore) -> None:
+        self._store = store
+
+    def newest_many(
+        self, wanted: list[tuple[bytes, int | None]]
+    ) -> list[tuple[int, bytes | None] | None]:
+        return [self._store.newest(key, at) for key, at in wanted]
+
+
 class GroupLog:
     """One group: what its log decides. A restart loses the memory, never a record."""
 
@@ -160,6 +197,9 @@ class World:
         self.counts: dict[str, int] = {}
         self.requests = [self._request(number) for number in range(random.randint(2, 5))]
         self.open = set(range(len(self.requests)))  # requests whose client still wants an answer
+        self.readers: dict[int, Reader] = {}
+        self.asks: list[Ask] = []
+        self.snapshots: set[int] = set()  # requests that were reads at one timestamp
 
     def count(self, what: str) -> None:
         self.counts[what] = self.counts.get(what, 0) + 1
@@ -214,6 +254,10 @@ class World:
         elif draw < self.deaths + self.restarts:
             self.count("restarted")
             random.choice(self.groups).restart()
+        elif draw > 0.985 and len(self.readers) < 2:
+            self.begin_read(strict=random.random() < 0.5)
+        elif self.asks and random.random() < 0.15:
+            self.ask(self.asks.pop(random.randrange(len(self.asks))))
         elif draw > 0.95:
             self.finish(random.randrange(self.groups_count))
         elif draw > 0.88 and self.open:
@@ -237,6 +281,9 @@ class World:
             self.now += 1
             while self.net:
                 self.deliver(self.net.pop(self.random.randrange(len(self.net))))
+            asks, self.asks = self.asks, []
+            for ask in asks:
+                self.ask(ask)
             wakes, self.wakes = self.wakes, []
             for wake in wakes:
                 self.wake(wake)
@@ -246,7 +293,7 @@ class World:
                 self.finish(number)
             for number in sorted(self.open):
                 self.begin(number)
-            if not (left or self.open or self.net or self.wakes):
+            if not (left or self.open or self.net or self.wakes or self.asks):
                 break
         else:
             raise AssertionError("it does not come to an end")
@@ -406,6 +453,101 @@ class World:
                 )
         else:
             self.take_for_finisher(message)
+
+    # --- readers (PROTOCOL 2.6, 2.7) ----------------------------------------------------------------
+
+    def begin_read(self, *, strict: bool) -> None:
+        number = len(self.requests)
+        chosen = self.random.sample(self.keys, self.random.randint(2, len(self.keys)))
+        by_group: dict[int, list[bytes]] = {}
+        for key in chosen:
+            by_group.setdefault(self.owner[key], []).append(key)
+        order = tuple(Operation(OperationKind.GET, key) for ks in by_group.values() for key in ks)
+        identity = RequestId(client(number + 1), 1, NOW, 0)
+        self.requests.append(Request(identity, (), order, (), tuple(by_group), began=self.now))
+        self.readers[number] = Reader(by_group, strict, DoubleCollect(len(by_group)))
+        if strict:
+            self._ask_all(number, "collect")
+        else:
+            self.snapshots.add(number)
+            self.asks += [Ask(number, group, "clock") for group in range(self.groups_count)]
+
+    def _ask_all(self, number: int, what: str) -> None:
+        self.asks += [Ask(number, group, what) for group in self.readers[number].keys]
+
+    def ask(self, ask: Ask) -> None:
+        """A group answers, or the read waits and asks again."""
+        reader = self.readers.get(ask.number)
+        if reader is None:
+            return
+        group = self.groups[ask.group]
+        if ask.what == "clock":
+            reader.clocks[ask.group] = group.machine.clock
+            if len(reader.clocks) == self.groups_count:
+                reader.at = snapshots.newest_of(reader.clocks.values())
+                self._ask_all(ask.number, "snapshot")
+        elif ask.what == "snapshot":
+            self._read_at(ask, reader, group)
+        else:
+            self._read_strictly(ask, reader, group)
+
+    def _read_at(self, ask: Ask, reader: Reader, group: GroupLog) -> None:
+        if group.machine.clock < reader.at:
+            group.apply([Advance(reader.at)], self.stamps[ask.group])
+        keys = reader.keys[ask.group]
+        if any(group.machine.participant.reader_waits(key, reader.at) for key in keys):
+            self.count("read waited")
+            self.asks.append(ask)
+            return
+        for key in keys:
+            found = group.store.newest(key, reader.at)
+            reader.values[key] = 0 if found is None else found[0]
+        if len(reader.values) == sum(map(len, reader.keys.values())):
+            self.count("snapshot read")
+            self._read_done(ask.number)
+
+    def _read_strictly(self, ask: Ask, reader: Reader, group: GroupLog) -> None:
+        parts = list(reader.keys)
+        part, keys = parts.index(ask.group), reader.keys[ask.group]
+        wanted = shard_pb2.ReadSet(keys=keys)
+        if ask.what == "confirm":
+            wanted.versions.extend(reader.collect.versions(part))
+            wanted.clock = reader.collect.clock
+        read = shard_pb2.Read(set=wanted)
+        if reads.is_blocked(group.machine, read):
+            self.count("read waited")
+            self.asks.append(ask)
+            return
+        answer = shard_pb2.Value()
+        reads.answer_set(group.machine, Disk(group.store), wanted, answer)  # type: ignore[arg-type]
+        if answer.HasField("behind"):
+            self.count("advanced")
+            group.apply([Advance(wanted.clock)], self.stamps[ask.group])
+            self.asks.append(ask)
+            return
+        if ask.what == "collect":
+            reader.values.update(zip(keys, answer.set.versions, strict=True))
+            step = reader.collect.collected(part, answer.set.versions)
+        else:
+            step = reader.collect.confirmed(part, unchanged=answer.set.unchanged)
+        if step is Step.COLLECT:
+            self.count("collected again")
+            self._ask_all(ask.number, "collect")
+        elif step is Step.CONFIRM:
+            self._ask_all(ask.number, "confirm")
+        elif step is Step.DONE:
+            self.count("strict read")
+            self._read_done(ask.number)
+        elif step is Step.GIVE_UP:  # as production does: an ordinary transaction with shared locks
+            self.count("read with locks")
+            del self.readers[ask.number]
+            self.open.add(ask.number)
+
+    def _read_done(self, number: int) -> None:
+        reader, request = self.readers.pop(number), self.requests[number]
+        versions = [reader.values[operation.key] for operation in request.then]
+        results = tuple(OperationResult(bool(version), b"", version) for version in versions)
+        self.settle(request, Transacted(True, results, reader.at))
 
     # --- finishers ------------------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ from overdb_node.machine.types import (
     Acknowledged,
     Advance,
     Code,
+    Command,
     Compare,
     Forget,
     Inquire,
@@ -205,7 +206,12 @@ def test_2_3_a_newer_attempt_first_aborts_the_older_one(
     follower = prepare(3, put(A), age=-9)
     assert isinstance(group.one(follower), Waits)
     newer = prepare(1, put(B), attempt=1, age=-5)
-    command = {"prepare": newer, "abort": abort(newer, 1), "inquire": inquire(newer, 1)}[message]
+    commands: dict[str, Command] = {
+        "prepare": newer,
+        "abort": abort(newer, 1),
+        "inquire": inquire(newer, 1),
+    }
+    command = commands[message]
     group.one(command)
     released = dict(group.machine.take_released())
     if waits:
