@@ -42,6 +42,10 @@ BACKOFF_SECONDS_MAX = 0.2
 OVERLOADED_SECONDS = 0.05
 # Resolves and Forgets are for the participants' sake; later than this they finish by themselves (2.5).
 RESOLVE_SECONDS_MAX = 10.0
+# How long a Resolve or a Forget waits for a message that goes to its group anyway. A Resolve sets keys
+# free, so it waits little; nobody waits for a Forget.
+RESOLVE_SECONDS = 0.003
+FORGET_SECONDS = 0.1
 # While votes are missing, those who voted hear of us this often, so that they do not take this router for
 # dead (2.5). Well below the nodes' finish_seconds.
 SIGN_OF_LIFE_SECONDS = 0.3
@@ -99,7 +103,11 @@ class Coordinator:
     def send(self, kind: Kind, group: int, message: Message, deadline: float, sink: _Part) -> None:
         """Hand a part to its group."""
         op = Op(kind, message, message.ByteSize() + OVERHEAD_BYTES, deadline, sink, sink.attempt)
-        self._dispatcher.links[group].leader.submit(op)
+        link = self._dispatcher.links[group].leader
+        if kind is Kind.PREPARE:
+            link.submit(op)
+        else:
+            link.submit_within(op, RESOLVE_SECONDS if kind is Kind.RESOLVE else FORGET_SECONDS)
 
     def begun(self, transaction: _Transaction) -> None:
         """It sends its first Prepares now."""

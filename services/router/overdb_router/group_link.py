@@ -75,6 +75,8 @@ class GroupLink:
         self._in_flight_bytes = 0
         self._under_way = [0 for _ in LANES]  # messages in flight
         self._late = LateOps()  # answered by "later" on the present stream
+        self._deferred: list[Op] = []  # rides along with what comes next
+        self._deferred_timer: asyncio.TimerHandle | None = None
         self._sequence = 0
         self._heard_at = 0.0
         self._ticking = False
@@ -102,10 +104,35 @@ class GroupLink:
         waiting = self._queue.bytes + self._in_flight_bytes + self._late.bytes
         if waiting + op.size > self._queued_bytes_max and waiting:
             op.refuse(self._overloaded(waiting))
-        elif self._ticking:
+            return
+        if self._deferred:
+            self._send_deferred()  # before what comes later: a group gets everything in order
+        if self._ticking:
             self._queue.add(op)
             self._exchange.stir()
         else:
+            self._add(op)
+
+    def submit_within(self, op: Op, seconds: float) -> None:
+        """Take in a request that nobody waits for: it goes with the next one, and alone only after a while.
+
+        What a Resolve rides along with is often the same client's next Prepare, which then need not wait
+        for a message, and an fsync, of its own before it.
+        """
+        self._deferred.append(op)
+        at = self._loop.time() + seconds
+        if self._deferred_timer is not None:
+            if self._deferred_timer.when() <= at:
+                return
+            self._deferred_timer.cancel()
+        self._deferred_timer = self._loop.call_at(at, self._send_deferred)
+
+    def _send_deferred(self) -> None:
+        if self._deferred_timer is not None:
+            self._deferred_timer.cancel()
+            self._deferred_timer = None
+        deferred, self._deferred = self._deferred, []
+        for op in deferred:
             self._add(op)
 
     def overloaded(self, size: int) -> Refusal | None:
@@ -122,6 +149,7 @@ class GroupLink:
     async def close(self) -> None:
         """End the stream. Requests without an answer are refused."""
         self._closed = True
+        self._send_deferred()
         self._ticking = False
         await self._exchange.close()
         self.stream_ended()

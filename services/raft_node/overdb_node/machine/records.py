@@ -5,7 +5,8 @@ from __future__ import annotations
 import struct
 from typing import Any
 
-from overdb_node.machine import tuples
+import msgpack  # type: ignore[import-untyped]
+
 from overdb_node.machine.locks import Age, Locker, modes_of
 from overdb_node.machine.types import (
     Code,
@@ -31,6 +32,11 @@ from overdb_node.machine.types import (
 TRANSACTION_PREFIX = b"t"  # + client id + request number
 PARKED_PREFIX = b"p"  # + client id + request number
 _NUMBER = struct.Struct(">Q")
+
+
+def _packed(value: object) -> bytes:
+    packed: bytes = msgpack.packb(value)
+    return packed
 
 
 class Transaction(Locker):
@@ -95,7 +101,7 @@ class Transaction(Locker):
 
     def pack(self) -> bytes:
         part = self.part
-        return tuples.pack(
+        return _packed(
             (
                 tuple(self.request),
                 self.attempt,
@@ -131,7 +137,7 @@ class Parked(Locker):
     def pack(self) -> bytes:
         command = self.command
         kind = (Put, Delete, Transact).index(type(command))
-        return tuples.pack((kind, tuple(command), self.fingerprint, self.order, self.ticket))
+        return _packed((kind, tuple(command), self.fingerprint, self.order, self.ticket))
 
 
 def identity_of(request: RequestId) -> TransactionId:
@@ -158,7 +164,7 @@ def _writes(branch: tuple[Operation, ...]) -> tuple[bool, ...]:
 def unpack_transaction(packed: bytes) -> tuple[Transaction, int]:
     """The transaction and its ticket: the caller puts it back into the queues."""
     request, attempt, fingerprint, participants, part, positions, writes, vote, forget, ticket = (
-        tuples.unpack(packed)
+        msgpack.unpackb(packed, use_list=False)
     )
     request = RequestId(*request)
     prepare = None
@@ -182,7 +188,7 @@ def unpack_transaction(packed: bytes) -> tuple[Transaction, int]:
 
 
 def unpack_parked(packed: bytes) -> tuple[Parked, int]:
-    kind, fields, fingerprint, order, ticket = tuples.unpack(packed)
+    kind, fields, fingerprint, order, ticket = msgpack.unpackb(packed, use_list=False)
     command: Command
     if kind == 0:
         command = Put(fields[0], fields[1], RequestId(*fields[2]))
