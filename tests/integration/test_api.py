@@ -133,13 +133,13 @@ def test_a_transaction_runs_one_branch_in_order(client: overdb.sync.Client) -> N
     assert other.results[0].version == done.version
 
 
-def test_a_transaction_over_groups_is_unimplemented_and_names_them(
-    client: overdb.sync.Client,
-) -> None:
+def test_a_transaction_over_groups_is_one_step_at_one_version(client: overdb.sync.Client) -> None:
     keys = keys_of_both_groups(client, "over", 20)
-    with pytest.raises(overdb.Unimplemented, match=r"groups 0 and 1"):
-        client.transact(then=[overdb.Put(key, b"1") for key in keys])
-    assert client.get(keys[0]) is None
+    done = client.transact(
+        [overdb.Compare.missing(key) for key in keys], [overdb.Put(key, b"1") for key in keys]
+    )
+    assert done.succeeded
+    assert [client.get(key) for key in keys] == [overdb.Value(b"1", done.version)] * 20
 
 
 def test_the_same_id_runs_once_through_whichever_router(shared_cluster: LocalCluster) -> None:

@@ -91,7 +91,7 @@ class Dispatcher:
             self.on_several(op, groups)
 
     def wrong_group(self, op: Op, group: int) -> None:
-        """A group refused the slot: learn the map anew, then try again (DESIGN 3).
+        """A group refused the slot: learn the map anew, then try again.
 
         A part of a transaction stays with its group: the participants of an attempt are fixed.
         """
