@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import structlog
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from overdb_node.replica import Replica
 
 _log = structlog.get_logger()
-BATCH_MAX = 256  # transactions that are worked on at a time
+BATCH_MAX = 256  # transactions of the same groups that are worked on at a time
 _OWN_SECONDS_MAX = 5.0
 
 _Work = list[Transaction]
@@ -35,7 +36,7 @@ class Overdue:
         self._since: dict[TransactionId, tuple[tuple[int, int], float]] = {}
 
     def pick(self, watched: Mapping[TransactionId, Transaction], now: float) -> _Work:
-        """Those that have been as they are for longer than allowed, at most BATCH_MAX."""
+        """Those that have been as they are for longer than allowed."""
         before, self._since = self._since, {}
         due = []
         for identity, transaction in watched.items():
@@ -46,11 +47,11 @@ class Overdue:
             self._since[identity] = known
             if now - known[1] >= self._seconds:
                 due.append(transaction)
-        return due[:BATCH_MAX]
+        return due
 
 
 class Finisher:
-    """Works while its replica leads. One round at a time; what it cannot finish comes up again."""
+    """Works while its replica leads. What it cannot finish comes up again."""
 
     def __init__(self, replica: Replica) -> None:
         self._replica = replica
@@ -58,25 +59,36 @@ class Finisher:
         self._groups = Groups(split_addresses(settings.seeds))
         self._open = Overdue(settings.finish_seconds)
         self._unforgotten = Overdue(settings.forget_seconds)
-        self._task: asyncio.Task[None] | None = None
+        # One at a time for each set of groups: one that does not answer holds up its own alone.
+        self._tasks: dict[tuple[int, ...], asyncio.Task[None]] = {}
         self.finished = 0
 
     def tick(self) -> None:
         """Called at every tick of the replica."""
         replica = self._replica
-        if self._task is not None or not replica.raft.is_leader or replica.raft.installing:
+        if not replica.raft.is_leader or replica.raft.installing:
             return
         participant = replica.machine.participant
         now = asyncio.get_running_loop().time()
         due = self._open.pick(participant.open, now)
         known = self._unforgotten.pick(participant.unforgotten, now)
-        if due or known:
-            self._task = asyncio.create_task(self._run(due, known), name="finisher")
+        for participants in {one.participants for one in (*due, *known)}:
+            if participants not in self._tasks:
+                mine = [one for one in due if one.participants == participants]
+                told = [one for one in known if one.participants == participants]
+                work = self._run(mine[:BATCH_MAX], told[:BATCH_MAX])
+                task = asyncio.create_task(work, name="finisher")
+                self._tasks[participants] = task
+                task.add_done_callback(partial(self._ended, participants))
+
+    def _ended(self, participants: tuple[int, ...], _: asyncio.Task[None]) -> None:
+        del self._tasks[participants]
 
     async def close(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        tasks = list(self._tasks.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         await self._groups.close()
 
     async def _run(self, due: _Work, known: _Work) -> None:
@@ -86,8 +98,6 @@ class Finisher:
             await self._tell(outcomes)
         except Exception as error:  # the next round tries again; it must not end quietly
             _log.error("finisher_failed", reason=repr(error))
-        finally:
-            self._task = None
 
     async def _inquire(self, due: _Work) -> list[tuple[Transaction, Resolve]]:
         """Ask every other participant, and decide what can be decided."""
@@ -115,8 +125,9 @@ class Finisher:
 
     def _is_still_open(self, transaction: Transaction) -> bool:
         """(!) The answers count only while the own vote is open: it may have been finished meanwhile."""
-        now = self._replica.machine.participant.open.get(transaction.id)
-        return now is not None and now.attempt == transaction.attempt
+        replica = self._replica
+        now = replica.machine.participant.open.get(transaction.id)
+        return replica.raft.is_leader and now is not None and now.attempt == transaction.attempt
 
     async def _tell(self, outcomes: Sequence[tuple[Transaction, Resolve]]) -> None:
         """Resolve everywhere; where all have acknowledged a commit, have it forgotten."""

@@ -49,6 +49,12 @@ async def run(settings: NodeSettings, stop: asyncio.Event) -> None:
     server, shard_service = await _serve(settings, replica)
     stop_metrics = metrics.start_server(registry, settings.metrics_listen)
     replica.start()
+    if settings.groups > 1 and not settings.seeds:
+        _log.warning(
+            "no_seeds",
+            problem="transactions that lose their router cannot be finished",
+            set="OVERDB_SEEDS",
+        )
     _log.info(
         "started",
         node=settings.node_id,

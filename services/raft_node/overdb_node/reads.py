@@ -19,6 +19,12 @@ from overdb_node.transport.shard_service import Answers
 # overload, which clients ask again.
 ANSWER_BYTES_MAX = 8 << 20
 _PORTION = 64
+BLOCKED_MAX = 16_384  # reads that wait for transactions
+_TOO_MANY = Refused(
+    Code.RESOURCE_EXHAUSTED,
+    f"{BLOCKED_MAX} reads wait for keys that open transactions hold (Cluster.Transactions lists them); "
+    "retry later",
+)
 _TOO_MUCH = Refused(
     Code.RESOURCE_EXHAUSTED,
     f"the values read with one message have more than {ANSWER_BYTES_MAX} bytes; ask again, for fewer",
@@ -55,15 +61,19 @@ class BlockedReads:
     """Reads that wait until a transaction lets go of a key (PROTOCOL 2.6)."""
 
     def __init__(self) -> None:
-        self._blocked: list[tuple[Answers, int, int, shard_pb2.Read]] = []
+        self._blocked: dict[bytes, list[tuple[Answers, int, int, shard_pb2.Read]]] = {}  # by key
+        self._count = 0
         self._pages: list[asyncio.Future[None]] = []
-        self._seen = 0
 
     def __len__(self) -> int:
-        return len(self._blocked)
+        return self._count
 
-    def add(self, answers: Answers, sequence: int, position: int, read: shard_pb2.Read) -> None:
-        self._blocked.append((answers, sequence, position, read))
+    def add(
+        self, key: bytes, answers: Answers, sequence: int, position: int, read: shard_pb2.Read
+    ) -> None:
+        """Have a read wait until ``key`` is let go of."""
+        self._blocked.setdefault(key, []).append((answers, sequence, position, read))
+        self._count += 1
 
     async def next_release(self) -> None:
         """Return when something may have been let go of."""
@@ -72,24 +82,23 @@ class BlockedReads:
         await future
 
     def run(self, machine: Machine, data: DataStore) -> None:
-        """Answer what is not held up any more; a look at a number where nothing was let go of."""
-        releases = machine.participant.releases
-        if releases == self._seen:
+        """Answer what is not held up any more, looking only at the keys that were let go of."""
+        keys = machine.participant.take_released_keys()
+        if not keys:
             return
-        self._seen = releases
         self._wake_pages()
-        if not self._blocked:
-            return
-        blocked, self._blocked = self._blocked, []
-        for answers, sequence, position, read in blocked:
-            if answers.closed:
-                continue
-            if is_blocked(machine, read):
-                self._blocked.append((answers, sequence, position, read))
-                continue
-            response = shard_pb2.ShardResponse(sequence=sequence)
-            _answer_one(machine, data, read, response.late.add(position=position).value)
-            answers.send(response)
+        for key in keys if self._blocked else ():
+            for answers, sequence, position, read in self._blocked.pop(key, ()):
+                self._count -= 1
+                if answers.closed:
+                    continue
+                still = blocking_key(machine, read)
+                if still is not None:
+                    self.add(still, answers, sequence, position, read)
+                    continue
+                response = shard_pb2.ShardResponse(sequence=sequence)
+                _answer_one(machine, data, read, response.late.add(position=position).value)
+                answers.send(response)
 
     def _wake_pages(self) -> None:
         pages, self._pages = self._pages, []
@@ -100,18 +109,24 @@ class BlockedReads:
     def take_all(self) -> Iterable[tuple[int, Answers]]:
         """Every request with a read that waits, once; pages look again by themselves."""
         self._wake_pages()
-        taken = {(sequence, answers) for answers, sequence, _, _ in self._blocked}
+        taken = {(two[1], two[0]) for ones in self._blocked.values() for two in ones}
         self._blocked.clear()
+        self._count = 0
         return taken
 
 
-def is_blocked(machine: Machine, read: shard_pb2.Read) -> bool:
-    """Whether a read has to wait. A set waits until none of its keys is held (PROTOCOL 2.6)."""
+def blocking_key(machine: Machine, read: shard_pb2.Read) -> bytes | None:
+    """The key that a read has to wait for. A set waits until none of its keys is held (PROTOCOL 2.6)."""
     waits = machine.participant.reader_waits
     if not read.HasField("set"):
-        return waits(read.key, read.version or None)
-    # The second round does not wait: it asks whether anything has changed.
-    return not read.set.versions and any(waits(key, None) for key in read.set.keys)
+        return read.key if waits(read.key, read.version or None) else None
+    if read.set.versions:
+        return None  # the second round does not wait: it asks whether anything has changed
+    return next((key for key in read.set.keys if waits(key, None)), None)
+
+
+def is_blocked(machine: Machine, read: shard_pb2.Read) -> bool:
+    return blocking_key(machine, read) is not None
 
 
 def answer_reads(
@@ -135,9 +150,12 @@ def answer_reads(
             continue
         for position, read in enumerate(portion, start):
             value = response.values.add()
-            if may_block and is_blocked(machine, read):
+            key = blocking_key(machine, read) if may_block else None
+            if key is not None and len(blocked) >= BLOCKED_MAX:
+                codec.fill_read_refusal(value, _TOO_MANY)
+            elif key is not None:
                 value.pending.SetInParent()
-                blocked.add(answers, request.sequence, position, read)
+                blocked.add(key, answers, request.sequence, position, read)
             elif left_bytes <= 0:
                 codec.fill_read_refusal(value, _TOO_MUCH)
             else:

@@ -31,6 +31,8 @@ from overdb_node.machine.types import (
 )
 
 OfOutcome = Callable[[Resolve], log_pb2.Command]
+_OUTCOMES = frozenset(map(int, Outcome))
+_VOTES = frozenset(map(int, VoteKind))
 _LISTED_KEYS_MAX = 16
 LISTED_MAX = 1000
 
@@ -43,6 +45,8 @@ def decode(command: log_pb2.Command, kind: str | None) -> Command | Refused | No
         return _decode_prepare(command.prepare)
     if kind == "resolve":
         wire = command.resolve
+        if wire.branch not in _OUTCOMES:
+            return None  # of a later version of the program
         return Resolve(_identity(wire.id), wire.attempt, Outcome(wire.branch), wire.version)
     if kind == "inquire":
         inquire = command.inquire
@@ -195,8 +199,10 @@ def _fill_results(out: object, results: tuple[OperationResult, ...]) -> None:
         out.add(found=result.found, value=result.value, version=result.version)  # type: ignore[attr-defined]
 
 
-def decode_vote(wire: shard_pb2.Vote) -> Vote:
-    """What a finisher needs of a vote: no results."""
+def decode_vote(wire: shard_pb2.Vote) -> Vote | None:
+    """What a finisher needs of a vote: no results. None when this version does not know its kind."""
+    if wire.kind not in _VOTES or wire.branch not in _OUTCOMES:
+        return None
     return Vote(
         VoteKind(wire.kind),
         wire.attempt,
@@ -212,8 +218,7 @@ def decode_vote(wire: shard_pb2.Vote) -> Vote:
 def _decode_error(wire: shard_pb2.Vote, field: str) -> tuple[OperationResult, ...] | Refused:
     if not wire.HasField(field):  # type: ignore[arg-type]
         return ()
-    error = getattr(wire, field)
-    return Refused(Code(error.code), error.message)
+    return Refused(Code.INVALID_ARGUMENT, getattr(wire, field).message)  # that there is one counts
 
 
 # --- what is known of an id, and what is open -----------------------------------------------------------

@@ -266,8 +266,18 @@ class _Transaction:
         """Say to those who voted that somebody still waits for the others' votes."""
         if self._commit.state is not State.PREPARING or self._closed:
             return
+        attempt = self._commit.attempt
         for group in sorted(self._parts.keys() - self._unanswered):
-            self._prepare(types.Prepare(group, self._commit.attempt))
+            part = self._parts[group]
+            # What it is about is stored there, along with the vote: the id is enough.
+            life = log_pb2.Prepare(
+                id=part.id,
+                attempt=attempt,
+                participants=part.participants,
+                fingerprint=part.fingerprint,
+            )
+            sink = _Part(self, group, attempt)
+            self.coordinator.send(Kind.PREPARE, group, life, self._open_op.deadline, sink)
 
     def wait(self, timer: asyncio.TimerHandle) -> None:
         self._timer = timer
@@ -301,7 +311,8 @@ class _Transaction:
         self._may_have_run = self._may_have_run or may_have_run
         if attempt != self._commit.attempt or group not in self._unanswered:
             return
-        if refusal.code not in _NO_VOTE:
+        unclear = refusal.code == refusals.INTERNAL and self._may_have_run
+        if refusal.code not in _NO_VOTE and not unclear:
             self._run(self._commit.fail(refusal))
             return
         if not may_have_run:

@@ -126,7 +126,10 @@ def _of_votes(votes: _Votes, found: _Found) -> Response | None:
 def _not_committed(known: _Votes, participants: Sequence[int], found: _Found) -> Response:
     """Undecided, or aborted: then another attempt may follow as long as its id is accepted."""
     aborted = any(_is_aborted(vote) for vote in known.values())
-    closed = all(found[group].closed for group in participants if group in found)
+    # A fence that an abort left knows no participants, so it says nothing of what others may yet do.
+    closed = bool(participants) and all(
+        group in found and found[group].closed for group in participants
+    )
     return Response(status=_ABORTED if aborted and closed else _OPEN)
 
 

@@ -22,6 +22,8 @@ def payload(vote: types.Prepared) -> shard_pb2.Vote:
 
 def vote_of(group: int, attempt: int, vote: shard_pb2.Vote) -> types.Vote | None:
     """Return a participant's answer as the protocol takes it, None when it makes no sense."""
+    if vote.branch not in _BRANCHES:
+        return None  # of a later version of the program
     if vote.kind == _Kind.KIND_PREPARED:
         return _prepared(vote)
     if vote.kind == _Kind.KIND_REFUSED:
@@ -38,6 +40,7 @@ def vote_of(group: int, attempt: int, vote: shard_pb2.Vote) -> types.Vote | None
     return None
 
 
+_BRANCHES = frozenset(map(int, types.Branch))
 _STALE = (
     "the request id is expired, or below acknowledged_below of a later request: this copy did not run; "
     "take a fresh id for a new request"

@@ -138,7 +138,8 @@ def a_finisher_acts_while_its_own_vote_is_open() -> None:
     late = directed.vote(other.one(directed.inquire(command)))
     outcome = decide(transaction.id, 0, [votes[0], late])
     assert outcome is not None
-    finisher: Any = SimpleNamespace(_replica=SimpleNamespace(machine=own.machine))
+    replica = SimpleNamespace(machine=own.machine, raft=SimpleNamespace(is_leader=True))
+    finisher: Any = SimpleNamespace(_replica=replica)
     if finishing.Finisher._is_still_open(finisher, transaction):
         own.one(outcome)
     assert not own.machine.participant.alarms, "an abort of a commit"
@@ -316,12 +317,12 @@ def a_copy_of_a_parked_request_runs(patch: Patch) -> None:
 
 
 def a_set_is_read_key_by_key(patch: Patch) -> None:
-    waits = reads.is_blocked
+    waits = reads.blocking_key
 
-    def broken(machine: Any, read: shard_pb2.Read) -> bool:
-        return not read.HasField("set") and waits(machine, read)
+    def broken(machine: Any, read: shard_pb2.Read) -> bytes | None:
+        return None if read.HasField("set") else waits(machine, read)
 
-    patch.setattr(reads, "is_blocked", broken)
+    patch.setattr(reads, "blocking_key", broken)
 
 
 def a_snapshot_at_some_groups_clock(patch: Patch) -> None:

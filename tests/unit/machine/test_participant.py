@@ -484,6 +484,30 @@ def test_2_6_a_read_waits_for_a_vote_without_an_outcome_only(group: Group) -> No
     assert not participant.reader_waits(A, at - 1)  # it will be committed above
 
 
+def test_2_6_what_is_parked_is_bounded_and_the_refusal_is_not_kept() -> None:
+    """All of it runs in one entry, so there must not be too much of it."""
+    group = Group(MachineSettings(parked_keys_max=2))
+    first = prepare(1, put(A))
+    group.one(first)
+    waiting = [group.one(Put(A, b"", request(n, 9))) for n in (1, 2)]
+    assert all(isinstance(one, Waits) for one in waiting)
+    refused = group.one(Put(A, b"", request(3, 9)))
+    assert isinstance(refused, Refused)
+    assert refused.code is Code.RESOURCE_EXHAUSTED
+    assert isinstance(group.one(Put(B, b"", request(4, 9))), Written)  # a free key
+    group.one(abort(first))
+    assert isinstance(group.one(Put(A, b"", request(3, 9))), Written)  # the same id runs now
+
+
+def test_2_3_a_client_that_acknowledges_nothing_is_bounded() -> None:
+    group = Group(MachineSettings(unacknowledged_per_client_max=2))
+    for number in (1, 2):
+        assert isinstance(group.one(prepare(1, put(b"%d" % number), number=number)), Vote)
+    refused = group.one(prepare(1, put(A), number=3))
+    assert isinstance(refused, Refused)
+    assert refused.code is Code.RESOURCE_EXHAUSTED
+
+
 # --- 2.10 ---------------------------------------------------------------------------------------------
 
 

@@ -191,3 +191,42 @@ def test_a_sign_of_life_starts_the_wait_anew() -> None:
     assert not overdue.pick(participant.open, 11.1)
     assert not overdue.pick(participant.open, 12.0)
     assert [one.id for one in overdue.pick(participant.open, 12.2)] == [identity(COMMAND)]
+
+
+def test_a_message_of_a_later_version_is_refused_and_ends_nobody() -> None:
+    """Enums are open on the wire: a number that is not known must not stop a committed entry."""
+    resolve = log_pb2.Command()
+    resolve.ParseFromString(log_pb2.Command(resolve=log_pb2.Resolve(attempt=1)).SerializeToString())
+    resolve.resolve.MergeFromString(b"\x18\x09")  # branch = 9
+    wire = log_pb2.Commands(commands=[resolve]).SerializeToString()
+    (result,) = apply(Group(), wire)
+    assert result.HasField("error")
+
+
+def test_a_group_that_does_not_answer_holds_up_only_what_it_takes_part_in() -> None:
+    async def scenario(cluster: Cluster) -> None:
+        stuck = asyncio.Event()
+        submit = cluster.finisher._groups.submit
+
+        async def slow(group: int, commands: Sequence[log_pb2.Command]) -> Any:
+            if group == 2:
+                await stuck.wait()
+            return await submit(group, commands)
+
+        cluster.finisher._groups.submit = slow  # type: ignore[method-assign]
+        with_dead = prepare(2, put(b"b"))._replace(participants=(0, 2))
+        cluster.own.one(with_dead)
+        for group in (cluster.own, cluster.other):
+            group.one(COMMAND)
+        now = asyncio.get_running_loop().time()
+        cluster.finisher.tick()
+        for identity_, (mark, _) in list(cluster.finisher._open._since.items()):
+            cluster.finisher._open._since[identity_] = (mark, now - 10)
+        cluster.finisher.tick()
+        async with asyncio.timeout(5):
+            while identity(COMMAND) in cluster.own.machine.participant.open:
+                await asyncio.sleep(0)
+        assert identity(with_dead) in cluster.own.machine.participant.open
+        await cluster.finisher.close()
+
+    run(scenario)

@@ -79,12 +79,13 @@ class Participant:
         self._transactions: dict[bytes, dict[int, Transaction]] = {}  # by client, by number
         self.parked: dict[TransactionId, Parked] = {}  # in log order
         self._parked_on: dict[bytes, dict[TransactionId, Parked]] = {}
+        self._parked_keys = 0
         self.open: dict[TransactionId, Transaction] = {}  # voted, without an outcome
         self.unforgotten: dict[TransactionId, Transaction] = {}  # committed, without a Forget
         self._ticket = 0
         self._changed: dict[bytes, Transaction | Parked | None] = {}
         self._released: list[tuple[Token, Result]] = []
-        self.releases = 0  # how often something was set free, for readers that wait
+        self._released_keys: dict[bytes, None] = {}  # for readers that wait
         self.alarms: list[str] = []  # what cannot happen, and did
         sessions.on_closed = self._close
 
@@ -118,6 +119,11 @@ class Participant:
         """Answers to what waited, in the order in which they came to be."""
         released, self._released = self._released, []
         return released
+
+    def take_released_keys(self) -> dict[bytes, None]:
+        """Keys that somebody has left since the last call."""
+        keys, self._released_keys = self._released_keys, {}
+        return keys
 
     # --- what others ask ----------------------------------------------------------------------------
 
@@ -169,6 +175,13 @@ class Participant:
                 return refusal
             if self._sessions.is_gone(identity_of(command.id), self._clock.physical):
                 return Vote(VoteKind.STALE, command.attempt, refusal=self._stale(command.id))
+            kept = len(self._transactions.get(command.id.client_id, ()))
+            if kept >= self._settings.unacknowledged_per_client_max:
+                return Refused(
+                    Code.RESOURCE_EXHAUSTED,
+                    f"client {command.id.client_id.hex()} has {kept} transactions that it has not "
+                    "acknowledged; send acknowledged_below",
+                )
         transaction = Transaction(
             command.id, command.attempt, command.fingerprint, command.participants, command
         )
@@ -176,7 +189,11 @@ class Participant:
         self._store(transaction)
         if refusal is not None:
             self._sessions.open(command.id)  # so that the record goes when the id expires
-            return self._refuse_vote(transaction, refusal)
+            vote = self._refuse_vote(transaction, refusal)
+            # What is full now may have room for another attempt; what is wrong stays wrong.
+            return self._keep(
+                transaction, vote._replace(again=refusal.code is Code.RESOURCE_EXHAUSTED)
+            )
         return self._lock(transaction)
 
     def _prepare_again(self, stored: Transaction, command: Prepare) -> Result | None:
@@ -392,11 +409,24 @@ class Participant:
 
     # --- parked requests (PROTOCOL 2.6) ---------------------------------------------------------------
 
-    def park(self, command: Put | Delete | Transact, fingerprint: int) -> Waits | None:
-        """Park a request when somebody holds one of its keys; None: it runs now."""
+    def park(self, command: Put | Delete | Transact, fingerprint: int) -> Waits | Refused | None:
+        """Park a request when somebody holds one of its keys; None: it runs now.
+
+        What is parked runs in one entry, that of the release, and heartbeats wait behind it: so there is
+        a bound, beyond which a request is refused and nothing of it is kept.
+        """
         parked = Parked(command, fingerprint, 0)
-        if self.locks.holder(parked) is None:
+        holder = self.locks.holder(parked)
+        if holder is None:
             return None
+        limit = self._settings.parked_keys_max
+        if self._parked_keys + len(parked.modes) > limit:
+            return Refused(
+                Code.RESOURCE_EXHAUSTED,
+                f"requests on {self._parked_keys} keys wait for transactions of group "
+                f"{self._settings.group}, the limit is {limit}; this one would wait for "
+                f"{_name(holder.id)}; retry later",
+            )
         parked.order = self._next_ticket()
         self._index_parked(parked)
         self._changed[parked.name] = parked
@@ -409,11 +439,13 @@ class Participant:
 
     def _index_parked(self, parked: Parked) -> None:
         self.parked[parked.id] = parked
+        self._parked_keys += len(parked.modes)
         for key in parked.modes:
             self._parked_on.setdefault(key, {})[parked.id] = parked
 
     def _unpark(self, parked: Parked) -> None:
         del self.parked[parked.id]
+        self._parked_keys -= len(parked.modes)
         for key in parked.modes:
             on_key = self._parked_on[key]
             del on_key[parked.id]
@@ -432,7 +464,7 @@ class Participant:
         keys = dict.fromkeys(locker.modes)
         self.locks.leave(locker)
         self._clock.released()
-        self.releases += 1
+        self._released_keys.update(keys)
         for parked in self._parked_among(keys):
             if self.locks.holder(parked) is None:
                 self._unpark(parked)

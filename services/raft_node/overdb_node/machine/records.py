@@ -32,11 +32,17 @@ from overdb_node.machine.types import (
 TRANSACTION_PREFIX = b"t"  # + client id + request number
 PARKED_PREFIX = b"p"  # + client id + request number
 _NUMBER = struct.Struct(">Q")
+_FORM = b"\x01"  # of the records; another order or number of fields is another form
 
 
 def _packed(value: object) -> bytes:
     packed: bytes = msgpack.packb(value)
-    return packed
+    return _FORM + packed
+
+
+def _unpacked(packed: bytes) -> Any:
+    assert packed[:1] == _FORM, "the record is of a later version of the program"
+    return msgpack.unpackb(packed[1:], use_list=False)
 
 
 class Transaction(Locker):
@@ -164,7 +170,7 @@ def _writes(branch: tuple[Operation, ...]) -> tuple[bool, ...]:
 def unpack_transaction(packed: bytes) -> tuple[Transaction, int]:
     """The transaction and its ticket: the caller puts it back into the queues."""
     request, attempt, fingerprint, participants, part, positions, writes, vote, forget, ticket = (
-        msgpack.unpackb(packed, use_list=False)
+        _unpacked(packed)
     )
     request = RequestId(*request)
     prepare = None
@@ -188,7 +194,7 @@ def unpack_transaction(packed: bytes) -> tuple[Transaction, int]:
 
 
 def unpack_parked(packed: bytes) -> tuple[Parked, int]:
-    kind, fields, fingerprint, order, ticket = msgpack.unpackb(packed, use_list=False)
+    kind, fields, fingerprint, order, ticket = _unpacked(packed)
     command: Command
     if kind == 0:
         command = Put(fields[0], fields[1], RequestId(*fields[2]))
