@@ -130,6 +130,7 @@ async def _nothing_open(client: overdb.Client, seconds_max: float = 10.0) -> Non
         await asyncio.sleep(0.05)
 
 
+@pytest.mark.timeout(max(300, ROUTER_KILLS * 5))
 def test_a_router_killed_at_any_point_leaves_nothing_open_halved_or_doubled(tmp_path: Path) -> None:
     """2.5, 2.9; FAULTS 55. OVERDB_TEST_ROUTER_KILLS sets how often."""
     with LocalCluster(tmp_path, routers=2) as cluster:

@@ -129,6 +129,12 @@ def test_an_aborted_attempt_is_open_until_its_id_is_closed_at_every_participant(
     assert merged(aborted, closed).status == Status.STATUS_ABORTED
 
 
+def test_a_fence_that_knows_no_participants_does_not_say_aborted() -> None:
+    """An abort left it; another attempt may be under way in groups that it does not know of."""
+    fence = Found(transaction=Vote(kind=Vote.KIND_REFUSED, again=True), closed=True)
+    assert merged(Found(), fence).status == Status.STATUS_OPEN
+
+
 def test_only_the_newest_attempt_counts() -> None:
     assert merged(vote(), other(attempt=1)).status == Status.STATUS_OPEN
     assert merged(vote(attempt=1), other(attempt=1)).status == Status.STATUS_COMMITTED
