@@ -41,6 +41,9 @@ if TYPE_CHECKING:
     from overdb.operations import Put as Put
     from overdb.operations import TransactResult as TransactResult
     from overdb.operations import Value as Value
+    from overdb.status import GroupTransactions as GroupTransactions
+    from overdb.status import LockState as LockState
+    from overdb.status import OpenTransaction as OpenTransaction
     from overdb.status import TransactionState as TransactionState
     from overdb.status import TransactionStatus as TransactionStatus
     from overdb.transaction import Transaction as Transaction
@@ -81,7 +84,13 @@ _HOMES = {
         "TransactResult",
         "Value",
     ),
-    "overdb.status": ("TransactionState", "TransactionStatus"),
+    "overdb.status": (
+        "GroupTransactions",
+        "LockState",
+        "OpenTransaction",
+        "TransactionState",
+        "TransactionStatus",
+    ),
     "overdb.transaction": ("Transaction",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
