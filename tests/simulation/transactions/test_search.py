@@ -49,6 +49,7 @@ def run_seeds(first: int, count: int) -> Counter[str]:
     return reached
 
 
+@pytest.mark.timeout(1800)
 def test_no_schedule_breaks_what_is_promised(pytestconfig: pytest.Config) -> None:
     """2.8, 2.9: whole, once, in an order; nothing stays open. More of them: --schedules N."""
     schedules = int(pytestconfig.getoption("--schedules"))

@@ -576,7 +576,10 @@ def test_an_id_is_for_one_request_in_a_group_or_over_several(group: Group) -> No
     command = prepare(1, put(A))
     group.one(command)
     other = command._replace(fingerprint=8)
-    assert vote(group.one(other)).kind is VoteKind.REUSED
+    answer = vote(group.one(other))
+    assert answer.kind is VoteKind.REUSED
+    assert answer.refusal is not None
+    assert "over several groups (0, 1)" in answer.refusal.message
     assert vote(group.one(inquire(other))).kind is VoteKind.REFUSED
     single = Put(B, b"", request(1, 1))
     refused = group.one(single)

@@ -20,7 +20,7 @@ from overdb_node.machine.records import (
     unpack_parked,
     unpack_transaction,
 )
-from overdb_node.machine.sessions import Sessions, reused
+from overdb_node.machine.sessions import Sessions, reused, told
 from overdb_node.machine.settings import MachineSettings
 from overdb_node.machine.slots import Slots
 from overdb_node.machine.store import Reader
@@ -49,6 +49,7 @@ from overdb_node.machine.types import (
 
 _COMMIT_VERSION = 0  # stands in results for the timestamp that is not known yet
 _UNKNOWN = 0  # fingerprint of a fence that an abort left
+_PARKED = "a request in one group that waits for a transaction"
 RunParked = Callable[[Put | Delete | Transact, int], Result]
 
 
@@ -139,9 +140,10 @@ class Participant:
         parked = self.parked.get(identity_of(request))
         if parked is not None:
             if parked.fingerprint != fingerprint:
-                return reused(request)
+                return reused(request, _PARKED)
             return Waits(Token(*parked.id, 0))  # a copy never runs (PROTOCOL 2.6)
-        return None if self.find(request) is None else reused(request)
+        stored = self.find(request)
+        return None if stored is None else reused(request, _told(stored))
 
     def reader_waits(self, key: bytes, version: int | None) -> bool:
         """Whether a read of the key has to wait: a transaction that may already have been acknowledged
@@ -199,7 +201,7 @@ class Participant:
     def _prepare_again(self, stored: Transaction, command: Prepare) -> Result | None:
         """The answer from a stored record; None: a newer attempt begins."""
         if stored.fingerprint not in (_UNKNOWN, command.fingerprint):
-            return Vote(VoteKind.REUSED, command.attempt, refusal=reused(command.id))
+            return Vote(VoteKind.REUSED, command.attempt, refusal=reused(command.id, _told(stored)))
         if command.attempt < stored.attempt:
             return Vote(VoteKind.SUPERSEDED, stored.attempt)
         if command.attempt == stored.attempt:
@@ -214,8 +216,10 @@ class Participant:
 
     def _foreign_use(self, request: RequestId) -> Result | None:
         """The id belongs to a request inside this group."""
-        if identity_of(request) in self.parked or self._sessions.has(request):
-            return Vote(VoteKind.REUSED, 0, refusal=reused(request))
+        if identity_of(request) in self.parked:
+            return Vote(VoteKind.REUSED, 0, refusal=reused(request, _PARKED))
+        if (result := self._sessions.stored(identity_of(request))) is not None:
+            return Vote(VoteKind.REUSED, 0, refusal=reused(request, told(result)))
         return None
 
     def _refuse(self, command: Prepare) -> Refused | None:
@@ -569,6 +573,12 @@ class Participant:
         records = [(one.name, one.pack()) for one in self.transactions()]
         records += [(one.name, one.pack()) for one in self.parked.values()]
         return [name + packed for name, packed in sorted(records)]
+
+
+def _told(transaction: Transaction) -> str:
+    """What an id was used for, for whoever used it again."""
+    groups = ", ".join(map(str, transaction.participants)) or "not known here"
+    return f"a transaction over several groups ({groups})"
 
 
 def _token(transaction: Transaction) -> Token:

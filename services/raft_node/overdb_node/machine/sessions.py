@@ -10,7 +10,16 @@ from overdb_node.machine import packing
 from overdb_node.machine.packing import Kept
 from overdb_node.machine.settings import MachineSettings
 from overdb_node.machine.store import Reader
-from overdb_node.machine.types import Code, Refused, RequestId, Result, TransactionId
+from overdb_node.machine.types import (
+    Code,
+    Deleted,
+    Refused,
+    RequestId,
+    Result,
+    Transacted,
+    TransactionId,
+    Written,
+)
 
 _NUMBER = struct.Struct(">Q")
 _ENTRY_PREFIX = b"d"  # + log index: all results of that entry
@@ -79,7 +88,8 @@ class Sessions:
         stored = None if session is None else session.results.get(request.request_number)
         if stored is None:
             return None
-        return packing.result_of(stored[1]) if stored[0] == fingerprint else reused(request)
+        result = packing.result_of(stored[1])
+        return result if stored[0] == fingerprint else reused(request, told(result))
 
     def admit(self, request: RequestId, physical: int) -> Refused | None:
         """Why a request without a stored answer may not run; None: run it, then ``keep``."""
@@ -109,11 +119,6 @@ class Sessions:
         self._open(client_id, acknowledged_below)
         self._touched[client_id] = None
         return None
-
-    def has(self, request: RequestId) -> bool:
-        """Whether a result is kept under this id."""
-        session = self._sessions.get(request.client_id)
-        return session is not None and request.request_number in session.results
 
     def stored(self, identity: TransactionId) -> Result | None:
         """The result that is kept under this id."""
@@ -268,12 +273,24 @@ def _name(request: RequestId) -> str:
     return f"{request.client_id.hex()}/{request.request_number}"
 
 
-def reused(request: RequestId) -> Refused:
+def reused(request: RequestId, by: str) -> Refused:
+    """``by``: what the id was used for before."""
     return Refused(
         Code.INVALID_ARGUMENT,
-        f"request id {_name(request)} was used before for a different request; nothing was done: take "
-        "a new request_number",
+        f"request id {_name(request)} was used before for a different request: {by}. This one was not "
+        "run: take a new request_number",
     )
+
+
+def told(result: Result) -> str:
+    """What ran under an id, as far as its result says."""
+    if isinstance(result, Written):
+        return f"a put that wrote version {result.version}"
+    if isinstance(result, Deleted):
+        return f"a delete at version {result.version}"
+    if isinstance(result, Transacted):
+        return f"a transaction in one group at version {result.version}"
+    return "a request that was refused"
 
 
 def _ahead(request: RequestId, physical: int, ahead_us_max: int) -> Refused:
