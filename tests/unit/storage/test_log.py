@@ -506,6 +506,18 @@ def test_a_last_frame_that_was_written_whole_and_is_damaged_is_refused(three: Wr
     refused(three, path, begin)
 
 
+@pytest.mark.parametrize("batches", [THREE, THREE[:1]], ids=["last", "only"])
+def test_a_flipped_bit_in_the_length_of_the_last_frame_is_refused(
+    tmp_path: Path, batches: Batches
+) -> None:
+    """A length that grew is not the head of a frame whose end a crash kept from the disk."""
+    for bit in range(32):
+        written = write_log(tmp_path / f"log-{bit}", batches)
+        path, begin, _ = written.last
+        flip(path, begin + 4 + bit // 8, bit % 8)
+        refused(written, path, begin)
+
+
 def test_a_users_value_that_looks_like_a_frame_does_not_forbid_the_start(tmp_path: Path) -> None:
     """Somebody stores a log segment as a value, and the power fails while it is written."""
     value = frames.encode(99, HardState(9), ()) + b"x" * 600
@@ -534,6 +546,17 @@ def test_a_damaged_frame_that_has_a_segment_to_itself_is_refused(tmp_path: Path)
     path, begin, end = written.last
     flip(path, (begin + end) // 2)
     refused(written, path, begin)
+
+
+@pytest.mark.parametrize("kept", [HEADER_BYTES, HEADER_BYTES + 300])
+def test_a_truncated_last_segment_is_refused_when_no_frame_of_it_is_left(
+    tmp_path: Path, kept: int
+) -> None:
+    """FAULTS 31: it had its whole size before it had its name."""
+    written = two_segments(tmp_path)
+    path, _, _ = written.last
+    os.truncate(path, kept)
+    refused(written, path)
 
 
 def test_a_damaged_header_of_the_last_segment_is_refused(tmp_path: Path) -> None:

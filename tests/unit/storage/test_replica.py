@@ -10,6 +10,7 @@ import pytest
 
 from overdb_common.errors import StartupError
 from overdb_node.raft.types import HardState, Member, Snapshot
+from overdb_node.storage import files, replica
 from overdb_node.storage.replica import ReplicaStorage
 from tests.unit.storage.log_files import entries, entry
 from tests.unit.storage.replicas import (
@@ -319,3 +320,25 @@ def test_the_steps_of_an_install_have_their_order(directory: Path, leader: Repli
         ("log created", False, False),
         ("switched", True, True),
     ]
+
+
+def test_current_is_durable_before_what_another_one_names_is_removed(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed between the rename and its fsync: then a start, and then the power goes."""
+    (directory / "data-7").mkdir()
+    done: list[str] = []
+    real_fsync, real_remove = files.fsync_path, files.remove
+
+    def fsync(path: Path) -> None:
+        done.append(f"fsync {path.name}")
+        real_fsync(path)
+
+    def remove(path: Path) -> None:
+        done.append(f"remove {path.name}")
+        real_remove(path)
+
+    monkeypatch.setattr(replica, "fsync_path", fsync)
+    monkeypatch.setattr(replica, "remove", remove)
+    with opened(directory):
+        assert done == [f"fsync {directory.name}", "remove data-7"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from typing import Any
 
-import msgpack  # type: ignore[import-untyped]
+import msgpack
 
 from overdb_node.machine.locks import Age, Locker, modes_of
 from overdb_node.machine.types import (

@@ -16,6 +16,16 @@ def fsync_path(path: Path) -> None:
         os.close(descriptor)
 
 
+def make_directory(path: Path) -> None:
+    """Make a directory and those above it that are missing; after a power loss they are still there."""
+    if path.is_dir():
+        return
+    if path.parent != path:
+        make_directory(path.parent)
+    path.mkdir(exist_ok=True)
+    fsync_path(path.parent)
+
+
 def write_atomically(path: Path, content: bytes) -> None:
     """Replace a file by new content: after a crash it is the old one or the new one, whole."""
     temporary = path.with_name(path.name + ".tmp")

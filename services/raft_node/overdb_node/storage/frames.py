@@ -110,6 +110,24 @@ def is_cut_short(content: bytes, offset: int) -> bool:
     return bool(magic == MAGIC and offset + _FRAME.size + length > len(content))
 
 
+def is_whole_but_for_its_length(content: bytes, offset: int) -> bool:
+    """Whether one bit of its length is all that is wrong with the frame at ``offset``.
+
+    The checksum does not tell where the body ends: a length that grew looks like an end that is missing.
+    """
+    if offset + _FRAME.size > len(content):
+        return False
+    magic, length, crc, sequence = _FRAME.unpack_from(content, offset)
+    start = offset + _FRAME.size
+    before = google_crc32c.value(_SEQUENCE.pack(sequence))
+    ends = (start + (length ^ 1 << bit) for bit in range(32))
+    return magic == MAGIC and any(
+        google_crc32c.extend(before, content[start:end]) == crc
+        for end in ends
+        if end <= len(content)
+    )
+
+
 def records(body: bytes) -> Iterator[HardState | Entry]:
     """The records of a frame whose checksum was right, in order."""
     offset = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import IO
 
 from overdb_common.errors import StartupError
-from overdb_node.storage.files import write_atomically
+from overdb_node.storage.files import fsync_path, make_directory, write_atomically
 
 FORMAT = 1  # of everything below the directory; a newer one is refused
 _FILE = "node.json"
@@ -39,7 +40,7 @@ def lock(directory: Path) -> IO[str]:
     Raises StartupError that names the process which has it.
     """
     try:
-        directory.mkdir(parents=True, exist_ok=True)
+        make_directory(directory)
         file = (directory / _LOCK).open("a+")
     except OSError as error:
         raise StartupError(
@@ -79,6 +80,8 @@ def claim(directory: Path, identity: Identity) -> bool:
             f"the data directory {directory} has files and no {_FILE} ({', '.join(others[:3])})",
             "give the node a directory of its own (OVERDB_DATA)",
         )
+    with contextlib.suppress(PermissionError):  # whoever made it may not have fsynced its entry
+        fsync_path(directory.parent)
     content = {"format": FORMAT, **asdict(identity)}
     write_atomically(path, (json.dumps(content, indent=1) + "\n").encode())
     return True

@@ -141,7 +141,10 @@ class DurableLog:
     def _roll(self) -> None:
         """Go on in the segment that was prepared."""
         assert self._prepared is not None
-        self._prepared.result()
+        try:
+            self._prepared.result()
+        except OSError:  # the disk was full then; it may have space now
+            self._make_segment()
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
@@ -259,6 +262,8 @@ class DurableLog:
         for other in later:  # made; and at most the first frame was being written to it
             rest = other.read_bytes()
             self._check_header(other, rest)  # it was fsynced before the segment got its name
+            if len(rest) < self._segment_bytes:  # and so were its zeros
+                raise _corrupt(other, len(rest), "the file was truncated")
             if any(rest[_HEADER.size :]):
                 self._check_torn(other, rest, _HEADER.size)
         return True
@@ -269,7 +274,8 @@ class DurableLog:
         A frame larger than a segment has one to itself, and grows it: cut short, the file ends in it.
         """
         alone = offset == _HEADER.size and frames.is_cut_short(content, offset)
-        if not alone and not frames.is_torn(content, offset):
+        torn = alone or frames.is_torn(content, offset)
+        if not torn or frames.is_whole_but_for_its_length(content, offset):
             raise _corrupt(path, offset, "the last frame was written whole and is damaged")
 
     def _has_frame_after(self, path: Path) -> bool:

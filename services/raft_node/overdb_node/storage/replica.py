@@ -127,6 +127,9 @@ class ReplicaStorage:
             if not (directory / _CURRENT).exists():
                 _found(directory, genesis, is_new=is_new)
             current = _Current.read(directory / _CURRENT)
+            # Killed behind the rename, only the page cache has this CURRENT: it must not be lost when
+            # what the one before names is.
+            fsync_path(directory)
             _remove_debris(directory, current)
             return cls(directory, current, lock)
         except BaseException:
