@@ -1,22 +1,28 @@
 # OverDB. `make` alone lists what there is.
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help run up down test verify format generate lock bench clean setup
+.PHONY: help run up down test verify format generate lock bench clean setup sim campaign torture
 
 DATA ?= overdb-data
 GROUPS ?= 2
 REPLICAS ?= 3
 ROUTERS ?= 1
 BASE_PORT ?= 7400
+FAULTS ?=
+TORTURE_ARGS ?=
 PYTEST_ARGS ?=
+SEED ?= 1
+SECONDS ?= 10
+FIRST ?= 0
+COUNT ?= 0
 
 help: ## list the commands
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
 
-run: ## start a cluster as local processes (GROUPS=2 REPLICAS=3 ROUTERS=1 BASE_PORT=7400 DATA=overdb-data)
+run: ## start a cluster as local processes (GROUPS=2 REPLICAS=3 ROUTERS=1 BASE_PORT=7400 DATA=overdb-data FAULTS=)
 	@scripts/setup.sh run
 	@exec .venv/bin/overdb local --groups $(GROUPS) --replicas $(REPLICAS) --routers $(ROUTERS) \
-	  --base-port $(BASE_PORT) --data $(DATA)
+	  --base-port $(BASE_PORT) --data $(DATA) $(if $(filter-out 0,$(FAULTS)),--faults)
 
 up: ## start a cluster in containers and wait until it is healthy (ROUTERS=1 OVERDB_PORT=7400)
 	@scripts/setup.sh run
@@ -48,6 +54,18 @@ lock: setup ## write requirements/*.txt anew (needs uv)
 bench: ## measure puts/s and gets/s with latencies (BENCH_ARGS="--seconds 5")
 	@scripts/setup.sh dev
 	@.venv/bin/python -m bench.bench $(BENCH_ARGS)
+
+sim: ## simulate a whole cluster under one seed (SEED=1 SECONDS=10 LINES=60)
+	@scripts/setup.sh dev
+	@.venv/bin/python -m tests.simulation.cluster --seed $(SEED) --seconds $(SECONDS) --lines $(or $(LINES),60)
+
+campaign: ## simulate seed after seed until stopped; failing ones are kept (FIRST=0 COUNT=0 SECONDS=10)
+	@scripts/setup.sh dev
+	@.venv/bin/python -m tests.simulation.cluster --first $(FIRST) --count $(COUNT) --seconds $(SECONDS)
+
+torture: ## hurt a cluster of its own under load, and judge what clients saw (TORTURE_ARGS="--seconds 60")
+	@scripts/setup.sh dev
+	@.venv/bin/overdb torture --report torture-report $(TORTURE_ARGS)
 
 clean: ## remove environments and caches; data stays
 	@rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache

@@ -10,5 +10,5 @@ lock() { # lock OUTPUT ARGUMENTS...
     --no-annotate --no-header "$@" -o "requirements/$output"
 }
 lock run.txt --extra server --extra cli --group build pyproject.toml
-lock dev.txt --extra server --extra cli --group build --group dev pyproject.toml
+lock dev.txt --extra server --extra cli --extra torture --group build --group dev pyproject.toml
 lock codegen.txt --group codegen

@@ -15,8 +15,14 @@ SERVICES = {
     "overdb_common": ROOT / "services/common",
     "overdb_node": ROOT / "services/raft_node",
     "overdb_router": ROOT / "services/router",
+    "overdb_torture": ROOT / "services/torture",
 }
-PURE_ROOMS = ["overdb_node.raft", "overdb_node.machine", "overdb_router.txn"]
+PURE_ROOMS = [
+    "overdb_node.raft",
+    "overdb_node.machine",
+    "overdb_router.txn",
+    "overdb_torture.checkers",
+]
 
 FORBIDDEN = frozenset(
     [

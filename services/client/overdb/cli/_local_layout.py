@@ -72,8 +72,10 @@ class Layout:
     routers: int
     base_port: int
     cluster: str = "overdb"
+    faults: bool = False  # nodes that can be hurt on purpose, and a proxy between them
     nodes: list[ProcessPlan] = field(init=False)
     router_plans: list[ProcessPlan] = field(init=False)
+    helper_plans: list[ProcessPlan] = field(init=False)
 
     def __post_init__(self) -> None:
         # More than 90 nodes would reach into the ports of the metrics: those move up by hundreds then.
@@ -92,14 +94,20 @@ class Layout:
         self.router_plans = [
             self._router(number, list(addresses.values())) for number in range(self.routers)
         ]
+        self.helper_plans = [self._links(addresses)] if self.faults else []
 
     @property
     def plans(self) -> list[ProcessPlan]:
-        return [*self.nodes, *self.router_plans]
+        return [*self.helper_plans, *self.nodes, *self.router_plans]
 
     @property
     def file(self) -> Path:
         return self.directory / "cluster.json"
+
+    @property
+    def faults_directory(self) -> Path:
+        """Where nodes and proxy find what is to go wrong; see overdb_torture.control."""
+        return self.directory / "faults"
 
     def _rank(self, group: int, replica: int) -> int:
         return group * self.replicas + replica
@@ -117,7 +125,7 @@ class Layout:
         log_file = self.directory / "logs" / f"node-{node_id}.log"
         return ProcessPlan(
             f"node-{node_id}",
-            "overdb_node",
+            "overdb_torture.faulty_node" if self.faults else "overdb_node",
             addresses[node_id],
             self._address(self._metrics_offset + offset),
             {
@@ -127,6 +135,7 @@ class Layout:
                 "OVERDB_MEMBERS": ",".join(f"{i}={addresses[i]}" for i in members),
                 "OVERDB_SEEDS": ",".join(addresses.values()),
                 "OVERDB_DATA": str(data),
+                **(self._faults_environment(addresses) if self.faults else {}),
             },
             log_file,
             {"node_id": node_id, "group": group, "replica": replica, "data_directory": str(data)},
@@ -142,6 +151,24 @@ class Layout:
             self.directory / "logs" / f"router-{number}.log",
             {"name": f"router-{number}"},
         )
+
+    def _links(self, addresses: dict[int, str]) -> ProcessPlan:
+        """The proxy between the nodes: it listens where the kernel says, and writes down where."""
+        return ProcessPlan(
+            "links",
+            "overdb_torture.links",
+            "",
+            "",
+            self._faults_environment(addresses),
+            self.directory / "logs" / "links.log",
+            {"name": "links"},
+        )
+
+    def _faults_environment(self, addresses: dict[int, str]) -> dict[str, str]:
+        return {
+            "OVERDB_FAULTS": str(self.faults_directory),
+            "OVERDB_FAULTS_NODES": ",".join(f"{i}={a}" for i, a in addresses.items()),
+        }
 
     # --- the directory ----------------------------------------------------------------------------
 
@@ -210,7 +237,8 @@ class Layout:
         content = json.loads(self.file.read_text())
         processes = {
             entry["pid"]: entry["name"] if "name" in entry else f"node-{entry['node_id']}"
-            for entry in [*content.get("routers", []), *content.get("nodes", [])]
+            for kind in ("helpers", "routers", "nodes")
+            for entry in content.get(kind, [])
             if entry.get("pid")
         }
         start, told = time.monotonic(), False
@@ -230,7 +258,7 @@ class Layout:
     def _check_ports(self) -> None:
         wanted = {
             int(address.rsplit(":", 1)[1]): plan.name
-            for plan in self.plans
+            for plan in [*self.nodes, *self.router_plans]
             for address in (plan.address, plan.metrics_address)
         }
         beyond = max(wanted) - _PORT_MAX
@@ -265,6 +293,8 @@ class Layout:
             "supervisor_pid": os.getpid(),
             "routers": [entry(plan) for plan in self.router_plans],
             "nodes": [entry(plan) for plan in self.nodes],
+            "helpers": [{"name": plan.name, "pid": plan.pid} for plan in self.helper_plans],
+            "faults_directory": str(self.faults_directory) if self.faults else None,
         }
         temporary = self.file.with_suffix(".tmp")
         temporary.write_text(json.dumps(content, indent=1) + "\n")

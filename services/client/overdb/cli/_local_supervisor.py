@@ -87,7 +87,8 @@ class Supervisor:
                     self._give_up(f"{plan.name} cannot run: {plan.last_line()}")
                     return
             else:
-                refusals, refusals_max = 0, REFUSALS_MAX
+                # A disk that is full on purpose has starts refused until it is healed.
+                refusals, refusals_max = 0, sys.maxsize if self._layout.faults else REFUSALS_MAX
             say(
                 f"{plan.name} ended ({_reason(code)}); starting it again in {RESTART_SECONDS:g} s "
                 f"(log: {plan.log_file})"

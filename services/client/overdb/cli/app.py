@@ -41,7 +41,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80},
 )
 
-# Commands that do not need the one that runs a cluster.
+# Commands that do not need those that run a cluster.
 _LIGHT = frozenset(
     {"get", "put", "delete", "scan", "txn", "transactions", "status", "locate", "shell"}
 )
@@ -263,7 +263,7 @@ def run(arguments: Sequence[str]) -> int:
     """Run one command line; return the exit code. Errors are printed, none is raised."""
     options, words = hoisted(arguments)
     if not words or words[0] not in _LIGHT:
-        _register_local()
+        _register_heavy()
     session = Session()
     try:
         return invoke([*options, *(words or ["--help"])], session)
@@ -332,8 +332,10 @@ def hoisted(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     return options, rest
 
 
-def _register_local() -> None:
-    from overdb.cli import local  # noqa: PLC0415  (it brings a supervisor along)
+def _register_heavy() -> None:
+    from overdb.cli import local, torture  # noqa: PLC0415  (they bring a supervisor, a cluster along)
 
-    if not any(command.name == "local" for command in app.registered_commands):
-        local.register(app)
+    registered = {command.name for command in app.registered_commands}
+    for name, module in (("local", local), ("torture", torture)):
+        if name not in registered:
+            module.register(app)

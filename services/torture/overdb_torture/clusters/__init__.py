@@ -1,0 +1,1 @@
+"""Clusters of each kind that can be tortured: of local processes, of containers, or only reached."""

@@ -1,0 +1,196 @@
+"""A cluster of ``overdb local``: found by its data directory, hurt by signals and control files."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import signal
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from overdb_torture import control
+from overdb_torture.clusters.base import Cluster, NotCarriedOut, Process, Unusable
+from overdb_torture.control import LinkFaults, NodeFaults
+from overdb_torture.faults import APART, DEAF, DRIFT, LAGGING, MUTE, REFUSED, Kind, Planned
+
+_ALWAYS = frozenset({Kind.KILL, Kind.PAUSE, Kind.RESTART_ALL})
+_TAKEN_SECONDS_MAX = 3.0
+_RESTARTED_SECONDS_MAX = 20.0
+_POLL_SECONDS = 0.02
+
+
+class LocalCluster(Cluster):
+    """The cluster whose supervisor holds a data directory."""
+
+    def __init__(self, directory: Path) -> None:
+        """Raises Unusable when no cluster runs there."""
+        self._file = directory / "cluster.json"
+        content = control.read_json(self._file)
+        if not content or not _is_held(directory / "LOCK"):
+            raise Unusable(
+                f"no cluster runs on {directory}; start one with `make run FAULTS=1` or `overdb local "
+                "--faults`, or leave --data out: then one is started for this"
+            )
+        self.description = f"the processes of {directory}"
+        self.endpoints = [str(router["address"]) for router in content["routers"]]
+        self.processes = [
+            Process(f"node-{node['node_id']}", int(node["node_id"]), int(node["group"]))
+            for node in content["nodes"]
+        ] + [Process(str(router["name"])) for router in content["routers"]]
+        faults = content.get("faults_directory")
+        self._faults = Path(faults) if faults else None
+        self.possible = frozenset(Kind) if faults else _ALWAYS
+        self.why_not = (
+            "" if faults else "start the cluster with `make run FAULTS=1` (overdb local --faults)"
+        )
+        self._paused: set[int] = set()
+        self._killed: dict[str, int] = {}
+
+    # --- hurting and healing ----------------------------------------------------------------------
+
+    async def begin(self, fault: Planned, victims: Sequence[Process]) -> None:
+        if fault.kind in (Kind.KILL, Kind.RESTART_ALL):
+            for victim in victims:
+                self._killed[victim.name] = self._signal(victim, signal.SIGKILL)
+        elif fault.kind is Kind.PAUSE:
+            for victim in victims:
+                self._paused.add(self._signal(victim, signal.SIGSTOP))
+        elif fault.kind is Kind.PARTITION:
+            await self._cut(self._links_of(fault, victims))
+        else:
+            await self._hurt(victims, node_faults(fault))
+
+    async def end(self, fault: Planned, victims: Sequence[Process]) -> None:
+        if fault.kind in (Kind.KILL, Kind.RESTART_ALL):
+            await self._wait_for_restart()
+        elif fault.kind is Kind.PAUSE:
+            self._continue()
+        elif fault.kind is Kind.PARTITION:
+            await self._cut({})
+        else:
+            await self._hurt(victims, NodeFaults())
+
+    async def heal(self) -> None:
+        self._continue()
+        if self._faults is not None:
+            control.ask_links(self._faults, {})
+            for process in self.processes:
+                if process.node_id:
+                    control.ask_node(self._faults, process.node_id, NodeFaults())
+
+    # --- signals ----------------------------------------------------------------------------------
+
+    def _pids(self) -> dict[str, int | None]:
+        content = control.read_json(self._file)
+        entries: list[dict[str, Any]] = [*content.get("nodes", []), *content.get("routers", [])]
+        return {
+            entry["name"] if "name" in entry else f"node-{entry['node_id']}": entry.get("pid")
+            for entry in entries
+        }
+
+    def _signal(self, victim: Process, number: signal.Signals) -> int:
+        pid = self._pids().get(victim.name)
+        if not pid or not is_supervised(pid):
+            raise NotCarriedOut(f"{victim.name} does not run")
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+        return pid
+
+    def _continue(self) -> None:
+        for pid in self._paused:
+            if is_supervised(pid):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGCONT)
+        self._paused.clear()
+
+    async def _wait_for_restart(self) -> None:
+        killed, self._killed = self._killed, {}
+
+        def restarted() -> bool:
+            pids = self._pids()
+            return all(pids.get(name) not in (None, pid) for name, pid in killed.items())
+
+        if not await _until(restarted, _RESTARTED_SECONDS_MAX):
+            raise NotCarriedOut("what was killed was not started again")
+
+    # --- files ------------------------------------------------------------------------------------
+
+    def _links_of(
+        self, fault: Planned, victims: Sequence[Process]
+    ) -> dict[tuple[int, int], LinkFaults]:
+        hurt = {victim.node_id for victim in victims}
+        others = [p.node_id for p in self.processes if p.node_id and p.node_id not in hurt]
+        wrong = LinkFaults(delay_seconds=fault.amount) if fault.way == LAGGING else LinkFaults(True)
+        links: dict[tuple[int, int], LinkFaults] = {}
+        for one in hurt:
+            for other in others:
+                if fault.way in (APART, MUTE, LAGGING):
+                    links[one, other] = wrong
+                if fault.way in (APART, DEAF, LAGGING):
+                    links[other, one] = wrong
+        return links
+
+    async def _cut(self, links: dict[tuple[int, int], LinkFaults]) -> None:
+        assert self._faults is not None
+        revision = control.ask_links(self._faults, links)
+        await self._until_taken(control.LINKS_WANTED, revision)
+
+    async def _hurt(self, victims: Sequence[Process], faults: NodeFaults) -> None:
+        assert self._faults is not None
+        for victim in victims:
+            revision = control.ask_node(self._faults, victim.node_id, faults)
+            if faults != NodeFaults():  # a node that its full disk has ended is told at its start
+                await self._until_taken(control.node_file(victim.node_id), revision)
+
+    async def _until_taken(self, name: str, revision: int) -> None:
+        directory = self._faults
+        assert directory is not None
+        taken = await _until(
+            lambda: control.is_taken(directory, name, revision), _TAKEN_SECONDS_MAX
+        )
+        if not taken:
+            raise NotCarriedOut(f"nobody took {name}.json")
+
+
+def node_faults(fault: Planned) -> NodeFaults:
+    """What a node is to suffer by a fault inside of it."""
+    if fault.kind is Kind.SLOW_FSYNC:
+        return NodeFaults(slow_fsync_seconds=fault.amount)
+    if fault.kind is Kind.DISK_FULL:
+        return NodeFaults(disk_reported_full=True, disk_refuses_writes=fault.way == REFUSED)
+    assert fault.kind is Kind.CLOCK_JUMP
+    if fault.way == DRIFT:
+        return NodeFaults(clock_drift=fault.amount)
+    return NodeFaults(clock_offset_seconds=fault.amount)
+
+
+def is_supervised(pid: int) -> bool:
+    """Whether the process runs and a supervisor of ours started it: pids are used again."""
+    try:
+        return b"OVERDB_PARENT_PID=" in Path(f"/proc/{pid}/environ").read_bytes()
+    except OSError:
+        return False
+
+
+def _is_held(lock: Path) -> bool:
+    try:
+        with lock.open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+async def _until(condition: Callable[[], bool], seconds_max: float) -> bool:
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + seconds_max
+    while not condition():
+        if loop.time() > deadline:
+            return False
+        await asyncio.sleep(_POLL_SECONDS)
+    return True

@@ -1,0 +1,112 @@
+"""A cluster that is started for one run, and stopped behind it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import IO
+
+from overdb_torture import control
+from overdb_torture.clusters.base import Unusable
+from overdb_torture.clusters.local import LocalCluster
+
+_START_SECONDS_MAX = 90.0
+_STOP_SECONDS_MAX = 20.0
+_OVERDB = ["-c", "from overdb.cli import main; main()"]
+_PORTS = 120  # of a small layout, from its base port on
+_PORT_MIN, _PORT_MAX = 12_000, 31_000  # below those that the kernel hands out
+
+
+@contextlib.asynccontextmanager
+async def own_cluster(
+    directory: Path, *, groups: int = 2, replicas: int = 3, routers: int = 2
+) -> AsyncIterator[LocalCluster]:
+    """Run ``overdb local --faults`` on ``directory`` inside. Raises Unusable when it does not come up."""
+    said = directory / "supervisor.log"
+    arguments = ["local", "--faults", "--data", str(directory / "data")]
+    arguments += ["--groups", str(groups), "--replicas", str(replicas), "--routers", str(routers)]
+    arguments += ["--base-port", str(_free_base_port())]
+    with _created(said) as log:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            *_OVERDB,
+            *arguments,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env={**os.environ, "OVERDB_PARENT_PID": str(os.getpid())},
+            start_new_session=True,  # Ctrl-C is for us: there is something to be checked first
+        )
+    try:
+        await _until_ready(process, said)
+        cluster = LocalCluster(directory / "data")
+        cluster.description = (
+            f"a cluster of its own, {groups} groups x {replicas} replicas, {routers} routers"
+        )
+        yield cluster
+    finally:
+        await _stop(process, directory / "data")
+
+
+async def _until_ready(process: asyncio.subprocess.Process, said: Path) -> None:
+    deadline = asyncio.get_running_loop().time() + _START_SECONDS_MAX
+    while "Ready after" not in (text := _text_of(said)):
+        if process.returncode is not None:
+            last = (text.strip().splitlines() or [f"see {said}"])[-1]
+            raise Unusable(f"the cluster did not start: {last}")
+        if asyncio.get_running_loop().time() > deadline:
+            raise Unusable(f"the cluster did not start within {_START_SECONDS_MAX:g} s: see {said}")
+        await asyncio.sleep(0.1)
+
+
+async def _stop(process: asyncio.subprocess.Process, data: Path) -> None:
+    if process.returncode is None:
+        process.send_signal(signal.SIGTERM)
+    try:
+        await asyncio.wait_for(process.wait(), _STOP_SECONDS_MAX)
+    except TimeoutError:
+        pids = [
+            entry.get("pid")
+            for kind in ("nodes", "routers", "helpers")
+            for entry in control.read_json(data / "cluster.json").get(kind, [])
+        ]
+        process.kill()
+        for pid in filter(None, pids):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        await process.wait()
+
+
+def _created(file: Path) -> IO[bytes]:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    return file.open("wb")
+
+
+def _text_of(file: Path) -> str:
+    return file.read_text(errors="replace")
+
+
+def _free_base_port() -> int:
+    """The first port of a stretch of which none is in use."""
+    span = _PORT_MAX - _PORT_MIN - _PORTS
+    for attempt in range(200):
+        base = _PORT_MIN + (os.getpid() * 131 + attempt * 137) % span
+        if all(_is_free(port) for port in range(base, base + _PORTS)):
+            return base
+    raise Unusable("there is no stretch of free ports for a cluster")
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True

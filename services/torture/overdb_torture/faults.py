@@ -1,0 +1,130 @@
+"""The kinds of faults, and which of them when: a plan, drawn from a seed before the run begins."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from random import Random
+
+
+class Kind(StrEnum):
+    """What can go wrong."""
+
+    KILL = "kill"
+    PAUSE = "pause"
+    PARTITION = "partition"
+    DISK_FULL = "disk-full"
+    SLOW_FSYNC = "slow-fsync"
+    CLOCK_JUMP = "clock-jump"
+    RESTART_ALL = "restart-all"
+
+
+class Role(StrEnum):
+    """Whom it meets in each of the groups: looked up when it begins."""
+
+    LEADER = "leader"
+    FOLLOWER = "follower"
+    ROUTER = "router"
+    EVERYBODY = "everybody"
+
+
+# How a partition cuts, a disk is full, a clock is wrong.
+APART = "apart"  # the node and the others do not reach each other
+MUTE = "mute"  # it hears the others and reaches none
+DEAF = "deaf"  # it reaches the others and hears none
+LAGGING = "lagging"  # everything to and from it takes 50 to 250 ms longer
+REPORTED = "reported"  # there is no free space; files that exist can be written
+REFUSED = "refused"  # every write to the log fails
+JUMP = "jump"
+DRIFT = "drift"
+
+_WAYS: dict[Kind, tuple[str, ...]] = {
+    Kind.PARTITION: (APART, APART, MUTE, DEAF, LAGGING),
+    Kind.DISK_FULL: (REPORTED, REPORTED, REFUSED),
+    Kind.CLOCK_JUMP: (JUMP, JUMP, DRIFT),
+}
+# A wall clock that is more than a minute off has start times refused (PROTOCOL 2.1): that is promised
+# and would only stop the load.
+_CLOCK_SECONDS_MAX = 45.0
+_SLOT_SECONDS_MAX = 5.0  # a fault and the calm behind it
+_SLOT_SECONDS_MIN = 2.0  # in less, nothing would come of most kinds
+_CALM_BEFORE_SECONDS = 1.0
+_RESTART_SECONDS = (
+    4.0  # in which a small machine can start all processes anew, if there is the time
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """One fault. Times in seconds since the load began."""
+
+    kind: Kind
+    begins: float
+    ends: float
+    role: Role
+    groups: tuple[int, ...]
+    way: str = ""
+    amount: float = 0.0  # seconds: of a slow fsync, a clock, a delay
+    draw: float = 0.0  # in [0, 1): which of several followers or routers
+
+
+def plan_faults(
+    kinds: Collection[Kind], seconds: float, groups: int, seed: int
+) -> tuple[Planned, ...]:
+    """Return the faults of a run, one after the other, the same for the same arguments.
+
+    Rounds: each kind once, in an order of its own in each round, so that a short run has all of them. The
+    first round meets leaders, where a fault does most; later ones meet followers and routers too.
+    One at a time, and at most one node in each group at once (but for RESTART_ALL): no group loses its
+    majority for longer than an election takes.
+    """
+    time_left = seconds - _CALM_BEFORE_SECONDS
+    if not kinds or time_left < _SLOT_SECONDS_MIN:
+        return ()
+    random = Random(seed)
+    slot = min(_SLOT_SECONDS_MAX, max(_SLOT_SECONDS_MIN, time_left / len(kinds)))
+    planned: list[Planned] = []
+    begins = _CALM_BEFORE_SECONDS
+    while True:
+        for kind in _shuffled(sorted(kinds), random):
+            if begins + slot > seconds + 1e-9:
+                return tuple(planned)
+            ends = begins + slot * random.uniform(0.5, 0.75)
+            planned.append(
+                _draw(kind, begins, ends, groups, random, first=len(planned) < len(kinds))
+            )
+            begins += slot
+            if kind is Kind.RESTART_ALL and slot == _SLOT_SECONDS_MAX:
+                begins += _RESTART_SECONDS
+
+
+def _shuffled(kinds: Sequence[Kind], random: Random) -> list[Kind]:
+    return random.sample(kinds, len(kinds))
+
+
+def _draw(
+    kind: Kind, begins: float, ends: float, groups: int, random: Random, *, first: bool
+) -> Planned:
+    every_group = tuple(range(groups))
+    if kind is Kind.RESTART_ALL:
+        return Planned(kind, begins, ends, Role.EVERYBODY, every_group)
+    roles = [Role.LEADER] if first else [Role.LEADER, Role.LEADER, Role.FOLLOWER]
+    if kind in (Kind.KILL, Kind.PAUSE) and not first:
+        roles.append(Role.ROUTER)
+    role = random.choice(roles)
+    # Now and then in all groups at once: transactions have their participants change together.
+    hit = every_group if random.random() < 0.25 else (random.randrange(groups),)
+    way = random.choice(_WAYS.get(kind, ("",)))
+    return Planned(kind, begins, ends, role, hit, way, _amount(kind, way, random), random.random())
+
+
+def _amount(kind: Kind, way: str, random: Random) -> float:
+    if kind is Kind.SLOW_FSYNC:
+        return random.choice([0.03, 0.1, 0.3, 1.0])
+    if kind is Kind.CLOCK_JUMP:
+        ahead = random.choice([-1, 1])
+        return ahead * (random.uniform(0.5, _CLOCK_SECONDS_MAX) if way == JUMP else 0.5)
+    if way == LAGGING:
+        return random.uniform(0.05, 0.25)
+    return 0.0

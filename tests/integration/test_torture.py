@@ -1,0 +1,115 @@
+"""``overdb torture`` as a user runs it: on a cluster of its own, and on those of ``overdb local``."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.unit.local.ports import free_base_port
+from tests.unit.local.supervised import Supervised, is_alive, wait_until
+
+pytestmark = pytest.mark.processes
+_OVERDB = ["-c", "from overdb.cli import main; main()"]
+_KINDS = "kill,partition,slow-fsync,clock-jump"
+
+
+def torture(report: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, *_OVERDB, "torture", "--report", str(report), *options]
+    return subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+
+
+@pytest.fixture
+def local(tmp_path: Path) -> Iterator[Supervised]:
+    """A cluster of one group with ``overdb local``, without faults."""
+    arguments = ["local", "--data", str(tmp_path / "data"), "--base-port", str(free_base_port())]
+    running = Supervised([*_OVERDB, *arguments, "--groups", "1"], tmp_path / "data")
+    running.wait_for("Ready after", 60)
+    yield running
+    running.end()
+
+
+def test_a_cluster_of_its_own_stands_four_kinds_of_faults(tmp_path: Path) -> None:
+    report, kept = tmp_path / "report", tmp_path / "kept"
+    # Both leaders are killed, then one disk takes a second, both leaders are cut off, a clock is late.
+    done = torture(
+        report, "--seconds", "16", "--faults", _KINDS, "--seed", "8", "--directory", str(kept)
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "ALL RIGHT" in done.stdout
+    assert done.stdout.endswith(f"Report: {report / 'index.html'}\n")
+    page = (report / "index.html").read_text()
+    assert "<svg" in page
+    for kind in _KINDS.split(","):
+        assert f"{kind} node-" in page
+    # The faults were felt, and everything is over.
+    logs = "".join(log.read_text() for log in (kept / "data" / "logs").glob("node-*.log"))
+    assert "slow_fsync" in logs
+    assert "killed by SIGKILL" in (kept / "supervisor.log").read_text()
+    cluster = json.loads((kept / "data" / "cluster.json").read_text())
+    assert all(node["pid"] is None for node in cluster["nodes"])
+    history = (report / "history.jsonl").read_text().splitlines()
+    assert len(history) > 500
+
+
+def test_a_plain_cluster_is_hurt_by_signals_only_and_says_what_it_takes(
+    local: Supervised, tmp_path: Path
+) -> None:
+    data = ["--data", str(local.directory)]
+    refused = torture(tmp_path / "refused", *data, "--faults", "kill,slow-fsync")
+    assert refused.returncode == 2
+    assert "slow-fsync: not possible" in refused.stderr
+    assert "make run FAULTS=1" in refused.stderr
+
+    before = local.pids()
+    done = torture(
+        tmp_path / "report", *data, "--seconds", "8", "--faults", "kill,pause,restart-all"
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    after = local.pids()
+    assert set(after) == set(before)
+    assert all(after[name] != before[name] for name in before)
+
+    # Nobody serves: that is no cluster to torture, and nothing is "all right".
+    pids = list(local.pids().values())
+    local.end()
+    wait_until(lambda: not any(map(is_alive, pids)), "it is down", 20)
+    assert torture(tmp_path / "dead", *data).returncode == 2
+
+
+def test_ctrl_c_heals_judges_what_there_is_and_leaves_nothing_running(tmp_path: Path) -> None:
+    report, kept = tmp_path / "report", tmp_path / "kept"
+    arguments = ["torture", "--report", str(report), "--directory", str(kept), "--seconds", "300"]
+    arguments += ["--faults", "pause", "--seed", "3"]
+    running = Supervised([*_OVERDB, *arguments], kept / "data")
+    try:
+        running.wait_for("10 s:", 90)
+        pids = running.pids()
+        running.send(signal.SIGINT)
+        assert running.wait(90) in (0, 3)
+    finally:
+        running.end()
+    assert "cut short of 300 s" in running.text
+    assert "whole again after" in running.text
+    assert "cut short" in (report / "index.html").read_text().lower()
+    assert not any(map(is_alive, pids.values()))
+
+
+def test_killed_outright_it_takes_its_cluster_along(tmp_path: Path) -> None:
+    kept = tmp_path / "kept"
+    arguments = ["torture", "--report", str(tmp_path / "report"), "--directory", str(kept)]
+    running = Supervised([*_OVERDB, *arguments, "--faults", "none"], kept / "data")
+    try:
+        running.wait_for("Faults: no faults", 90)
+        pids = list(running.pids().values())
+        running.popen.kill()
+        wait_until(lambda: not any(map(is_alive, pids)), "all of it has ended", 30)
+    finally:
+        for pid in filter(is_alive, pids):
+            os.kill(pid, signal.SIGKILL)

@@ -1,0 +1,317 @@
+"""Clusters are found, hurt and healed: processes by signals and files, containers by ``docker``."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from overdb_torture import control
+from overdb_torture.clusters import compose
+from overdb_torture.clusters.base import NotCarriedOut, Unusable
+from overdb_torture.clusters.compose import ComposeCluster
+from overdb_torture.clusters.local import LocalCluster
+from overdb_torture.faults import APART, DEAF, LAGGING, MUTE, Kind, Planned, Role
+from tests.unit.local.supervised import wait_until
+
+
+def fault(kind: Kind, way: str = "", amount: float = 0.0) -> Planned:
+    return Planned(kind, 0.0, 1.0, Role.LEADER, (0,), way, amount)
+
+
+class Processes:
+    """Stands in for a supervisor: sleeping processes, ``cluster.json``, the held lock."""
+
+    def __init__(self, directory: Path, *, faults: bool) -> None:
+        self.directory = directory
+        self.faults_directory = directory / "faults"
+        self.faults_directory.mkdir()
+        self._lock = (directory / "LOCK").open("w")
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        self._faults = faults
+        self.popen = {name: self._start() for name in ("node-1", "node-2", "node-3", "router-0")}
+        self.write()
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        code = "print(flush=True); import signal; signal.pause()"
+        environment = {**os.environ, "OVERDB_PARENT_PID": str(os.getpid())}
+        command = [sys.executable, "-c", code]
+        process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE)
+        assert process.stdout is not None
+        process.stdout.readline()  # its environment can be seen from here on
+        return process
+
+    def restart(self, name: str) -> None:
+        self.popen[name].wait(10)
+        self.popen[name] = self._start()
+        self.write()
+
+    def write(self) -> None:
+        nodes = [
+            {"node_id": n, "group": 0, "pid": self.popen[f"node-{n}"].pid} for n in range(1, 4)
+        ]
+        router = {"name": "router-0", "address": "h:1", "pid": self.popen["router-0"].pid}
+        where = str(self.faults_directory) if self._faults else None
+        content = {"nodes": nodes, "routers": [router], "faults_directory": where}
+        control.write_json(self.directory / "cluster.json", content)
+
+    def state(self, name: str) -> str:
+        return Path(f"/proc/{self.popen[name].pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+
+    def end(self) -> None:
+        for process in self.popen.values():
+            process.kill()
+            process.wait()
+            assert process.stdout is not None
+            process.stdout.close()
+        self._lock.close()
+
+
+@pytest.fixture
+def processes(tmp_path: Path) -> Iterator[Processes]:
+    with contextlib.closing(_Ended(Processes(tmp_path, faults=True))) as running:
+        yield running.processes
+
+
+def _stranger() -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+
+
+class _Ended:
+    def __init__(self, processes: Processes) -> None:
+        self.processes = processes
+
+    def close(self) -> None:
+        self.processes.end()
+
+
+def test_no_cluster_there_is_said_so(tmp_path: Path) -> None:
+    with pytest.raises(Unusable, match="make run FAULTS=1"):
+        LocalCluster(tmp_path)
+    # One that has been stopped is none either: nobody holds the lock.
+    (tmp_path / "LOCK").touch()
+    control.write_json(tmp_path / "cluster.json", {"nodes": [], "routers": []})
+    with pytest.raises(Unusable, match="no cluster runs"):
+        LocalCluster(tmp_path)
+
+
+def test_without_faults_switched_on_only_signals_are_possible(tmp_path: Path) -> None:
+    running = Processes(tmp_path, faults=False)
+    try:
+        cluster = LocalCluster(tmp_path)
+        assert cluster.possible == {Kind.KILL, Kind.PAUSE, Kind.RESTART_ALL}
+        assert "make run FAULTS=1" in cluster.why_not
+    finally:
+        running.end()
+
+
+async def test_a_paused_process_goes_on_at_the_end_and_by_healing(processes: Processes) -> None:
+    cluster = LocalCluster(processes.directory)
+    victims = [cluster.processes[1]]
+    for heal in (cluster.end(fault(Kind.PAUSE), victims), cluster.heal()):
+        await cluster.begin(fault(Kind.PAUSE), victims)
+        wait_until(lambda: processes.state("node-2") == "T", "it is stopped")
+        await heal
+        wait_until(lambda: processes.state("node-2") == "S", "it goes on")
+
+
+async def test_killed_is_over_when_it_was_started_again(processes: Processes) -> None:
+    cluster = LocalCluster(processes.directory)
+    victims = [cluster.processes[0], cluster.processes[3]]
+    await cluster.begin(fault(Kind.KILL), victims)
+    assert processes.popen["router-0"].wait(10) == -signal.SIGKILL
+    over = asyncio.create_task(cluster.end(fault(Kind.KILL), victims))
+    processes.restart("router-0")
+    await asyncio.sleep(0.1)
+    assert not over.done()
+    processes.restart("node-1")
+    await asyncio.wait_for(over, 10)
+
+
+async def test_a_pid_that_is_somebody_elses_by_now_is_left_alone(processes: Processes) -> None:
+    cluster = LocalCluster(processes.directory)
+    stranger = _stranger()
+    try:
+        content = control.read_json(processes.directory / "cluster.json")
+        content["nodes"][0]["pid"] = stranger.pid
+        control.write_json(processes.directory / "cluster.json", content)
+        with pytest.raises(NotCarriedOut, match="node-1 does not run"):
+            await cluster.begin(fault(Kind.KILL), [cluster.processes[0]])
+        assert stranger.poll() is None
+    finally:
+        stranger.communicate()
+
+
+@pytest.mark.parametrize(
+    ("way", "links"),
+    [
+        (APART, {"2-1", "2-3", "1-2", "3-2"}),
+        (MUTE, {"2-1", "2-3"}),
+        (DEAF, {"1-2", "3-2"}),
+        (LAGGING, {"2-1", "2-3", "1-2", "3-2"}),
+    ],
+)
+async def test_a_partition_is_asked_of_the_proxy_and_counts_once_it_is_taken(
+    processes: Processes, monkeypatch: pytest.MonkeyPatch, way: str, links: set[str]
+) -> None:
+    monkeypatch.setattr("overdb_torture.clusters.local._TAKEN_SECONDS_MAX", 0.2)
+    cluster = LocalCluster(processes.directory)
+    victims = [cluster.processes[1]]
+    with pytest.raises(NotCarriedOut, match=r"nobody took links-wanted\.json"):
+        await cluster.begin(fault(Kind.PARTITION, way, 0.1), victims)
+    wanted = control.read_json(processes.faults_directory / "links-wanted.json")["links"]
+    assert set(wanted) == links
+    assert all(link["cut"] is (way != LAGGING) for link in wanted.values())
+    assert all((link["delay_seconds"] > 0) is (way == LAGGING) for link in wanted.values())
+    await cluster.heal()
+    assert control.read_json(processes.faults_directory / "links-wanted.json")["links"] == {}
+
+
+async def test_a_fault_inside_of_a_node_is_asked_of_it_alone(processes: Processes) -> None:
+    cluster = LocalCluster(processes.directory)
+    wishes = control.Watched(processes.faults_directory, "node-3")
+
+    async def take() -> None:
+        while not (content := wishes.changed()):
+            await asyncio.sleep(0.01)
+        wishes.taken(content)
+
+    taking = asyncio.create_task(take())
+    await cluster.begin(fault(Kind.SLOW_FSYNC, amount=0.3), [cluster.processes[2]])
+    await taking
+    asked = control.read_json(processes.faults_directory / "node-3.json")
+    assert asked["slow_fsync_seconds"] == 0.3
+    assert not (processes.faults_directory / "node-1.json").exists()
+    await cluster.end(fault(Kind.SLOW_FSYNC, amount=0.3), [cluster.processes[2]])
+    assert control.read_json(processes.faults_directory / "node-3.json")["slow_fsync_seconds"] == 0
+
+
+# --- containers -------------------------------------------------------------------------------------
+
+
+class Docker:
+    """Pretends to be the ``docker`` command, and remembers what was asked of it."""
+
+    def __init__(self) -> None:
+        self.commands: list[str] = []
+        self.networks: dict[str, dict[str, Any]] = {}
+        self.paused: set[str] = set()
+        self.stopped: set[str] = set()
+        for name in ("shard0-replica0-1", "shard0-replica1-1", "router-1"):
+            self.networks[f"overdb-{name}"] = {"overdb_default": {"Aliases": [name[:-2]]}}
+
+    async def __call__(self, *words: str) -> str:
+        self.commands.append(" ".join(words))
+        if words[0] == "ps":
+            return "\n".join(self.networks)
+        if words[0] == "inspect":
+            return json.dumps([self._inspected(name) for name in words[1:]])
+        if words[0] in ("pause", "unpause"):
+            change = self.paused.update if words[0] == "pause" else self.paused.difference_update
+            change(words[1:])
+        elif words[0] in ("kill", "start"):
+            change = self.stopped.update if words[0] == "kill" else self.stopped.difference_update
+            change(words[1:])
+        elif words[1] == "disconnect":
+            self.networks[words[3]] = {}
+        elif words[1] == "connect":
+            aliases = [words[i + 1] for i, word in enumerate(words) if word == "--alias"]
+            self.networks[words[-1]] = {words[-2]: {"Aliases": aliases}}
+        return ""
+
+    def _inspected(self, name: str) -> dict[str, Any]:
+        node = name.startswith("overdb-shard0-replica")
+        number = int(name.removeprefix("overdb-shard0-replica")[0]) + 1 if node else 0
+        variables = [f"OVERDB_NODE_ID={number}", "OVERDB_GROUP=0"] if node else ["A=b"]
+        ports = {} if node else {"7400/tcp": [{"HostIp": "127.0.0.1", "HostPort": "7402"}]}
+        labels = {"com.docker.compose.service": name.removeprefix("overdb-")[:-2]}
+        return {
+            "Name": f"/{name}",
+            "Config": {"Env": variables, "Labels": labels},
+            "State": {"Paused": name in self.paused, "Running": name not in self.stopped},
+            "NetworkSettings": {"Ports": ports, "Networks": self.networks[name]},
+        }
+
+
+@pytest.fixture
+def docker(monkeypatch: pytest.MonkeyPatch) -> Docker:
+    fake = Docker()
+    monkeypatch.setattr(compose, "docker", fake)
+    return fake
+
+
+async def test_containers_are_looked_up_by_their_project(docker: Docker) -> None:
+    cluster = await ComposeCluster.find("overdb")
+    assert docker.commands[0] == "ps -q --filter label=com.docker.compose.project=overdb"
+    assert cluster.endpoints == ["127.0.0.1:7402"]
+    found = [(p.name, p.node_id, p.group) for p in cluster.processes]
+    assert found == [("overdb-router-1", 0, -1), ("node-1", 1, 0), ("node-2", 2, 0)]
+    assert cluster.possible == {Kind.KILL, Kind.PAUSE, Kind.PARTITION, Kind.RESTART_ALL}
+
+
+async def test_each_fault_of_containers_is_undone_at_its_end(docker: Docker) -> None:
+    cluster = await ComposeCluster.find("overdb")
+    node = [cluster.processes[1]]
+    before = json.dumps(docker.networks)
+    commands = {
+        Kind.KILL: ["kill overdb-shard0-replica0-1", "start overdb-shard0-replica0-1"],
+        Kind.PAUSE: ["pause overdb-shard0-replica0-1", "unpause overdb-shard0-replica0-1"],
+        Kind.PARTITION: [
+            "network disconnect overdb_default overdb-shard0-replica0-1",
+            "network connect --alias shard0-replica0 overdb_default overdb-shard0-replica0-1",
+        ],
+    }
+    for kind, expected in commands.items():
+        docker.commands.clear()
+        await cluster.begin(fault(kind), node)
+        await cluster.end(fault(kind), node)
+        assert docker.commands == expected
+        assert json.dumps(docker.networks) == before
+
+
+async def test_a_container_is_cut_off_or_not_and_nothing_else_is_written_down(
+    docker: Docker,
+) -> None:
+    cluster = await ComposeCluster.find("overdb")
+    adapted = cluster.adapted(fault(Kind.PARTITION, LAGGING, 0.2))
+    assert (adapted.way, adapted.amount) == (APART, 0.0)
+    assert cluster.adapted(fault(Kind.PAUSE)) == fault(Kind.PAUSE)
+
+
+async def test_healing_finds_what_is_still_wrong_and_touches_nothing_else(docker: Docker) -> None:
+    cluster = await ComposeCluster.find("overdb")
+    router, one, other = cluster.processes
+    before = json.dumps(docker.networks)
+    await cluster.begin(fault(Kind.PAUSE), [router])
+    await cluster.begin(fault(Kind.KILL), [one])
+    await cluster.begin(fault(Kind.PARTITION), [other])
+    await cluster.heal()
+    assert (docker.paused, docker.stopped, json.dumps(docker.networks)) == (set(), set(), before)
+    docker.commands.clear()
+    await cluster.heal()
+    assert [command.split()[0] for command in docker.commands] == ["inspect"]
+
+
+async def test_no_containers_and_no_docker_are_told_apart(
+    docker: Docker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    docker.networks.clear()
+    with pytest.raises(Unusable, match="no container of the Compose project 'overdb' runs"):
+        await ComposeCluster.find("overdb")
+
+    async def no_engine(*_: str) -> str:
+        raise NotCarriedOut("docker ps: cannot connect")
+
+    monkeypatch.setattr(compose, "docker", no_engine)
+    with pytest.raises(Unusable, match="cannot connect"):
+        await ComposeCluster.find("overdb")

@@ -1,0 +1,61 @@
+"""The checker of counters on histories whose verdict is known."""
+
+from __future__ import annotations
+
+from random import Random
+
+import pytest
+
+from overdb_torture.checkers import check_counters
+from overdb_torture.history import Operation, Outcome
+
+
+def add(n: int, result: int | None, began: int, ended: int | None) -> Operation:
+    outcome = Outcome.MAYBE if result is None else Outcome.OK
+    return Operation(0, "add", b"k", n, result, began, ended, outcome)
+
+
+def read(result: int, began: int, ended: int) -> Operation:
+    return Operation(0, "read", b"k", None, result, began, ended, Outcome.OK)
+
+
+GOOD = {
+    "one after the other": [add(1, 1, 0, 1), add(2, 3, 2, 3), read(3, 4, 5)],
+    "beside each other": [add(1, 3, 0, 9), add(2, 2, 0, 9), read(0, 1, 2), read(3, 10, 11)],
+    "unknown, and there": [add(5, None, 0, None), add(1, 6, 2, 3)],
+    "unknown, and not there": [add(5, None, 0, None), add(1, 1, 2, 3), read(1, 4, 5)],
+    "unknown, and there late": [add(5, None, 0, None), read(0, 2, 3), read(5, 4, 5)],
+}
+BAD = {
+    "lost": [add(1, 1, 0, 1), read(0, 2, 3)],
+    "counted twice": [add(1, 1, 0, 1), read(2, 2, 3)],
+    "two adds made one number": [add(1, 1, 0, 9), add(1, 1, 0, 9)],
+    "more than the unknown ones explain": [add(5, None, 0, None), add(1, 7, 2, 3)],
+    "went back": [add(3, 3, 0, 1), add(1, 4, 2, 3), read(3, 4, 5)],
+}
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_good(name: str) -> None:
+    assert check_counters(GOOD[name]).ok, [str(one) for one in check_counters(GOOD[name]).failures]
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad(name: str) -> None:
+    assert not check_counters(BAD[name]).ok
+
+
+def test_a_failed_add_does_not_count() -> None:
+    failed = Operation(0, "add", b"k", 5, None, 0, 1, Outcome.FAILED)
+    assert check_counters([failed, read(0, 2, 3)]).ok
+    assert not check_counters([failed, read(5, 2, 3)]).ok
+
+
+def test_a_serial_execution_is_good_and_one_lost_add_is_found() -> None:
+    random, total, history = Random(1), 0, []
+    for number in range(2000):
+        step = random.randint(1, 5)
+        total += step
+        history.append(add(step, total, number * 10 - random.randint(0, 30), number * 10 + 5))
+    assert check_counters(history).ok
+    assert not check_counters([*history[:1000], *history[1001:]]).ok

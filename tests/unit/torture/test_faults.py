@@ -1,0 +1,83 @@
+"""The plan of faults: drawn from the seed alone, and never more than a cluster must survive."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from overdb_torture.clusters.base import Process
+from overdb_torture.faults import DRIFT, Kind, Planned, Role, plan_faults
+from overdb_torture.injector import victims_of
+
+SEEDS = range(200)
+
+
+def test_the_same_seed_gives_the_same_plan_and_another_one_another() -> None:
+    assert plan_faults(tuple(Kind), 60, 2, 5) == plan_faults(tuple(reversed(Kind)), 60, 2, 5)
+    assert len({plan_faults(tuple(Kind), 60, 2, seed) for seed in range(20)}) == 20
+
+
+@pytest.mark.parametrize("seconds", [10.0, 12.0, 60.0, 600.0])
+def test_each_kind_that_is_asked_for_is_in_every_plan(seconds: float) -> None:
+    kinds = (Kind.KILL, Kind.PARTITION, Kind.SLOW_FSYNC, Kind.CLOCK_JUMP)
+    for seed in SEEDS:
+        plan = plan_faults(kinds, seconds, 2, seed)
+        assert {fault.kind for fault in plan} == set(kinds)
+        assert {fault.kind for fault in plan[: len(kinds)]} == set(kinds)
+        assert all(fault.role is Role.LEADER for fault in plan[: len(kinds)])
+
+
+def test_one_after_the_other_with_time_to_recover_between() -> None:
+    for seed in SEEDS:
+        plan = plan_faults(tuple(Kind), 120, 2, seed)
+        assert plan[0].begins >= 1.0
+        assert plan[-1].ends <= 120
+        for fault, following in itertools.pairwise(plan):
+            assert fault.begins < fault.ends
+            assert following.begins - fault.ends >= 1.0
+
+
+def test_nothing_to_do_without_kinds_or_time() -> None:
+    assert plan_faults((), 60, 2, 1) == ()
+    assert plan_faults((Kind.KILL,), 1.0, 2, 1) == ()
+
+
+def test_clocks_stay_within_what_the_cluster_promises_to_take() -> None:
+    for seed in SEEDS:
+        for fault in plan_faults((Kind.CLOCK_JUMP,), 100, 2, seed):
+            seconds = fault.ends - fault.begins if fault.way == DRIFT else 1.0
+            assert 0 < abs(fault.amount * seconds) < 60  # OVERDB_AHEAD_SECONDS_MAX
+
+
+CLUSTER = [
+    *(Process(f"node-{number}", number, (number - 1) // 3) for number in range(1, 7)),
+    Process("router-0"),
+    Process("router-1"),
+]
+
+
+def test_at_most_one_node_of_a_group_is_hurt_at_once_but_for_a_restart_of_all() -> None:
+    for seed in SEEDS:
+        for fault in plan_faults(tuple(Kind), 120, 2, seed):
+            victims = victims_of(fault, CLUSTER, (2, 6))
+            if fault.kind is Kind.RESTART_ALL:
+                assert victims == CLUSTER
+                continue
+            groups = [victim.group for victim in victims]
+            assert len(groups) == len(set(groups)) >= 1
+            if fault.kind not in (Kind.KILL, Kind.PAUSE):
+                assert all(victim.node_id for victim in victims)
+
+
+def test_leaders_and_followers_are_looked_up() -> None:
+    def names(role: Role, leaders: tuple[int, ...], draw: float = 0.0) -> list[str]:
+        fault = Planned(Kind.PAUSE, 0, 1, role, (0, 1), draw=draw)
+        return [victim.name for victim in victims_of(fault, CLUSTER, leaders)]
+
+    assert names(Role.LEADER, (2, 6)) == ["node-2", "node-6"]
+    assert names(Role.FOLLOWER, (2, 6)) == ["node-1", "node-4"]
+    assert names(Role.FOLLOWER, (2, 6), 0.99) == ["node-3", "node-5"]
+    assert names(Role.ROUTER, (2, 6), 0.99) == ["router-1"]
+    # Nobody is known to lead: one of them is hurt all the same.
+    assert names(Role.LEADER, (0,), 0.5) == ["node-2", "node-5"]
