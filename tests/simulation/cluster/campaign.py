@@ -1,0 +1,159 @@
+"""``python -m tests.simulation.cluster``: one seed, a range of them, or a campaign without end."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import os
+import signal
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from pathlib import Path
+
+from tests.simulation.cluster.run import Outcome, Run
+
+FAILING_SEEDS = Path("failing-seeds.txt")
+# What a campaign must have reached, or it has not tested what it is for.
+RARE = (
+    "event: elected",
+    "event: stepped_down",
+    "event: snapshot",
+    "event: snapshot_installed",
+    "event: transactions_finished",
+    "event: power lost",
+    "unknown",
+    "net: broken",
+    "bank scan",
+    "appended",
+)
+
+
+def quiet() -> None:
+    """Coroutines of killed processes are dropped unfinished; Ctrl-C is for the parent to take."""
+    sys.unraisablehook = lambda _: None
+
+
+def _worker() -> None:
+    quiet()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def one(arguments: tuple[int, float]) -> Outcome:
+    seed, seconds = arguments
+    outcome = Run(seed, seconds).run()
+    if not outcome.problem:
+        outcome.timeline = []  # not worth its way to the parent
+    return outcome
+
+
+def print_timeline(outcome: Outcome, last: int) -> None:
+    """The faults and events before the end, one a line."""
+    for at, who, event, details in outcome.timeline[-last:]:
+        told = " ".join(f"{key}={value}" for key, value in details.items() if key != "level")
+        print(f"{at - 1000:9.3f} s  {who:8} {event} {told}"[:200])
+    for line in outcome.trace:
+        print(line)
+
+
+def report(outcome: Outcome, last: int = 60) -> None:
+    print(f"\nseed {outcome.seed}: {outcome.problem}\n")
+    print_timeline(outcome, last)
+    print(f"\nreplay: make sim SEED={outcome.seed} SECONDS={outcome.seconds:g}")
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="tests.simulation.cluster", description=__doc__)
+    parser.add_argument("--seed", type=int, help="replay one seed and print its timeline")
+    parser.add_argument("--first", type=int, default=0, help="first seed of a range")
+    parser.add_argument("--count", type=int, default=300, help="seeds; 0: until stopped")
+    parser.add_argument("--seconds", type=float, default=10.0, help="simulated, with faults")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes")
+    parser.add_argument("--lines", type=int, default=60, help="of the timeline")
+    parser.add_argument("--trace", action="store_true", help="print all that happened in --seed")
+    options = parser.parse_args(arguments)
+    quiet()
+    if options.seed is not None and options.trace:
+        print("\n".join(Run(options.seed, options.seconds, traced=True).run().lines()))
+        return 0
+    if options.seed is not None:
+        outcome = one((options.seed, options.seconds))
+        if outcome.problem:
+            report(outcome, options.lines)
+            return 1
+        rate = outcome.simulated_seconds / outcome.real_seconds
+        print(f"seed {outcome.seed}: all promises kept")
+        print(
+            f"{outcome.simulated_seconds:.1f} simulated s in {outcome.real_seconds:.2f} s: "
+            f"{rate:.1f} a second"
+        )
+        for what, count in sorted(outcome.counts.items()):
+            print(f"  {count:7} {what}")
+        return 0
+    return campaign(options.first, options.count, options.seconds, options.jobs)
+
+
+@dataclass
+class Campaign:
+    """What a range of seeds did."""
+
+    seeds: int = 0
+    simulated: float = 0.0
+    real: float = 0.0  # seconds of all processes together
+    counts: Counter[str] = field(default_factory=Counter)
+    failed: list[Outcome] = field(default_factory=list)
+
+    @property
+    def missing(self) -> list[str]:
+        """Rare branches that no seed has reached."""
+        return [what for what in RARE if not self.counts[what]]
+
+    def add(self, outcome: Outcome) -> None:
+        self.seeds += 1
+        self.simulated += outcome.simulated_seconds
+        self.real += outcome.real_seconds
+        self.counts += outcome.counts
+        if outcome.problem:
+            self.failed.append(outcome)
+
+    def __str__(self) -> str:
+        rate = self.simulated / max(self.real, 0.001)
+        return (
+            f"{self.seeds} seeds, {len(self.failed)} failed, {self.simulated:.0f} simulated s, "
+            f"{rate:.1f} a second and core"
+        )
+
+
+def run_seeds(seeds: Iterable[int], seconds: float, jobs: int) -> Iterator[Outcome]:
+    """Each seed's outcome, as they come."""
+    work = ((seed, seconds) for seed in seeds)
+    with get_context("spawn").Pool(jobs, _worker, maxtasksperchild=200) as pool:
+        while batch := list(itertools.islice(work, 100)):  # a pool reads all it is given at once
+            yield from pool.imap_unordered(one, batch)
+
+
+def campaign(first: int, count: int, seconds: float, jobs: int) -> int:
+    """Run seeds until they are done or somebody stops it; keep those that fail."""
+    seeds = range(first, first + count) if count else itertools.count(first)
+    done = Campaign()
+    try:
+        for outcome in run_seeds(seeds, seconds, jobs):
+            done.add(outcome)
+            if outcome.problem:
+                report(outcome)
+                with FAILING_SEEDS.open("a") as file:
+                    file.write(f"{outcome.seed} {seconds:g} {outcome.problem.splitlines()[0]}\n")
+            if done.seeds % 100 == 0:
+                print(done, flush=True)
+    except KeyboardInterrupt:
+        print("\nstopped")
+    print(f"{done}; seeds from {first}")
+    for what, number in sorted(done.counts.items()):
+        print(f"  {number:9} {what}")
+    if done.missing:
+        print(f"NEVER REACHED: {', '.join(done.missing)}")
+    if done.failed:
+        print(f"FAILED: seeds {sorted(o.seed for o in done.failed)}; replay: make sim SEED=n")
+    return 1 if done.failed or done.missing else 0

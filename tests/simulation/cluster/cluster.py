@@ -1,0 +1,246 @@
+"""A whole cluster of production processes in one simulated world."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextvars import copy_context
+from random import Random
+from typing import Any, cast
+
+import overdb
+from overdb.internal.v1 import shard_pb2_grpc
+from overdb_common.errors import StartupError
+from overdb_node.backend import ReplicaBackend
+from overdb_node.metrics import NodeMetrics
+from overdb_node.node import open_storage
+from overdb_node.replica import Replica
+from overdb_node.settings import NodeSettings
+from overdb_node.transport.shard_service import ShardService
+from overdb_router.router import Router
+from overdb_router.settings import RouterSettings
+from tests.simulation.cluster.disk import PowerLoss, SimulatedDisk
+from tests.simulation.cluster.loop import Process, current_process
+from tests.simulation.cluster.network import Server
+from tests.simulation.cluster.substitutes import World
+
+RESTART_SECONDS = 1.0  # after which a supervisor starts a process again that has given up
+ROUTER_ADDRESS = "router-%d:7400"
+NODE_ADDRESS = "s%dr%d:7410"
+
+
+class _NoMetrics:
+    """Nobody looks at the metrics of a simulated replica."""
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        return _nothing
+
+
+def _nothing(*_: object) -> None:
+    pass
+
+
+class Node:
+    """One replica's machine: its disk outlives its processes."""
+
+    def __init__(self, cluster: Cluster, group: int, number: int) -> None:
+        self.cluster = cluster
+        self.group = group
+        self.replica_id = group * cluster.replicas + number + 1
+        self.address = NODE_ADDRESS % (group, number)
+        self.name = f"s{group}r{number}"
+        self.disk = SimulatedDisk(Random(cluster.world.random.getrandbits(64)))
+        self.slow_seconds = 0.0  # what the disk takes beside its usual time
+        self.stalled = False
+        self.process: Process | None = None
+        self.replica: Replica | None = None
+        self.refused = ""  # why it did not start
+        self.lives = 0
+
+    @property
+    def is_up(self) -> bool:
+        return self.process is not None and self.process.alive
+
+    def start(self) -> None:
+        """Start the process; a directory that it refuses is noted."""
+        cluster = self.cluster
+        self.lives += 1
+        self.process = process = Process(self.name)
+        process.watched = True
+        cluster.nodes_by_process[process] = self
+        self.refused = ""
+        self.replica = None
+        cluster.world.loop.inside(process, self._start, process)
+
+    def _start(self, process: Process) -> None:
+        world = self.cluster.world
+        settings = self.cluster.node_settings(self)
+        # Not what its type says, and smaller than an operator may choose.
+        object.__setattr__(settings, "data", self.disk.root)
+        object.__setattr__(settings, "snapshot_log_bytes", self.cluster.snapshot_log_bytes)
+        object.__setattr__(settings, "chunk_bytes", self.cluster.chunk_bytes)
+        try:
+            storage = open_storage(settings)
+        except StartupError as error:
+            world.note(self.name, "refused to start", problem=str(error))
+            self.refused = str(error)
+            process.alive = False
+            self.disk.crash_process()
+            return
+        except PowerLoss:
+            self._power_lost()
+            return
+        metrics = cast("NodeMetrics", _NoMetrics())
+        self.replica = replica = Replica(settings, storage, metrics, self._on_fatal)
+        server = Server(world.network, process)
+        shard_pb2_grpc.add_ShardServicer_to_server(ShardService(ReplicaBackend(replica)), server)  # type: ignore[arg-type]
+        server.add_insecure_port(self.address)
+        world.loop.create_task(server.start())
+        world.network.raft[self.address] = (process, self.replica_id, replica.receive)
+        world.note(self.name, "started", last=replica.raft.log.last_index, term=replica.raft.term)
+        replica.start()
+
+    def _on_fatal(self, reason: str) -> None:
+        self.cluster.on_fatal(self, reason)
+
+    def kill(self, *, power: bool = False) -> None:
+        """End the process at once; with ``power``, what was not fsynced is lost too."""
+        process = self.process
+        if process is not None and process.alive:
+            process.alive = False
+            self.cluster.world.network.process_died(process)
+            self.cluster.world.note(self.name, "power lost" if power else "killed")
+        self.replica = None
+        if power:
+            self.disk.lose_power()
+        else:
+            self.disk.crash_process()
+
+    def _power_lost(self) -> None:
+        self.kill(power=True)
+
+
+class RouterNode:
+    """One router's machine."""
+
+    def __init__(self, cluster: Cluster, number: int) -> None:
+        self.cluster = cluster
+        self.name = f"router{number}"
+        self.address = ROUTER_ADDRESS % number
+        self.process: Process | None = None
+        self.router: Router | None = None
+
+    @property
+    def is_up(self) -> bool:
+        return self.process is not None and self.process.alive
+
+    def start(self) -> None:
+        self.process = process = Process(self.name)
+        self.cluster.world.note(self.name, "started")
+        self.cluster.world.loop.inside(process, self._start)
+
+    def _start(self) -> None:
+        self.router = router = Router(self.cluster.router_settings(self), asyncio.Event())
+        self.cluster.world.loop.create_task(router.start())
+
+    def kill(self) -> None:
+        process = self.process
+        if process is not None and process.alive:
+            process.alive = False
+            self.cluster.world.network.process_died(process)
+            self.cluster.world.note(self.name, "killed")
+        self.router = None
+
+
+class Cluster:
+    """Groups of replicas and routers. ``on_fatal(node, reason)`` is called when a replica gives up."""
+
+    def __init__(
+        self, world: World, groups: int = 2, replicas: int = 3, routers: int = 2, **overrides: Any
+    ) -> None:
+        self.world = world
+        self.groups = groups
+        self.replicas = replicas
+        self.overrides = overrides
+        self.snapshot_log_bytes = world.random.choice((4096, 16_384, 65_536))
+        self.chunk_bytes = world.random.choice((512, 4096))
+        self.nodes_by_process: dict[Process, Node] = {}
+        self.nodes = [Node(self, g, n) for g in range(groups) for n in range(replicas)]
+        self.routers = [RouterNode(self, n) for n in range(routers)]
+        self.fatal: Callable[[Node, str], None] = _nothing
+        self.clients: list[Process] = []
+        self._outside = copy_context()  # of no process
+        self.supervise: Callable[[Node], None] = _nothing
+        world.loop.on_power_loss = self._on_power_loss
+
+    def node_settings(self, node: Node) -> NodeSettings:
+        members = ",".join(
+            f"{n.replica_id}={n.address}" for n in self.nodes if n.group == node.group
+        )
+        return NodeSettings(
+            node_id=node.replica_id,
+            group=node.group,
+            groups=self.groups,
+            members=members,
+            seeds=",".join(n.address for n in self.nodes),
+            listen=node.address,
+            **{"disk_free_bytes_min": 1 << 20, **self.overrides},
+        )
+
+    def router_settings(self, router: RouterNode) -> RouterSettings:
+        settings: dict[str, Any] = {
+            "listen": router.address,
+            "seeds": ",".join(node.address for node in self.nodes),
+        }
+        return RouterSettings(**settings)
+
+    def start(self) -> None:
+        for node in self.nodes:
+            node.start()
+        for router in self.routers:
+            router.start()
+
+    def disk_seconds(self) -> float:
+        """How long the running process's disk takes for one write and fsync."""
+        node = self.nodes_by_process.get(current_process())  # type: ignore[arg-type]
+        random = self.world.random.random()
+        if node is None:
+            return 0.001
+        return 0.0004 + 0.001 * random + node.slow_seconds
+
+    def on_fatal(self, node: Node, reason: str) -> None:
+        """A replica gave up: its process ends, as production's does."""
+        self.world.note(node.name, "gave up", reason=reason)
+        process = node.process
+        self.fatal(node, reason)
+        if process is not None:
+            self.world.loop.call_soon(node.kill, context=self._outside)
+            self.world.loop.call_later(RESTART_SECONDS, self.supervise, node, context=self._outside)
+
+    def _on_power_loss(self, process: Process) -> None:
+        node = self.nodes_by_process.get(process)
+        if node is not None:
+            node.kill(power=True)
+
+    def group(self, group: int) -> list[Node]:
+        return [node for node in self.nodes if node.group == group]
+
+    def leader(self, group: int) -> Node | None:
+        """Who leads with the highest term."""
+        leaders = [
+            n for n in self.group(group) if n.is_up and n.replica and n.replica.raft.is_leader
+        ]
+        return max(leaders, key=lambda n: n.replica.raft.term, default=None)  # type: ignore[union-attr]
+
+    def client(self, name: str, work: Callable[[overdb.Client], Any]) -> Process:
+        """A process with one client that runs a coroutine."""
+        process = Process(name)
+        self.clients.append(process)
+        addresses = ",".join(router.address for router in self.routers)
+
+        def begin() -> None:
+            client = overdb.Client(addresses, timeout=5.0)
+            self.world.loop.create_task(work(client))
+
+        self.world.loop.inside(process, begin)
+        return process

@@ -1,0 +1,355 @@
+"""The applied state in memory, durable up to its last flush: ``storage.data.DataStore`` without RocksDB.
+
+    NNNNNN.sst   crc32c (4) | msgpack of what changed since the file before: applied index and term,
+                 rows (key, version, value) or, removed, (key, version), records
+    MANIFEST     crc32c (4) | msgpack of the next file's number and the files that count, oldest first
+
+A file counts when the MANIFEST that names it has its name: what is half written is never read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import struct
+from bisect import bisect_left, insort
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import google_crc32c
+import msgpack
+
+from overdb_node.storage import data as production
+from overdb_node.storage.data import ScanPage, Swept, decode_key, decode_version, encode_version
+from tests.simulation.cluster.disk import HANDLES
+from tests.simulation.cluster.paths import SimulatedPath
+
+FILES_MAX = 6
+BATCHES_BETWEEN_FLUSHES = (20, 500)  # at random: a memtable is full, and nobody asked for it
+_ROW_BYTES = 100  # in memory, roughly
+_MANIFEST = "MANIFEST"
+_CRC = struct.Struct(">I")
+
+Version = tuple[int, bytes | None]
+
+
+class SimulatedDataStore:
+    """Keys with their versions, ascending. Errors are plain Exceptions, as rocksdict's are."""
+
+    def __init__(self, directory: SimulatedPath, *, read_only: bool = False) -> None:
+        self.directory = directory
+        self._read_only = read_only
+        self._versions: dict[bytes, list[Version]] = {}
+        self._keys: list[bytes] = []  # ascending
+        self._records: dict[bytes, bytes] = {}
+        self._applied = (0, 0)
+        self._changed_rows: list[tuple[Any, ...]] = []  # since the last flush, in order
+        self._changed_records: dict[bytes, bytes | None] = {}
+        self._has_changed = False
+        self._files: list[str] = []
+        self._files_bytes = 0
+        self._next_number = 1
+        self._error = ""  # a background flush failed: nothing is taken any more
+        self._is_open = True
+        self._until_flush = self._batches()
+        try:
+            self._recover()
+        except OSError as error:
+            raise Exception(f"IO error: {error}") from None
+
+    # --- files ------------------------------------------------------------------------------------
+
+    def _recover(self) -> None:
+        manifest = self.directory / _MANIFEST
+        if not manifest.exists():
+            if self._read_only or any(self.directory.glob("*.sst")):
+                raise Exception(f"Corruption: {manifest} is missing")
+            self.directory.mkdir(exist_ok=True)
+            self._write_manifest()
+            return
+        self._next_number, self._files = _read(manifest)
+        for name in self._files:
+            self._load(*_read(self.directory / name))
+            self._files_bytes += (self.directory / name).stat().st_size
+        if not self._read_only:
+            self._write_manifest()  # as RocksDB: what was read may be in the page cache only
+            for path in (*self.directory.glob("*.sst"), *self.directory.glob("*.tmp")):
+                if path.name not in self._files:
+                    path.unlink()
+
+    def _load(self, applied: list[int], rows: list[Any], records: dict[bytes, Any]) -> None:
+        self._applied = (applied[0], applied[1])
+        for row in rows:
+            if len(row) == 3:
+                self._put(*row)
+            else:
+                self._remove(*row)
+        for name, content in records.items():
+            self._put_record(name, content)
+
+    def flush(self) -> None:
+        """One more file, or one for all when there are many."""
+        self._check_open()
+        if not self._has_changed:
+            return
+        if self._error:
+            raise Exception(self._error)
+        try:
+            self._flush()
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                self._error = f"IO error: {error}"
+            raise Exception(f"IO error: {error}") from None
+
+    def _flush(self) -> None:
+        merges = len(self._files) >= FILES_MAX
+        rows: Iterable[tuple[Any, ...]] = self._changed_rows
+        records: dict[bytes, bytes | None] = self._changed_records
+        if merges:
+            rows = [(key, *version) for key in self._keys for version in self._versions[key]]
+            records = dict(self._records)
+        name = f"{self._next_number:06d}.sst"
+        self._next_number += 1
+        path, old = self.directory / name, self._files
+        try:
+            size = _write(path, (self._applied, list(rows), records))
+            _fsync(self.directory)
+            self._files = [name] if merges else [*old, name]
+            self._write_manifest()
+        except OSError:
+            self._files = old
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
+            raise
+        self._files_bytes = size if merges else self._files_bytes + size
+        self._changed_rows, self._changed_records, self._has_changed = [], {}, False
+        for obsolete in old if merges else ():
+            (self.directory / obsolete).unlink()
+
+    def _write_manifest(self) -> None:
+        temporary = self.directory / f"{_MANIFEST}.tmp"
+        _write(temporary, (self._next_number, self._files))
+        temporary.rename(self.directory / _MANIFEST)
+        _fsync(self.directory)
+
+    def copy_to(self, target: SimulatedPath) -> None:
+        """Link the files into a new directory. Nothing of it is durable before it is fsynced."""
+        self.flush()
+        target.mkdir()
+        for name in (*self._files, _MANIFEST):
+            if name == _MANIFEST:
+                (target / name).write_bytes((self.directory / name).read_bytes())
+            else:
+                target.disk.link(self.directory / name, target / name)
+
+    def _batches(self) -> int:
+        return self.directory.disk.random.randint(*BATCHES_BETWEEN_FLUSHES)
+
+    def _flush_in_background(self) -> None:
+        """No space: what is in memory waits for it. Anything else: no write is taken any more."""
+        self._until_flush = self._batches()
+        try:
+            self._flush()
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                self._error = f"IO error: {error}"
+
+    def close(self) -> None:
+        """As RocksDB does without its log, write what is in memory, and say nothing when that fails."""
+        if self._is_open and not self._read_only and self._has_changed and not self._error:
+            with contextlib.suppress(OSError):
+                self._flush()
+        self._is_open = False
+
+    def _check_open(self) -> None:
+        if not self._is_open:
+            raise Exception("DB already closed")
+
+    @property
+    def database(self) -> SimulatedDataStore:
+        return self
+
+    @property
+    def size_bytes(self) -> int:
+        return self._files_bytes + _ROW_BYTES * len(self._changed_rows)
+
+    # --- writing ----------------------------------------------------------------------------------
+
+    def write(
+        self,
+        versions: Iterable[tuple[bytes, int, bytes | None]],
+        records: Iterable[tuple[bytes, bytes | None]],
+        applied_index: int,
+        applied_term: int,
+    ) -> None:
+        if self._error or self._read_only or not self._is_open:
+            raise Exception(self._error or "Not supported operation in read only mode or closed DB")
+        changed = self._changed_rows
+        for row in versions:
+            self._put(*row)
+            changed.append(row)
+        for name, content in records:
+            self._put_record(name, content)
+            self._changed_records[name] = content
+        self._applied = (applied_index, applied_term)
+        self._has_changed = True
+        self._until_flush -= 1
+        if self._until_flush <= 0:
+            self._flush_in_background()
+
+    def _put(self, key: bytes, version: int, value: bytes | None) -> None:
+        found = self._versions.get(key)
+        if found is None:
+            self._versions[key] = [(version, value)]
+            insort(self._keys, key)
+        elif found[-1][0] < version:
+            found.append((version, value))
+        else:
+            position = bisect_left(found, (version,))
+            same = found[position][0] == version
+            found[position : position + same] = [(version, value)]
+
+    def _remove(self, key: bytes, version: int) -> None:
+        found = self._versions.get(key, [])
+        position = bisect_left(found, (version,))
+        if position < len(found) and found[position][0] == version:
+            del found[position]
+            if not found:
+                del self._versions[key]
+                del self._keys[bisect_left(self._keys, key)]
+
+    def _put_record(self, name: bytes, content: bytes | None) -> None:
+        if content is None:
+            self._records.pop(name, None)
+        else:
+            self._records[name] = content
+
+    # --- reading ----------------------------------------------------------------------------------
+
+    def applied(self) -> tuple[int, int]:
+        return self._applied
+
+    def newest(self, key: bytes, at: int | None = None) -> Version | None:
+        found = self._versions.get(key)
+        if found is None:
+            return None
+        last = found[-1]
+        if at is None or last[0] <= at:
+            return last
+        position = bisect_left(found, (at + 1,))
+        return found[position - 1] if position else None
+
+    def newest_many(self, wanted: Sequence[tuple[bytes, int | None]]) -> list[Version | None]:
+        return [self.newest(key, at) for key, at in wanted]
+
+    def record(self, name: bytes) -> bytes | None:
+        return self._records.get(name)
+
+    def records(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
+        return iter(sorted(row for row in self._records.items() if row[0].startswith(prefix)))
+
+    def scan(
+        self,
+        start: bytes,
+        end: bytes,
+        *,
+        reverse: bool,
+        at: int,
+        keys_only: bool,
+        max_items: int,
+        max_bytes: int,
+    ) -> ScanPage:
+        """As the production one, without its limit of time: here none passes."""
+        low = bisect_left(self._keys, start)
+        high = bisect_left(self._keys, end) if end else len(self._keys)
+        items: list[tuple[bytes, bytes, int]] = []
+        left_bytes, left_rows = max_bytes, production.SCAN_ROWS_MAX
+        for position in range(high - 1, low - 1, -1) if reverse else range(low, high):
+            key = self._keys[position]
+            resume = key + b"\x00" if reverse else key
+            left_rows -= 1
+            if left_rows < 0 or len(items) >= max_items:
+                return ScanPage(items, True, resume)
+            newest = self.newest(key, at)
+            if newest is None or newest[1] is None:
+                continue
+            content = b"" if keys_only else newest[1]
+            size = len(key) + len(content) + 16
+            if items and size > left_bytes:
+                return ScanPage(items, True, resume)
+            left_bytes -= size
+            items.append((key, content, newest[0]))
+        return ScanPage(items, False, b"")
+
+    def sweep(self, cursor: bytes, floor: int, rows_max: int) -> Swept:
+        """As the production one; its cursors too are encoded rows."""
+        doomed: list[tuple[bytes, int]] = []
+        previous: bytes | None = None
+        anchor: tuple[bytes, int] | None = None  # the key's newest version at or below the floor
+        position: bytes | None = None
+        for visited, (key, version, value) in enumerate(self._rows_from(cursor)):
+            if key != previous:
+                previous, anchor = key, None
+            if visited >= rows_max:
+                position = encode_version(*(anchor or (key, version)))
+                doomed = [row for row in doomed if row != anchor]
+                break
+            if anchor is not None:
+                doomed.append((key, version))
+            elif version <= floor:
+                anchor = (key, version)
+                if value is None:
+                    doomed.append(anchor)
+        for row in doomed:
+            self._remove(*row)
+        self._changed_rows += doomed
+        self._has_changed |= bool(doomed)
+        return Swept(position, len(doomed))
+
+    def _rows_from(self, cursor: bytes) -> Iterator[tuple[bytes, int, bytes | None]]:
+        """Rows at and behind a cursor: keys ascending, of each the newest version first."""
+        first, newest = (decode_key(cursor), decode_version(cursor)) if cursor else (b"", None)
+        for position in range(bisect_left(self._keys, first), len(self._keys)):
+            key = self._keys[position]
+            for version, value in reversed(self._versions[key]):
+                if newest is None or key != first or version <= newest:
+                    yield key, version, value
+
+
+class SimulatedCheckpoint:
+    def __init__(self, database: SimulatedDataStore) -> None:
+        self._store = database
+
+    def create_checkpoint(self, path: str) -> None:
+        try:
+            self._store.copy_to(type(self._store.directory)(path))
+        except OSError as error:
+            raise Exception(f"IO error: {error}") from None
+
+
+def _write(path: SimulatedPath, content: Any) -> int:
+    """Write and fsync a file; return its size. Its name is not durable yet."""
+    body = msgpack.packb(content)
+    with path.open("wb") as file:
+        size = file.write(_CRC.pack(google_crc32c.value(body)) + body)
+        file.flush()
+        path.disk.fsync(HANDLES[file.fileno()])
+    return size
+
+
+def _read(path: SimulatedPath) -> Any:
+    content = path.read_bytes()
+    body = content[_CRC.size :]
+    if len(content) < _CRC.size or _CRC.unpack(content[: _CRC.size])[0] != google_crc32c.value(
+        body
+    ):
+        raise Exception(f"Corruption: block checksum mismatch in {path}")
+    return msgpack.unpackb(body, strict_map_key=False)
+
+
+def _fsync(directory: SimulatedPath) -> None:
+    handle = directory.disk.open(directory)
+    try:
+        directory.disk.fsync(handle)
+    finally:
+        directory.disk.close(handle.number)

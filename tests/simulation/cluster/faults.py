@@ -1,0 +1,351 @@
+"""What goes wrong in a run, drawn from its seed: each fault begins, lasts a while, and is mended.
+
+Never so much that the cluster may lose what it acknowledged: damage to a disk (a flipped bit, a shorter
+file, an fsync that fails) hits one replica of a group in a run at most. Everything else may hit anybody,
+all of them at once included.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Collection
+from random import Random
+
+from overdb_node.raft.errors import NotLeader
+from tests.simulation.cluster.cluster import Cluster, Node
+from tests.simulation.cluster.network import Weather
+
+WEATHERS = (
+    Weather(),
+    Weather(loss=0.05, duplication=0.05, reordering=0.2),
+    Weather(loss=0.2, duplication=0.05, reordering=0.3, slowness=0.2),
+    Weather(loss=0.01, duplication=0.2, reordering=0.5, slowness=0.4),
+    Weather(latency=0.005, jitter=0.02, reordering=0.2),
+)
+
+
+class Faults:
+    """Draws and carries out faults; ``heal`` ends all of them."""
+
+    def __init__(self, cluster: Cluster, random: Random, only: Collection[str] = ()) -> None:
+        """``only``: names of methods, where a run is to have no other faults."""
+        self._cluster = cluster
+        cluster.supervise = self._start
+        self._world = cluster.world
+        self._random = random
+        self.counts: Counter[str] = Counter()
+        self.refusals: list[str] = []  # starts that should have succeeded
+        self.expected_fatal: set[str] = set()  # nodes that may give up, by what was done to them
+        self.damaged_nodes: set[str] = set()
+        self._damaged: set[int] = set()  # groups with a replica whose disk was damaged
+        self._kinds: list[tuple[int, Callable[[], None]]] = [
+            (8, self.kill),
+            (4, self.lose_power),
+            (5, self.lose_power_in_an_operation),
+            (2, self.lose_power_everywhere),
+            (5, self.pause),
+            (4, self.pause_the_leader),
+            (6, self.isolate),
+            (6, self.isolate_the_leader),
+            (4, self.split),
+            (4, self.one_way),
+            (4, self.some_links),
+            (6, self.change_weather),
+            (3, self.slow_disk),
+            (3, self.stall_disk),
+            (3, self.fill_disk),
+            (2, self.fail_fsync),
+            (2, self.damage_disk),
+            (4, self.jump_clock),
+            (3, self.drift_clock),
+            (5, self.kill_router),
+            (3, self.hand_over),
+            (3, self.restart_quickly),
+        ]
+        # A run has a taste: some kinds often, some never.
+        for position, (weight, kind) in enumerate(self._kinds):
+            factor = random.choice((0, 0, 1, 1, 3))
+            if only:
+                factor = int(kind.__name__ in only)
+            self._kinds[position] = (weight * factor, kind)
+        if not any(weight for weight, _ in self._kinds):
+            self._kinds[0] = (1, self.kill)
+
+    def next_pause(self) -> float:
+        """Seconds until the next fault."""
+        return self._random.expovariate(1 / 0.8)
+
+    def strike(self) -> None:
+        """One fault."""
+        weights = [weight for weight, _ in self._kinds]
+        kind = self._random.choices(self._kinds, weights)[0][1]
+        kind()
+
+    def heal(self) -> None:
+        """No more faults: everything on, whole and reachable. What refuses its damaged disk stays out."""
+        cluster, network = self._cluster, self._world.network
+        network.weather = Weather()
+        network.set_cut(())
+        for node in cluster.nodes:
+            self._resume(node)
+            node.slow_seconds = 0.0
+            node.disk.full = False
+            node.disk.fail_fsyncs = 0
+            node.disk.operations_until_power_loss = None
+            if node.process is not None:
+                node.process.clock_drift = 0.0
+            self._start(node)
+        for router in cluster.routers:
+            if not router.is_up:
+                router.start()
+        self._world.note("-", "healed")
+
+    # --- helpers ------------------------------------------------------------------------------------
+
+    def _note(self, kind: str, who: str = "-", **details: object) -> None:
+        self.counts[kind] += 1
+        self._world.note(who, kind, fault=True, **details)
+
+    def _later(self, seconds: float, mend: Callable[[], None]) -> None:
+        self._world.loop.call_later(seconds, mend)
+
+    def _node(self) -> Node:
+        return self._random.choice(self._cluster.nodes)
+
+    def _a_leader(self) -> Node | None:
+        leaders = [self._cluster.leader(group) for group in range(self._cluster.groups)]
+        known = [node for node in leaders if node is not None]
+        return self._random.choice(known) if known else None
+
+    def _seconds(self, least: float = 0.2, most: float = 3.0) -> float:
+        return self._random.uniform(least, most)
+
+    def _start(self, node: Node) -> None:
+        if not node.is_up and node.name not in self.out_of_order:
+            node.start()
+            if not node.refused or node.name in self.damaged_nodes:
+                return
+            if (
+                node.disk.full or "Input/output error" in node.refused
+            ):  # what the disk was told to say
+                self._later(1.0, lambda: self._start(node))
+            else:
+                self.refusals.append(f"{node.name} does not start: {node.refused}")
+
+    @property
+    def out_of_order(self) -> set[str]:
+        """Nodes that refuse the disk that was damaged under them: only replacing them helps."""
+        return {n.name for n in self._cluster.nodes if n.refused and n.name in self.damaged_nodes}
+
+    def _resume(self, node: Node) -> None:
+        process = node.process
+        if process is not None and process.alive and process.paused:
+            self._world.loop.resume(process)
+
+    # --- processes ----------------------------------------------------------------------------------
+
+    def kill(self) -> None:
+        node = self._node()
+        if node.is_up:
+            self._note("kill", node.name)
+            node.kill()
+            self._later(self._seconds(), lambda: self._start(node))
+
+    def restart_quickly(self) -> None:
+        node = self._a_leader() or self._node()
+        self._note("restart", node.name)
+        node.kill()
+        self._start(node)
+
+    def lose_power(self) -> None:
+        node = self._node()
+        if node.is_up:
+            self._note("power loss", node.name)
+            node.kill(power=True)
+            self._later(self._seconds(), lambda: self._start(node))
+
+    def lose_power_in_an_operation(self) -> None:
+        """At one of the next operations on the disk, in the middle of it."""
+        node = self._node()
+        if node.is_up:
+            self._note("power loss in an operation", node.name)
+            node.disk.operations_until_power_loss = self._random.randint(0, 60)
+
+            def again() -> None:
+                node.disk.operations_until_power_loss = None
+                self._start(node)
+
+            self._later(self._seconds(0.5), again)
+
+    def lose_power_everywhere(self) -> None:
+        self._note("power loss everywhere")
+        for node in self._cluster.nodes:
+            if node.is_up:
+                node.kill(power=True)
+            self._later(self._seconds(0.1, 1.5), lambda node=node: self._start(node))  # type: ignore[misc]
+
+    def pause(self) -> None:
+        self._pause(self._node())
+
+    def pause_the_leader(self) -> None:
+        node = self._a_leader()
+        if node is not None:
+            self._pause(node)
+
+    def _pause(self, node: Node) -> None:
+        process = node.process
+        if process is not None and process.alive and not process.paused:
+            self._note("pause", node.name)
+            process.paused = True
+            self._later(self._seconds(), lambda: self._resume(node))
+
+    def kill_router(self) -> None:
+        router = self._random.choice(self._cluster.routers)
+        if router.is_up:
+            self._note("kill router", router.name)
+            router.kill()
+            self._later(self._seconds(0.1, 1.0), lambda: None if router.is_up else router.start())
+
+    def hand_over(self) -> None:
+        node = self._a_leader()
+        if node is None or node.replica is None or node.process is None or node.process.paused:
+            return
+        replica = node.replica
+
+        def transfer() -> None:
+            try:
+                replica.transfer_to(replica.best_follower())
+            except (NotLeader, ValueError):
+                return
+
+        self._note("hand over", node.name)
+        self._world.loop.inside(node.process, transfer)
+
+    # --- the network --------------------------------------------------------------------------------
+
+    def _names(self) -> list[str]:
+        return [n.name for n in self._cluster.nodes] + [r.name for r in self._cluster.routers]
+
+    def _cut(self, kind: str, links: set[tuple[str, str]]) -> None:
+        network = self._world.network
+        self._note(kind, links=len(links))
+        network.set_cut(links)
+        marker = network.cut
+
+        def mend() -> None:
+            if network.cut is marker:
+                network.set_cut(())
+
+        self._later(self._seconds(0.5, 5.0), mend)
+
+    def _apart(self, side: set[str]) -> set[tuple[str, str]]:
+        names = self._names()
+        return {(a, b) for a in names for b in names if (a in side) != (b in side)}
+
+    def isolate(self) -> None:
+        self._cut("isolate", self._apart({self._node().name}))
+
+    def isolate_the_leader(self) -> None:
+        """From its followers; routers reach it still, and ask it for reads (FAULTS 21)."""
+        node = self._a_leader()
+        if node is not None:
+            peers = {n.name for n in self._cluster.nodes if n is not node}
+            links = {(node.name, p) for p in peers} | {(p, node.name) for p in peers}
+            if self._random.random() < 0.5:
+                links |= self._apart({node.name})
+            self._cut("isolate the leader", links)
+
+    def split(self) -> None:
+        names = self._names()
+        side = set(self._random.sample(names, self._random.randint(1, len(names) - 1)))
+        self._cut("split", self._apart(side))
+
+    def one_way(self) -> None:
+        """What one node sends is lost, or what is sent to it."""
+        name = self._node().name
+        others = [other for other in self._names() if other != name]
+        outward = self._random.random() < 0.5
+        self._cut("one way", {(name, o) if outward else (o, name) for o in others})
+
+    def some_links(self) -> None:
+        names = self._names()
+        links = [(a, b) for a in names for b in names if a != b]
+        self._cut(
+            "some links", set(self._random.sample(links, self._random.randint(1, len(links) // 3)))
+        )
+
+    def change_weather(self) -> None:
+        self._note("weather")
+        self._world.network.weather = self._random.choice(WEATHERS)
+
+    # --- disks and clocks ---------------------------------------------------------------------------
+
+    def slow_disk(self) -> None:
+        node = self._node()
+        self._note("slow disk", node.name)
+        node.slow_seconds = self._random.uniform(0.005, 0.1)
+        self._later(self._seconds(), lambda: setattr(node, "slow_seconds", 0.0))
+
+    def stall_disk(self) -> None:
+        node = self._a_leader() or self._node()
+        self._note("stalled disk", node.name)
+        node.slow_seconds = self._random.uniform(2.0, 4.0)
+        self._later(self._seconds(0.1, 1.0), lambda: setattr(node, "slow_seconds", 0.0))
+
+    def fill_disk(self) -> None:
+        node = self._node()
+        self._note("full disk", node.name)
+        node.disk.full = True
+        self.expected_fatal.add(node.name)
+
+        def free() -> None:
+            node.disk.full = False
+            self._start(node)
+
+        self._later(self._seconds(), free)
+
+    def fail_fsync(self) -> None:
+        node = self._damageable()
+        if node is not None and node.is_up:
+            self._note("failed fsync", node.name)
+            self.expected_fatal.add(node.name)
+            node.disk.fail_fsyncs = 1
+            self._later(self._seconds(), lambda: self._start(node))
+
+    def damage_disk(self) -> None:
+        """While the process is down, as bits rot: found at the start, or by the reader."""
+        node = self._damageable()
+        if node is not None:
+            node.kill()
+            self.expected_fatal.add(node.name)
+            self.damaged_nodes.add(node.name)
+            flips = self._random.random() < 0.7
+            what = (
+                node.disk.flip_bit(self._random) if flips else node.disk.truncate_some(self._random)
+            )
+            self._note("flipped bit" if flips else "shorter file", node.name, what=what)
+            self._later(self._seconds(0.1, 1.0), lambda: self._start(node))
+
+    def _damageable(self) -> Node | None:
+        nodes = [node for node in self._cluster.nodes if node.group not in self._damaged]
+        if not nodes:
+            return None
+        node = self._random.choice(nodes)
+        self._damaged.add(node.group)
+        return node
+
+    def jump_clock(self) -> None:
+        """Back by any time; ahead by less than what is refused as too far ahead (2.1), all jumps together."""
+        node = self._node()
+        if node.process is not None:
+            seconds = self._random.choice((-3600, -5, -0.5, 0.5, 5, 15))
+            self._note("clock jump", node.name, seconds=seconds)
+            offset = node.process.clock_offset_ns + int(seconds * 1e9)
+            node.process.clock_offset_ns = min(offset, 20 * 10**9)
+
+    def drift_clock(self) -> None:
+        node = self._node()
+        if node.process is not None and not node.process.clock_drift:
+            self._note("clock drift", node.name)
+            node.process.clock_drift = self._random.uniform(-0.2, 0.2)
+            node.process.drift_since = self._world.loop.time()

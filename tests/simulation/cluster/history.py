@@ -1,0 +1,69 @@
+"""What clients saw, for the checkers, and the clients' habits that all workloads share."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from random import Random
+from typing import Any, TypeVar
+
+import overdb
+from tests.simulation.cluster.loop import VirtualLoop
+
+T = TypeVar("T")
+
+# Certainly not run.
+NOT_RUN = (
+    overdb.Unavailable,
+    overdb.ResourceExhausted,
+    overdb.Aborted,
+    overdb.TransactionConflict,
+)
+# No answer to a read, or a write that was never sent.
+NO_ANSWER = (*NOT_RUN, overdb.DeadlineExceeded)
+
+
+class Recorder:
+    """Shared by the workloads of one run: time, randomness, pace, and what was done."""
+
+    def __init__(self, loop: VirtualLoop, random: Random) -> None:
+        self.loop = loop
+        self.random = random
+        self.counts: Counter[str] = Counter()
+        self.stopping = False
+        self.running = 0
+        self.problems: list[str] = []  # what a workload saw that must not be
+
+    @property
+    def now(self) -> int:
+        """Virtual nanoseconds."""
+        return int(self.loop.time() * 1e9)
+
+    async def repeat(self, pause: float, one: Callable[[], Awaitable[None]]) -> None:
+        """Do one thing again and again until the run ends; what it raises fails the run."""
+        self.running += 1
+        try:
+            while not self.stopping:
+                await one()
+                await asyncio.sleep(pause * (0.5 + self.random.random()))
+        except Exception as error:  # nobody awaits this task: it must not end quietly
+            self.problems.append(f"a client saw: {error!r}")
+        finally:
+            self.running -= 1
+
+    async def until_known(
+        self, error: overdb.OutcomeUnknown, again: Callable[[overdb.RequestId], Awaitable[Any]]
+    ) -> Any:
+        """Repeat a write under its id until its answer is known: it runs once, whichever came first.
+
+        None when that can no longer be known: the id has expired or its result is forgotten.
+        """
+        for _ in range(40):
+            try:
+                return await again(error.request_id)
+            except (overdb.OutcomeUnknown, *NO_ANSWER):
+                await asyncio.sleep(0.2)
+            except overdb.FailedPrecondition:
+                return None
+        return None

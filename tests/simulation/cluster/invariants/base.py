@@ -1,0 +1,69 @@
+"""What an invariant sees: one replica, before and after a step in which something of it changed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from overdb_node.raft.output import Role
+from overdb_node.replica import Replica
+
+
+class Violation(AssertionError):  # noqa: N818
+    """A promise is broken; the message says which, where and by whom."""
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """A replica at one moment."""
+
+    term: int
+    role: Role
+    vote: int
+    commit: int
+    applied: int
+    agreed: int
+    durable: int
+    first: int
+    last: int
+    last_term: int
+    installing: bool
+
+
+def look(replica: Replica) -> Look:
+    raft = replica.raft
+    log = raft.log
+    return Look(
+        raft.term,
+        raft.role,
+        raft.vote,
+        raft.commit_index,
+        raft.applied,
+        raft.agreed,
+        raft.durable,
+        log.first_index,
+        log.last_index,
+        log.last_term,
+        raft.installing is not None,
+    )
+
+
+@dataclass(slots=True)
+class Seen:
+    """A step of a replica. ``life`` grows with each start of its process."""
+
+    name: str
+    group: int
+    replica_id: int
+    life: int
+    replica: Replica
+    before: Look | None  # None: its first step
+    now: Look
+
+
+class Invariant(Protocol):
+    """One promise, looked at after every step that changed a replica."""
+
+    def check(self, seen: Seen) -> None:
+        """Raises Violation."""
+        ...

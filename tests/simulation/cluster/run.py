@@ -1,0 +1,293 @@
+"""One seed: a cluster, workloads and faults; then healing, in which everything must converge and serve."""
+
+from __future__ import annotations
+
+import gc
+import time
+import traceback
+from collections import Counter
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any
+
+import overdb
+from tests.simulation.cluster import invariants
+from tests.simulation.cluster.cluster import Cluster, Node
+from tests.simulation.cluster.faults import Faults
+from tests.simulation.cluster.history import NO_ANSWER, Recorder
+from tests.simulation.cluster.invariants.base import Invariant, Look, Seen, Violation, look
+from tests.simulation.cluster.invariants.durable_votes import DurableVotes
+from tests.simulation.cluster.loop import Process
+from tests.simulation.cluster.substitutes import World, substituted
+from tests.simulation.cluster.workloads import ALL
+
+HEALING_SECONDS_MAX = 40.0
+CLIENTS = 6
+PAUSES = (0.12, 0.25, 0.3, 0.4)
+
+
+@dataclass
+class Outcome:
+    """What a run did. ``problem`` is empty when every promise was kept."""
+
+    seed: int
+    seconds: float = 0.0  # with faults, as asked for
+    simulated_seconds: float = 0.0
+    real_seconds: float = 0.0
+    problem: str = ""
+    counts: Counter[str] = field(default_factory=Counter)
+    timeline: list[tuple[float, str, str, dict[str, Any]]] = field(default_factory=list)
+    trace: list[str] = field(default_factory=list)  # of the exception
+    packets: list[str] = field(default_factory=list)  # every one that was sent, if asked for
+
+    def lines(self) -> list[str]:
+        """Everything that happened, for a comparison of two runs."""
+        told = [f"{at:.9f} {who} {event} {details}" for at, who, event, details in self.timeline]
+        return [*self.packets, *told, *(f"{n} {what}" for what, n in sorted(self.counts.items()))]
+
+
+class Run:
+    """Sets everything up from the seed, and drives it."""
+
+    def __init__(
+        self,
+        seed: int,
+        seconds: float = 10.0,
+        *,
+        faulty: bool = True,
+        pause: float = 0.0,
+        traced: bool = False,
+        only: Collection[str] = (),
+        **overrides: Any,
+    ) -> None:
+        self.seed = seed
+        self.seconds = seconds
+        self.faulty = faulty
+        # Between two steps of a client, on average, in seconds.
+        self.pause = pause or Random(seed).choice(PAUSES)
+        self.world = World(seed)
+        self.outcome = Outcome(seed, seconds)
+        self.traced = traced
+        self.only = only
+        self._overrides = overrides
+        self._invariants: list[Invariant] = invariants.all_of_them()
+        self._votes = DurableVotes()
+        self._looks: dict[Node, tuple[int, Look]] = {}
+        self.violation = ""
+
+    def run(self) -> Outcome:
+        began = time.perf_counter()
+        world = self.world
+        self.cluster = cluster = Cluster(world, **self._overrides)
+        with substituted(world, cluster.disk_seconds):
+            gc.disable()  # a run is short, and its objects are dropped together
+            try:
+                self._run()
+            except Exception as error:
+                self.outcome.problem = (
+                    self.violation or "".join(traceback.format_exception_only(error)).strip()
+                )
+                if not self.violation:
+                    self.outcome.trace += traceback.format_exc().splitlines()
+            finally:
+                for node in cluster.nodes:
+                    node.disk.off = True  # what is left of the processes changes nothing
+                world.loop.end()
+                gc.enable()
+        outcome = self.outcome
+        outcome.real_seconds = time.perf_counter() - began
+        outcome.simulated_seconds = world.loop.time() - 1000.0
+        outcome.timeline = world.timeline
+        return outcome
+
+    # --- the phases -------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        world, cluster = self.world, self.cluster
+        random = Random(world.random.getrandbits(64))
+        self.faults = faults = Faults(cluster, random, self.only)
+        cluster.fatal = self._on_fatal
+        world.loop.step_hook = self._on_step
+        world.network.on_packet = self._on_packet
+        self.recorder = recorder = Recorder(world.loop, Random(world.random.getrandbits(64)))
+        cluster.start()
+        self._advance(2.5)
+        self._start_workloads(random)
+        end = world.loop.time() + self.seconds
+        while world.loop.time() < end:
+            self._advance(
+                min(faults.next_pause(), end - world.loop.time()) if self.faulty else self.seconds
+            )
+            if self.faulty:
+                faults.strike()
+        faults.heal()
+        self._converge()
+        self.outcome.counts.update(recorder.counts)
+        self.outcome.counts.update({f"fault: {kind}": n for kind, n in faults.counts.items()})
+        self.outcome.counts.update({f"net: {kind}": n for kind, n in world.network.counts.items()})
+        for _, _, event, details in world.timeline:
+            if not details.get("fault"):
+                self.outcome.counts[f"event: {event}"] += 1
+
+    def _start_workloads(self, random: Random) -> None:
+        """Some of the workloads, each client at home in one of them."""
+        chosen = random.sample(ALL, random.randint(2, len(ALL)))
+        self.workloads = [kind(self.recorder) for kind in chosen]
+        for number in range(CLIENTS):
+            workload = self.workloads[number % len(self.workloads)]
+
+            async def work(client: overdb.Client, workload: Any = workload) -> None:
+                await self.recorder.repeat(self.pause, lambda: workload.step(client))
+
+            self.cluster.client(f"client{number}", work)
+
+    def _advance(self, seconds: float) -> None:
+        self.world.loop.run_for(seconds)
+        self._raise_if_failed()
+
+    def _raise_if_failed(self) -> None:
+        if self.violation:
+            raise Violation(self.violation)
+        if self.faults.refusals:
+            raise Violation(self.faults.refusals[0])
+        if self.recorder.problems:
+            raise Violation(self.recorder.problems[0])
+        if self.world.loop.failures:
+            raise Violation("; ".join(self.world.loop.failures[:3]))
+
+    def _on_packet(self, sender_id: int, address: str, messages: list[Any]) -> None:
+        self._votes.on_packet(sender_id, address, messages)
+        if self.traced:
+            self.outcome.packets.append(
+                f"{self.world.loop.time():.9f} {sender_id} > {address} {messages}"
+            )
+
+    # --- looking ----------------------------------------------------------------------------------
+
+    def _on_step(self, process: Process) -> None:
+        node = self.cluster.nodes_by_process.get(process)
+        if node is None or node.replica is None or node.process is not process or self.violation:
+            return
+        replica = node.replica
+        if replica.failed:
+            return
+        known = self._looks.get(node)
+        before = known[1] if known is not None and known[0] == node.lives else None
+        raft = replica.raft
+        if before is not None and (
+            before.applied == raft.applied
+            and before.durable == raft.durable
+            and before.commit == raft.commit_index
+            and before.last == raft.log.last_index
+            and before.term == raft.term
+            and before.role is raft.role
+            and before.vote == raft.vote
+            and before.agreed == raft.agreed
+            and before.first == raft.log.first_index
+        ):
+            return
+        now = look(replica)
+        self._looks[node] = (node.lives, now)
+        seen = Seen(node.name, node.group, node.replica_id, node.lives, replica, before, now)
+        try:
+            for invariant in self._invariants:
+                invariant.check(seen)
+        except Violation as violation:
+            self.violation = str(violation)
+            self.world.note(node.name, "VIOLATION", what=str(violation))
+
+    def _on_fatal(self, node: Node, reason: str) -> None:
+        if node.name not in self.faults.expected_fatal and not self.violation:
+            self.violation = f"{node.name} gave up: {reason}"
+
+    # --- healing ----------------------------------------------------------------------------------
+
+    def _converge(self) -> None:
+        """Without faults: leaders, equal replicas, no open transaction; then the workloads' last word."""
+        recorder, loop = self.recorder, self.world.loop
+        self._advance(3.0)  # under load still
+        recorder.stopping = True
+        end = loop.time() + HEALING_SECONDS_MAX
+        while True:
+            self._advance(0.25)
+            why = self._why_not_converged()
+            if not why:
+                break
+            if loop.time() > end:
+                raise Violation(f"not healed after {HEALING_SECONDS_MAX:g} s: {why}")
+        self._compare_replicas()
+        self._check_workloads()
+
+    def _why_not_converged(self) -> str:
+        if self.recorder.running:
+            return f"{self.recorder.running} clients have no answer"
+        for group in range(self.cluster.groups):
+            leader = self.cluster.leader(group)
+            if leader is None or leader.replica is None:
+                return f"group {group} has no leader"
+            raft = leader.replica.raft
+            for node in self.cluster.group(group):
+                if node.name in self.faults.out_of_order:
+                    continue
+                if node.replica is None or node.replica.raft.applied != raft.log.last_index:
+                    return f"{node.name} has not caught up"
+            participant = leader.replica.machine.participant
+            if participant.open or participant.parked:
+                return f"group {group} has open transactions"
+        return ""
+
+    def _compare_replicas(self) -> None:
+        for group in range(self.cluster.groups):
+            states = {}
+            for node in self.cluster.group(group):
+                if node.replica is not None and node.name not in self.faults.out_of_order:
+                    data = node.replica.storage.data
+                    page = data.scan(
+                        b"",
+                        b"",
+                        reverse=False,
+                        at=1 << 62,
+                        keys_only=False,
+                        max_items=1 << 30,
+                        max_bytes=1 << 40,
+                    )
+                    states[node.name] = (node.replica.machine.digest(), tuple(page.items))
+            if len(set(states.values())) > 1:
+                raise Violation(
+                    f"group {group}: the replicas' states differ at the end: {sorted(states)}"
+                )
+
+    def _check_workloads(self) -> None:
+        finished: list[str] = []
+        problems: list[str] = []
+
+        async def check(client: overdb.Client) -> None:
+            for workload in self.workloads:
+                problem = ""
+                for _ in range(5):
+                    try:
+                        await workload.check(client)
+                        problem = ""
+                        break
+                    except (overdb.OutcomeUnknown, *NO_ANSWER) as error:
+                        problem = f"no answer to a healed cluster's client: {error!r}"
+                    except Exception as error:
+                        problem = f"{error}" if isinstance(error, AssertionError) else repr(error)
+                        break
+                else:
+                    problems.append(f"{workload.name}: {problem}")
+                    continue
+                if problem:
+                    problems.append(f"{workload.name}: {problem}")
+                finished.append(workload.name)
+
+        self.cluster.client("checker", check)
+        for _ in range(40):
+            self._advance(0.5)
+            if problems or len(finished) == len(self.workloads):
+                break
+        else:
+            raise Violation("the healed cluster does not answer")
+        if problems:
+            raise Violation("; ".join(problems))

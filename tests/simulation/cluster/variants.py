@@ -1,0 +1,158 @@
+"""Builds that are broken in one way each, beside those of the core and of transactions: storage and host."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from pytest import MonkeyPatch  # noqa: PT013  # it is the type of every argument here
+
+from overdb_node.applying import Applier
+from overdb_node.machine.clock import Clock
+from overdb_node.machine.sessions import Sessions
+from overdb_node.raft.types import HardState
+from overdb_node.reads import Reads
+from overdb_node.replica import Replica
+from overdb_node.storage.log import DurableLog
+from overdb_router.txn.commit import Commit
+from tests.simulation.cluster.data import SimulatedDataStore
+from tests.simulation.cluster.disk import Handle, SimulatedDisk
+from tests.simulation.cluster.inodes import FileNode
+
+
+def fsync_off(patch: MonkeyPatch) -> None:
+    """FAULTS 28: fsync of a file returns, and nothing is on the disk."""
+    whole = SimulatedDisk.fsync
+
+    def fsync(disk: SimulatedDisk, handle: Handle) -> None:
+        if not isinstance(handle.node, FileNode):
+            whole(disk, handle)
+
+    patch.setattr(SimulatedDisk, "fsync", fsync)
+
+
+def directories_not_fsynced(patch: MonkeyPatch) -> None:
+    """FAULTS 29: creates and renames are not made durable."""
+    whole = SimulatedDisk.fsync
+
+    def fsync(disk: SimulatedDisk, handle: Handle) -> None:
+        if isinstance(handle.node, FileNode):
+            whole(disk, handle)
+
+    patch.setattr(SimulatedDisk, "fsync", fsync)
+
+
+def failed_fsync_ignored(patch: MonkeyPatch) -> None:
+    """FAULTS 32: an fsync that fails is taken for one that did its work."""
+    whole = DurableLog.append
+
+    def append(self: DurableLog, hard_state: HardState | None, entries: Sequence[Any]) -> int:
+        try:
+            return whole(self, hard_state, entries)
+        except Exception:
+            self._failure = None
+            return 0
+
+    patch.setattr(DurableLog, "append", append)
+
+
+def middle_corruption_cut(patch: MonkeyPatch) -> None:
+    """FAULTS 30: whatever is damaged in the log is taken for its torn end."""
+    patch.setattr(DurableLog, "_is_last", lambda *_: True)
+
+
+def applied_index_first(patch: MonkeyPatch) -> None:
+    """FAULTS 35: the applied index reaches the disk without the data."""
+    whole = SimulatedDataStore.write
+
+    def write(self: Any, versions: Any, records: Any, index: int, term: int) -> None:
+        whole(self, versions, records, index, term)
+        self._changed_rows.clear()
+        self._changed_records.clear()
+
+    patch.setattr(SimulatedDataStore, "write", write)
+
+
+def answers_before_the_quorum(patch: MonkeyPatch) -> None:
+    """FAULTS 28: the leader commits what it has alone."""
+
+    def advance(self: Any) -> None:
+        raft = self._raft
+        if raft.log.term_at(raft.durable) == raft.term:
+            raft.commit_index = max(raft.commit_index, raft.durable)
+
+    from overdb_node.raft.leading import Leading
+
+    patch.setattr(Leading, "advance_commit", advance)
+
+
+def reads_without_a_round(patch: MonkeyPatch) -> None:
+    """FAULTS 21: a leader answers reads without asking whether it leads still."""
+
+    def read(self: Replica, complete: Any) -> None:
+        complete(self.raft.is_leader)
+
+    patch.setattr(Replica, "read", read)
+
+
+def reads_before_applied(patch: MonkeyPatch) -> None:
+    """FAULTS 26: a confirmed read does not wait until its index is applied."""
+
+    def add(self: Reads, read: Any, index: int) -> None:
+        del self, index
+        read.complete(True)
+
+    patch.setattr(Reads, "add", add)
+
+
+def clock_of_the_wall(patch: MonkeyPatch) -> None:
+    """FAULTS 57: the clock follows the leader's wall clock, back too."""
+
+    def begin(self: Clock, stamp: int) -> None:
+        if stamp:
+            self.value = self.physical = stamp
+
+    patch.setattr(Clock, "begin_entry", begin)
+
+
+def results_not_kept(patch: MonkeyPatch) -> None:
+    """FAULTS 51: exactly-once is off inside a group."""
+    patch.setattr(Sessions, "find", lambda *_: None)
+
+
+def commit_at_the_first_vote(patch: MonkeyPatch) -> None:
+    """PROTOCOL 2.3: the router answers when the first vote is in."""
+    whole = Commit.vote
+
+    def vote(self: Any, group: int, given: Any) -> Any:
+        actions = whole(self, group, given)
+        for other in self.participants:
+            if other != group:
+                actions = [*actions, *whole(self, other, given)]
+        return actions
+
+    patch.setattr(Commit, "vote", vote)
+
+
+def state_of_its_own(patch: MonkeyPatch) -> None:
+    """A replica that applies what the others do not: the comparison of replicas must see it."""
+    whole = Applier.run_slice
+
+    def run(self: Applier) -> int:
+        index = whole(self)
+        if index % 97 == 0:
+            self.machine._clock.value += id(self) % 3
+        return index
+
+    patch.setattr(Applier, "run_slice", run)
+
+
+def snapshot_forgets_the_vote(patch: MonkeyPatch) -> None:
+    """PROTOCOL 1.0: a log that begins anew with an installed snapshot begins without term and vote."""
+    whole = DurableLog.create.__func__  # type: ignore[attr-defined]
+
+    def create(cls: Any, directory: Any, hard_state: HardState, *rest: Any) -> DurableLog:
+        log: DurableLog = whole(cls, directory, HardState(), *rest)
+        return log
+
+    patch.setattr(DurableLog, "create", classmethod(create))

@@ -1,0 +1,90 @@
+"""A ring of keys, each naming the next: transactions take one out and put it in elsewhere."""
+
+from __future__ import annotations
+
+import overdb
+from tests.simulation.cluster.history import NO_ANSWER, Recorder
+
+
+class Ring:
+    name = "ring"
+
+    def __init__(self, recorder: Recorder, size: int = 6) -> None:
+        self._recorder = recorder
+        self.keys = [b"ring-%02d" % n for n in range(size)]
+        self._opened = False
+        self._opening = False
+
+    async def step(self, client: overdb.Client) -> None:
+        if not self._opened:
+            await self._open(client)
+        elif self._recorder.random.random() < 0.6:
+            await self._relink(client)
+        else:
+            await self._walk(client)
+
+    async def _open(self, client: overdb.Client) -> None:
+        if self._opening:
+            return
+        self._opening = True
+        following = self.keys[1:] + self.keys[:1]
+        puts = [overdb.Put(key, to) for key, to in zip(self.keys, following, strict=True)]
+        try:
+            await client.transact(then=puts)
+        except overdb.OutcomeUnknown as error:
+            done = await self._recorder.until_known(
+                error, lambda again: client.transact(then=puts, request_id=again)
+            )
+            self._opened = done is not None
+        except NO_ANSWER:
+            self._opening = False
+        else:
+            self._opened = True
+
+    async def _relink(self, client: overdb.Client) -> None:
+        """before -> moved -> behind, place -> next: becomes before -> behind, place -> moved -> next."""
+        before, place = self._recorder.random.sample(self.keys, 2)
+
+        async def move(t: overdb.Transaction) -> bool:
+            moved = await self._next(t, before)
+            if moved == place:
+                return False
+            behind, following = await self._next(t, moved), await self._next(t, place)
+            t.put(before, behind)
+            t.put(moved, following)
+            t.put(place, moved)
+            return True
+
+        try:
+            await client.run(move, timeout=3.0)
+        except (overdb.OutcomeUnknown, *NO_ANSWER):
+            return
+        self._recorder.counts["relinked"] += 1
+
+    async def _next(self, t: overdb.Transaction, key: bytes) -> bytes:
+        found = await t.get(key)
+        assert found is not None
+        return found.value
+
+    async def _walk(self, client: overdb.Client) -> None:
+        try:
+            found = await client.transact(then=[overdb.Get(key) for key in self.keys])
+        except (overdb.OutcomeUnknown, *NO_ANSWER):
+            return
+        self._check({k: one.value or b"" for k, one in zip(self.keys, found.results, strict=True)})
+
+    def _check(self, links: dict[bytes, bytes]) -> None:
+        key, steps = self.keys[0], 0
+        while steps < len(self.keys):
+            key, steps = links[key], steps + 1
+            if key == self.keys[0]:
+                break
+        assert (key, steps) == (self.keys[0], len(self.keys)), f"the ring is broken: {links}"
+        self._recorder.counts["ring walked"] += 1
+
+    async def check(self, client: overdb.Client) -> None:
+        if self._opened:
+            found = await client.transact(then=[overdb.Get(key) for key in self.keys])
+            self._check(
+                {k: one.value or b"" for k, one in zip(self.keys, found.results, strict=True)}
+            )
