@@ -15,6 +15,7 @@ SERVICES = {
     "overdb_common": ROOT / "services/common",
     "overdb_node": ROOT / "services/raft_node",
     "overdb_router": ROOT / "services/router",
+    "overdb_simulation": ROOT / "services/simulation",
     "overdb_torture": ROOT / "services/torture",
 }
 PURE_ROOMS = [

@@ -12,8 +12,8 @@ from collections.abc import Callable, Collection
 from random import Random
 
 from overdb_node.raft.errors import NotLeader
-from tests.simulation.cluster.cluster import Cluster, Node
-from tests.simulation.cluster.network import Weather
+from overdb_simulation.cluster import Cluster, Node
+from overdb_simulation.network import Weather
 
 WEATHERS = (
     Weather(),

@@ -9,7 +9,7 @@ from random import Random
 from typing import Any, TypeVar
 
 import overdb
-from tests.simulation.cluster.loop import VirtualLoop
+from overdb_simulation.loop import VirtualLoop
 
 T = TypeVar("T")
 

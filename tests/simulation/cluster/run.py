@@ -12,14 +12,14 @@ from random import Random
 from typing import Any
 
 import overdb
+from overdb_simulation.cluster import Cluster, Node
+from overdb_simulation.loop import Process
+from overdb_simulation.substitutes import World, substituted
 from tests.simulation.cluster import invariants
-from tests.simulation.cluster.cluster import Cluster, Node
 from tests.simulation.cluster.faults import Faults
 from tests.simulation.cluster.history import NO_ANSWER, Recorder
 from tests.simulation.cluster.invariants.base import Invariant, Look, Seen, Violation, look
 from tests.simulation.cluster.invariants.durable_votes import DurableVotes
-from tests.simulation.cluster.loop import Process
-from tests.simulation.cluster.substitutes import World, substituted
 from tests.simulation.cluster.workloads import ALL
 
 HEALING_SECONDS_MAX = 40.0

@@ -15,9 +15,9 @@ from overdb_node.reads import Reads
 from overdb_node.replica import Replica
 from overdb_node.storage.log import DurableLog
 from overdb_router.txn.commit import Commit
-from tests.simulation.cluster.data import SimulatedDataStore
-from tests.simulation.cluster.disk import Handle, SimulatedDisk
-from tests.simulation.cluster.inodes import FileNode
+from overdb_simulation.data import SimulatedDataStore
+from overdb_simulation.disk import Handle, SimulatedDisk
+from overdb_simulation.inodes import FileNode
 
 
 def fsync_off(patch: MonkeyPatch) -> None:

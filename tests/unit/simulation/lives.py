@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from overdb_node.raft.types import Entry, EntryKind, HardState, Snapshot
 from overdb_node.storage.replica import ReplicaStorage
-from tests.simulation.cluster.disk import SimulatedDisk
+from overdb_simulation.disk import SimulatedDisk
 from tests.unit.storage import replicas
 
 SEGMENT_BYTES = 2048

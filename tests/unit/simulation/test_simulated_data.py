@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from overdb_node.storage.data import DataStore
-from tests.simulation.cluster import data
-from tests.simulation.cluster.data import SimulatedCheckpoint, SimulatedDataStore
-from tests.simulation.cluster.disk import PowerLoss, SimulatedDisk
-from tests.simulation.cluster.disk_substitutes import SimulatedOS
+from overdb_simulation import data
+from overdb_simulation.data import SimulatedCheckpoint, SimulatedDataStore
+from overdb_simulation.disk import PowerLoss, SimulatedDisk
+from overdb_simulation.disk_substitutes import SimulatedOS
 
 KEYS = [b"a", b"a\0", b"a\0\0", b"a\0\xff", b"a\xff", b"aa", b"\0", b"\xff", b"b", b"b\x01"]
 NAMES = [b"", b"c", b"c/\0", b"c/\x01", b"c/\xff\xff", b"d/"]

@@ -9,14 +9,14 @@ from random import Random
 
 import pytest
 
-from tests.simulation.cluster.disk import PowerLoss, SimulatedDisk
-from tests.simulation.cluster.disk_substitutes import (
+from overdb_simulation.disk import PowerLoss, SimulatedDisk
+from overdb_simulation.disk_substitutes import (
     InlineExecutor,
     SimulatedFcntl,
     SimulatedOS,
     SimulatedShutil,
 )
-from tests.simulation.cluster.paths import SimulatedPath
+from overdb_simulation.paths import SimulatedPath
 
 SEEDS = range(60)
 simulated_os = SimulatedOS()

@@ -11,8 +11,8 @@ from overdb_node.storage.files import fsync_path
 from overdb_node.storage.identity import Identity
 from overdb_node.storage.log import DurableLog
 from overdb_node.storage.replica import ReplicaStorage
-from tests.simulation.cluster.disk import SimulatedDisk
-from tests.simulation.cluster.disk_substitutes import substituted, substitutions
+from overdb_simulation.disk import SimulatedDisk
+from overdb_simulation.disk_substitutes import substituted, substitutions
 
 IDENTITY = Identity("overdb", 0, 1, 1)
 GENESIS = Snapshot(0, 0, 0, ())

@@ -13,9 +13,9 @@ import pytest
 
 from overdb_common.errors import StartupError
 from overdb_node.storage.errors import CorruptSnapshot
-from tests.simulation.cluster.disk import HANDLES, PowerLoss, SimulatedDisk
-from tests.simulation.cluster.disk_substitutes import SimulatedOS, substituted, substitutions
-from tests.simulation.cluster.inodes import DirectoryNode
+from overdb_simulation.disk import HANDLES, PowerLoss, SimulatedDisk
+from overdb_simulation.disk_substitutes import SimulatedOS, substituted, substitutions
+from overdb_simulation.inodes import DirectoryNode
 from tests.unit.simulation.lives import SEGMENT_BYTES, Life
 
 OPERATIONS_MAX = 2000

@@ -8,10 +8,10 @@ from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-from tests.simulation.cluster.inodes import DirectoryNode, FileNode
+from overdb_simulation.inodes import DirectoryNode, FileNode
 
 if TYPE_CHECKING:
-    from tests.simulation.cluster.disk import Handle, SimulatedDisk
+    from overdb_simulation.disk import Handle, SimulatedDisk
 
 _BUFFER_BYTES = 8192  # what io.BufferedWriter keeps back
 

@@ -17,7 +17,7 @@ from concurrent.futures import Future as ThreadFuture
 from contextvars import Context, ContextVar, copy_context
 from typing import Any
 
-from tests.simulation.cluster.disk import PowerLoss
+from overdb_simulation.disk import PowerLoss
 
 ENDING_ROUNDS_MAX = 8
 _PROCESS: ContextVar[Process | None] = ContextVar("process", default=None)

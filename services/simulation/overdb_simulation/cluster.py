@@ -19,10 +19,10 @@ from overdb_node.settings import NodeSettings
 from overdb_node.transport.shard_service import ShardService
 from overdb_router.router import Router
 from overdb_router.settings import RouterSettings
-from tests.simulation.cluster.disk import PowerLoss, SimulatedDisk
-from tests.simulation.cluster.loop import Process, current_process
-from tests.simulation.cluster.network import Server
-from tests.simulation.cluster.substitutes import World
+from overdb_simulation.disk import PowerLoss, SimulatedDisk
+from overdb_simulation.loop import Process, current_process
+from overdb_simulation.network import Server
+from overdb_simulation.substitutes import World
 
 RESTART_SECONDS = 1.0  # after which a supervisor starts a process again that has given up
 ROUTER_ADDRESS = "router-%d:7400"

@@ -5,10 +5,10 @@ from __future__ import annotations
 from random import Random
 from typing import TYPE_CHECKING
 
-from tests.simulation.cluster.inodes import FileNode
+from overdb_simulation.inodes import FileNode
 
 if TYPE_CHECKING:
-    from tests.simulation.cluster.disk import SimulatedDisk
+    from overdb_simulation.disk import SimulatedDisk
 
 _NAMES = ("CURRENT", "MANIFEST", "node.json", "manifest.json")
 _SUFFIXES = (".seg", ".sst")

@@ -19,7 +19,7 @@ from typing import Any
 
 import grpc
 
-from tests.simulation.cluster.loop import Process, VirtualLoop, current_process
+from overdb_simulation.loop import Process, VirtualLoop, current_process
 
 BREAK_SECONDS = 3.0  # how long a link may be cut before TCP and keepalive give a stream up
 _UNAVAILABLE = grpc.StatusCode.UNAVAILABLE

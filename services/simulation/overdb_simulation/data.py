@@ -21,8 +21,8 @@ import msgpack
 
 from overdb_node.storage import data as production
 from overdb_node.storage.data import ScanPage, Swept, decode_key, decode_version, encode_version
-from tests.simulation.cluster.disk import HANDLES
-from tests.simulation.cluster.paths import SimulatedPath
+from overdb_simulation.disk import HANDLES
+from overdb_simulation.paths import SimulatedPath
 
 FILES_MAX = 6
 BATCHES_BETWEEN_FLUSHES = (20, 500)  # at random: a memtable is full, and nobody asked for it

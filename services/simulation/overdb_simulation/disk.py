@@ -14,9 +14,9 @@ import os
 from collections.abc import Iterator
 from random import Random
 
-from tests.simulation.cluster import damage
-from tests.simulation.cluster.inodes import DirectoryNode, FileNode, Node
-from tests.simulation.cluster.paths import SimulatedPath, path_class
+from overdb_simulation import damage
+from overdb_simulation.inodes import DirectoryNode, FileNode, Node
+from overdb_simulation.paths import SimulatedPath, path_class
 
 _MOUNT = "data"
 _numbers = itertools.count(1_000_000)  # never met by a real descriptor

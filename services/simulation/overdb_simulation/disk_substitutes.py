@@ -19,10 +19,10 @@ from typing import Any, ClassVar, NamedTuple, ParamSpec, TypeVar
 import overdb_node.replica
 from overdb_node.storage import files, identity, log, replica, snapshots
 from overdb_node.storage.log import DurableLog
-from tests.simulation.cluster.data import SimulatedCheckpoint, SimulatedDataStore
-from tests.simulation.cluster.disk import HANDLES, Handle, PowerLoss, failure
-from tests.simulation.cluster.inodes import FileNode
-from tests.simulation.cluster.paths import SimulatedPath
+from overdb_simulation.data import SimulatedCheckpoint, SimulatedDataStore
+from overdb_simulation.disk import HANDLES, Handle, PowerLoss, failure
+from overdb_simulation.inodes import FileNode
+from overdb_simulation.paths import SimulatedPath
 
 Substitution = tuple[object, str, object]
 _Arguments = ParamSpec("_Arguments")

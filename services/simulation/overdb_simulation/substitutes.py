@@ -33,9 +33,9 @@ import overdb_router.ids
 import overdb_router.kv_service
 import overdb_router.router
 from overdb_node.storage.group_commit import GroupCommit
-from tests.simulation.cluster import disk_substitutes
-from tests.simulation.cluster.loop import VirtualLoop, current_process, run_thread_work
-from tests.simulation.cluster.network import Network, SimulatedPeers
+from overdb_simulation import disk_substitutes
+from overdb_simulation.loop import VirtualLoop, current_process, run_thread_work
+from overdb_simulation.network import Network, SimulatedPeers
 
 SEGMENT_BYTES = 64 << 10
 WALL_AT_START_NS = 1_790_000_000 * 10**9

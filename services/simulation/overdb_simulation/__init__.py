@@ -1,0 +1,1 @@
+"""Whole clusters of production processes in one simulated world: virtual time, a network, disks."""
