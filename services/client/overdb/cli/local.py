@@ -39,6 +39,10 @@ def local(
     data: Annotated[Path, typer.Option(help="Directory that keeps everything.")] = Path(
         "overdb-data"
     ),
+    replace: Annotated[
+        list[str] | None,
+        typer.Option(metavar="OLD=NEW", help="Node OLD lost its disk: start NEW there, to join."),
+    ] = None,
 ) -> None:
     """Run a cluster of local processes until Ctrl-C; the data survives, and a dead process comes back."""
     missing = [name for name in _SERVERS_NEED if importlib.util.find_spec(name) is None]
@@ -49,7 +53,13 @@ def local(
             error=True,
         )
         raise typer.Exit(_EXIT_REFUSED)
-    sys.exit(run(Layout(data.absolute(), groups, replicas, routers, base_port)))
+    layout = Layout(data.absolute(), groups, replicas, routers, base_port)
+    try:
+        layout = layout.remembered().replace(replace or [])
+    except Refused as refused:
+        say(f"overdb local: {refused}", error=True)
+        raise typer.Exit(_EXIT_REFUSED) from None
+    sys.exit(run(layout))
 
 
 def run(layout: Layout) -> int:

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import IO
 
 from overdb_common.errors import StartupError
+from overdb_common.version import version
 from overdb_node.storage.files import write_atomically
+from overdb_node.storage.founding import new_incarnation
 
 FORMAT = 1  # of everything below the directory; a newer one is refused
 _FILE = "node.json"
@@ -79,9 +81,18 @@ def claim(directory: Path, identity: Identity) -> bool:
             f"the data directory {directory} has files and no {_FILE} ({', '.join(others[:3])})",
             "give the node a directory of its own (OVERDB_DATA)",
         )
-    content = {"format": FORMAT, **asdict(identity)}
+    content = {"format": FORMAT, **asdict(identity), "incarnation": new_incarnation()}
     write_atomically(path, (json.dumps(content, indent=1) + "\n").encode())
     return True
+
+
+def refuse_newer(path: Path, found: object) -> None:
+    """Raise StartupError for a file of a format that this program does not know (FORMAT is the newest)."""
+    if not isinstance(found, int) or found > FORMAT:
+        raise StartupError(
+            f"{path} has format {found}, this program ({version()}) knows up to {FORMAT}",
+            "start a newer version of overdb: nothing was changed",
+        )
 
 
 def _read(path: Path) -> dict[str, object]:
@@ -97,12 +108,7 @@ def _read(path: Path) -> dict[str, object]:
 
 
 def _compare(directory: Path, content: dict[str, object], identity: Identity) -> None:
-    found = content.get("format")
-    if not isinstance(found, int) or found > FORMAT:
-        raise StartupError(
-            f"{directory} has format {found}, this program knows up to {FORMAT}",
-            "start a newer version of overdb",
-        )
+    refuse_newer(directory / _FILE, content.get("format"))
     try:
         owner = Identity(
             str(content["cluster"]),
