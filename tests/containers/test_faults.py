@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from asyncio import to_thread
+from pathlib import Path
 
 import pytest
 from docker.models.containers import Container
 
+import overdb
 from overdb.sync import Client
-from tests.containers.stack import GROUPS, Stack
+from tests.containers.stack import GROUPS, REPLICAS, Stack
 from tests.integration.cluster import wait_until
 from tests.integration.workload import Writers
 
@@ -137,6 +139,72 @@ def test_restarting_one_replica_after_another_under_load(stack: Stack) -> None:
             assert writers.written.longest_gap_seconds < OUTAGE_SECONDS_MAX
 
     asyncio.run(run())
+
+
+def test_a_rolling_upgrade_under_load_fails_no_request(stack: Stack) -> None:
+    """Every container is made anew from the image, one after the other, the router last; as an upgrade does.
+
+    Adds, so that a retry that ran twice would show; none of them may fail.
+    """
+
+    async def run() -> None:
+        counts = [0] * 8
+        stopping = asyncio.Event()
+
+        async def count(number: int, client: overdb.Client) -> None:
+            key = b"upgraded-%d" % number
+            while not stopping.is_set():
+                await client.transact(then=[overdb.Add(key, 1)])
+                counts[number] += 1
+
+        async with overdb.Client(stack.endpoints, timeout=30.0) as client:
+            start = [await client.get(b"upgraded-%d" % n) for n in range(len(counts))]
+            tasks = [asyncio.create_task(count(n, client)) for n in range(len(counts))]
+            services = [f"shard{g}-replica{r}" for g in range(GROUPS) for r in range(REPLICAS)]
+            for service in [*services, "router"]:
+                before = sum(counts)
+                again = ("up", "-d", "--no-deps", "--force-recreate", "--wait", service)
+                await to_thread(stack.compose, *again)
+                async with asyncio.timeout(20):
+                    while sum(counts) < before + 20:
+                        await asyncio.sleep(0.02)
+            stopping.set()
+            await asyncio.gather(*tasks)
+            for number, expected in enumerate(counts):
+                value = await client.get(b"upgraded-%d" % number)
+                assert value is not None
+                first = start[number]
+                assert int(value.value) - (int(first.value) if first else 0) == expected
+
+    asyncio.run(run())
+
+
+def test_a_lost_volume_is_replaced_under_a_new_id(stack: Stack, tmp_path: Path) -> None:
+    """As the README has it: same service, same name, an empty volume, id 7 for id 3 (PROTOCOL 3.5)."""
+    put_all(stack)
+    service = "shard0-replica2"
+    override = tmp_path / "override.yml"
+    settings = '{OVERDB_NODE_ID: "7", OVERDB_JOIN: "true"}'
+    override.write_text(f"services:\n  {service}:\n    environment: {settings}\n")
+    stack.compose("rm", "--stop", "--force", service)
+    stack.must("docker", "volume", "rm", f"{stack.project}_{service}")
+    stack.compose("--file", str(override), "up", "-d", "--no-deps", service)
+    with Client(stack.endpoints, timeout=40.0) as client:
+        client.add_member(0, 7, f"{service}:7410")
+        client.remove_member(0, 3)
+        client.promote_member(0, 7, wait=True)
+        (group,) = client.members(0)
+        assert {member.id: member.voter for member in group.members} == {1: True, 2: True, 7: True}
+        assert client.transfer_leadership(0, 7) == 7
+    assert_all_kept(stack)
+    try:
+        # It carries the group: with one of the old ones away it makes up the majority.
+        stack.node(1).stop()
+        assert_all_kept(stack)
+    finally:
+        stack.node(1).start()
+        stack.forget()  # the tests behind it know replica 3
+        stack.up()
 
 
 def test_two_routers_serve_side_by_side_and_one_is_enough(stack: Stack) -> None:

@@ -123,6 +123,7 @@ class LocalCluster:
     settings: dict[str, str] = field(default_factory=dict)
     nodes: dict[int, Process] = field(default_factory=dict)  # by node id
     router_processes: list[Process] = field(default_factory=list)
+    joined: dict[int, int] = field(default_factory=dict)  # groups of nodes that came later
 
     def __post_init__(self) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
@@ -202,7 +203,24 @@ class LocalCluster:
     # --- looking into it --------------------------------------------------------------------------
 
     def group_of(self, node_id: int) -> int:
-        return (node_id - 1) // self.replicas
+        return self.joined.get(node_id, (node_id - 1) // self.replicas)
+
+    def joining(self, node_id: int, like: int, address: str = "") -> Process:
+        """A new node for the group of ``like``, not started; at its address, unless another one is given."""
+        old = self.nodes[like]
+        address = address or old.address
+        environment = {
+            **old.environment,
+            "OVERDB_NODE_ID": str(node_id),
+            "OVERDB_JOIN": "true",
+            "OVERDB_LISTEN": address,
+            "OVERDB_DATA": str(self.directory / f"node-{node_id}"),
+        }
+        log_file = self.directory / f"node-{node_id}.log"
+        node = Process(f"node-{node_id}", "overdb_node", environment, log_file, address)
+        self.nodes[node_id] = node
+        self.joined[node_id] = self.group_of(like)
+        return node
 
     @property
     def endpoints(self) -> list[str]:

@@ -19,7 +19,7 @@ from overdb_node.raft.log import Log
 from overdb_node.raft.messages import Chunk, Message
 from overdb_node.raft.output import ChunkToSend, Event, Install, Output, Persist, Stage
 from overdb_node.raft.settings import RaftSettings
-from overdb_node.raft.types import Entry, HardState, Member, Snapshot
+from overdb_node.raft.types import Configuration, Entry, HardState, Member, Snapshot
 
 CHUNK_BYTES_MAX = 24
 
@@ -45,17 +45,41 @@ def members_of(count: int) -> tuple[Member, ...]:
     return tuple(Member(i, f"replica-{i}") for i in range(1, count + 1))
 
 
+def encode_configuration(configuration: Configuration) -> bytes:
+    names = [_name(member) for member in configuration.members]
+    return ",".join(names + [f"-{gone}" for gone in configuration.retired]).encode()
+
+
+def _name(member: Member) -> str:
+    address = "" if member.address == f"replica-{member.replica_id}" else f"={member.address}"
+    disk = f"#{member.incarnation}" if member.incarnation else ""
+    return f"{member.replica_id}{address}{disk}{'' if member.voter else '?'}"
+
+
+def decode_configuration(payload: bytes) -> Configuration:
+    """The payload of a configuration entry in these tests: "1,2=somewhere,3#77?,-4".
+
+    A learner has a "?", an address that is not the usual one stands behind "=", a noted disk behind "#", an
+    id that is retired behind "-".
+    """
+    names = payload.decode().split(",") if payload else []
+    members = []
+    for name in (name for name in names if not name.startswith("-")):
+        rest, _, disk = name.rstrip("?").partition("#")
+        number, _, address = rest.partition("=")
+        voter = not name.endswith("?")
+        members.append(Member(int(number), address or f"replica-{number}", voter, int(disk or 0)))
+    return Configuration(
+        tuple(members), tuple(int(name[1:]) for name in names if name.startswith("-"))
+    )
+
+
 def encode_members(members: tuple[Member, ...]) -> bytes:
-    return b",".join(b"%d%s" % (m.replica_id, b"" if m.voter else b"?") for m in members)
+    return encode_configuration(Configuration(members))
 
 
 def decode_members(payload: bytes) -> tuple[Member, ...]:
-    """The payload of a configuration entry in these tests: "1,2,3?", a learner with its "?"."""
-    names = payload.decode().split(",") if payload else []
-    return tuple(
-        Member(int(name.rstrip("?")), f"replica-{name.rstrip('?')}", not name.endswith("?"))
-        for name in names
-    )
+    return decode_configuration(payload).members
 
 
 @dataclass(slots=True)
@@ -77,21 +101,23 @@ class Disk:
             self.entries.extend(persist.entries)
 
 
-def checkpoint_stream(maker: int, state: State, members: tuple[Member, ...]) -> bytes:
+def checkpoint_stream(
+    maker: int, state: State, members: tuple[Member, ...], retired: tuple[int, ...] = ()
+) -> bytes:
     """Replicas' streams of one state differ, in length too: they are files, not logic."""
     filling = b"#" * (30 + 7 * maker)
-    names = encode_members(members)
+    names = encode_configuration(Configuration(members, retired))
     body = b"%d|%d|%s|%d|%s" % (state.index, state.digest, names, maker, filling)
     return body + b"|%08x" % zlib.crc32(body)
 
 
-def read_checkpoint(stream: bytes) -> tuple[State, tuple[Member, ...]] | None:
-    """State and members in a stream; None if its checksum is wrong."""
+def read_checkpoint(stream: bytes) -> tuple[State, Configuration] | None:
+    """State and configuration in a stream; None if its checksum is wrong."""
     body, _, checksum = stream.rpartition(b"|")
     if checksum != b"%08x" % zlib.crc32(body):
         return None
     index, digest, names, *_ = body.split(b"|")
-    return State(int(index), int(digest)), decode_members(names)
+    return State(int(index), int(digest)), decode_configuration(names)
 
 
 class Host:
@@ -113,7 +139,7 @@ class Host:
             replica_id,
             settings or RaftSettings(),
             random,
-            Log(disk.snapshot, list(disk.entries), decode_members),
+            Log(disk.snapshot, list(disk.entries), decode_configuration),
             disk.hard_state,
             disk.state.index,
         )
@@ -243,8 +269,10 @@ class Host:
         if checkpoint is None or checkpoint[0].index != work.index:
             return None
         self.disk.checkpoints[work.index] = stream
-        members = checkpoint[1]
-        return Snapshot(work.index, work.element_term, 0, members, "received", len(stream))
+        told = checkpoint[1]
+        return Snapshot(
+            work.index, work.element_term, 0, told.members, "received", len(stream), told.retired
+        )
 
     def _install(self, work: Install) -> None:
         disk, snapshot = self.disk, work.snapshot
@@ -266,9 +294,11 @@ class Host:
             return False
         term = raft.log.term_at(index)
         assert term is not None
-        members = raft.log.members_at(index)
-        stream = checkpoint_stream(self.replica_id, self.state, members)
-        snapshot = Snapshot(index, term, 0, members, "made", len(stream))
+        then = raft.log.configuration_at(index)
+        if not then.members:
+            return False  # it joins, and does not know yet who the members were (PROTOCOL 3.3)
+        stream = checkpoint_stream(self.replica_id, self.state, then.members, then.retired)
+        snapshot = Snapshot(index, term, 0, then.members, "made", len(stream), then.retired)
         if not raft.compact(snapshot):
             return False
         disk = self.disk

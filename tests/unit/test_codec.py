@@ -31,7 +31,7 @@ from overdb_node.machine.types import (
     Written,
     WrongGroup,
 )
-from overdb_node.raft.types import Member, Snapshot
+from overdb_node.raft.types import Configuration, Member, Snapshot
 
 ID = kv_pb2.RequestId(
     client_id=b"c" * 16, request_number=7, started_at=1_760_000_000_000_000, acknowledged_below=5
@@ -258,7 +258,8 @@ MEMBERS = (Member(1, "a:1"), Member(2, "b:2", voter=False))
 
 def test_members_and_snapshots_come_back() -> None:
     """PROTOCOL 1.1, 3.3: clock and members are part of the element."""
-    assert codec.decode_members(codec.encode_members(MEMBERS)) == MEMBERS
-    snapshot = Snapshot(5, 2, 77, MEMBERS, "00000005", 1234)
+    configuration = Configuration(MEMBERS, (2, 9))
+    assert codec.decode_configuration(codec.encode_configuration(configuration)) == configuration
+    snapshot = Snapshot(5, 2, 77, MEMBERS, "00000005", 1234, (2, 9))
     wire = codec.encode_snapshot(snapshot).SerializeToString()
     assert codec.decode_snapshot(log_pb2.SnapshotElement.FromString(wire)) == snapshot

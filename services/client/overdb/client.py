@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from overdb import _forks
+from overdb._administration import Administration
 from overdb._batch import Batcher
 from overdb._call import (
     checked_bytes,
@@ -51,7 +52,7 @@ _VERSION_MAX = 2**64 - 1
 _T = TypeVar("_T")
 
 
-class Client:
+class Client(Administration):
     """A connection to an OverDB cluster, for asyncio.
 
         async with Client("localhost:7400") as client:

@@ -203,13 +203,13 @@ def location(response: cluster_pb2.LocateResponse) -> Location:
 
 def group_members(response: cluster_pb2.MembersResponse) -> tuple[GroupMembers, ...]:
     """Convert the answer of ``Cluster.Members``."""
-    return tuple(
-        GroupMembers(
-            group.group,
-            tuple(Member(m.id, m.address, m.voter, m.leader) for m in group.members),
-        )
-        for group in response.groups
-    )
+    return tuple(members_of_group(group) for group in response.groups)
+
+
+def members_of_group(group: cluster_pb2.GroupMembers) -> GroupMembers:
+    """Convert the members of one group."""
+    members = tuple(Member(m.id, m.address, m.voter, m.leader) for m in group.members)
+    return GroupMembers(group.group, members)
 
 
 def group_transactions(response: cluster_pb2.TransactionsResponse) -> tuple[GroupTransactions, ...]:

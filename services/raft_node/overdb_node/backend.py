@@ -8,6 +8,7 @@ from overdb.internal.v1 import shard_pb2
 from overdb_common.version import version as program_version
 from overdb_node import codec, transaction_codec
 from overdb_node.machine.machine import Machine
+from overdb_node.membership import members_of
 from overdb_node.raft.errors import NotLeader
 from overdb_node.raft.output import Role
 from overdb_node.replica import Replica
@@ -132,7 +133,8 @@ class ReplicaBackend:
             failure = replica.failure(_Reason.REASON_NOT_LEADER)
         raft, machine, settings = replica.raft, replica.machine, replica.settings
         role = "candidate" if raft.role is Role.PRE_CANDIDATE else raft.role.value
-        progress = raft.leading.progress
+        if raft.role is Role.FOLLOWER and not raft.is_voter:
+            role = "learner"
         return shard_pb2.DescribeResponse(
             cluster=settings.cluster,
             group=settings.group,
@@ -149,17 +151,12 @@ class ReplicaBackend:
             clock=machine.clock,
             epoch=machine.epoch,
             slots=machine.slots,
-            members=[
-                shard_pb2.Member(
-                    id=member.replica_id,
-                    address=replica.address_of(member),
-                    voter=member.voter,
-                    match_index=(
-                        progress[member.replica_id].match if member.replica_id in progress else 0
-                    ),
-                )
-                for member in raft.log.members
-            ],
+            members=members_of(replica, raft.log.members),
+            members_index=raft.log.configuration_index,
+            retired=raft.log.configuration_at(raft.commit_index).retired,
+            incarnation=replica.membership.incarnation,
+            established=replica.membership.established,
+            founders=replica.membership.founders,
             log_bytes=replica.storage.log_bytes,
             data_bytes=replica.storage.data_bytes,
             version=program_version(),
@@ -167,9 +164,25 @@ class ReplicaBackend:
             problem=replica.problem,
         )
 
+    async def change_members(
+        self, request: shard_pb2.ChangeMembersRequest
+    ) -> shard_pb2.ChangeMembersResponse:
+        replica = self._replica
+        if request.group != self._group:
+            failure = replica.failure(
+                _Reason.REASON_WRONG_GROUP_ID, self._group_difference(request.group)
+            )
+        elif not await self._confirm():  # a deposed leader must not say "done already"
+            failure = replica.failure(_Reason.REASON_NOT_LEADER)
+        else:
+            return await replica.membership.change(request)
+        return shard_pb2.ChangeMembersResponse(failure=failure)
+
     async def transfer(self, request: shard_pb2.TransferRequest) -> shard_pb2.TransferResponse:
         """Begin a transfer, and wait until another replica leads or it was abandoned."""
         replica = self._replica
+        if request.to == replica.settings.node_id and replica.raft.is_leader:
+            return shard_pb2.TransferResponse(leader_id=request.to)  # it is done already
         try:
             replica.transfer_to(request.to or replica.best_follower())
         except NotLeader:

@@ -29,7 +29,7 @@ from overdb_node.machine.types import (
     Written,
     WrongGroup,
 )
-from overdb_node.raft.types import Member, Snapshot
+from overdb_node.raft.types import Configuration, Member, Snapshot
 from overdb_node.storage.data import ScanPage
 from overdb_node.transaction_codec import decode_id, decode_transact, fill_error
 
@@ -190,27 +190,34 @@ def scan_refusal(refusal: Behind | Refused) -> shard_pb2.ScanPageResponse:
 # --- the first element and the members -----------------------------------------------------------------
 
 
-def encode_members(members: tuple[Member, ...]) -> bytes:
+def encode_configuration(configuration: Configuration) -> bytes:
     """A CONFIGURATION entry's payload."""
-    return _configuration(members).SerializeToString()
+    return _configuration(configuration).SerializeToString()
 
 
-def decode_members(payload: bytes) -> tuple[Member, ...]:
-    """The members that a CONFIGURATION entry names. Raises DecodeError."""
-    return _members(log_pb2.Configuration.FromString(payload))
+def decode_configuration(payload: bytes) -> Configuration:
+    """What a CONFIGURATION entry says. Raises DecodeError."""
+    return _decode_configuration(log_pb2.Configuration.FromString(payload))
 
 
-def _configuration(members: tuple[Member, ...]) -> log_pb2.Configuration:
+def _configuration(configuration: Configuration) -> log_pb2.Configuration:
     return log_pb2.Configuration(
         replicas=[
-            log_pb2.Replica(id=member.replica_id, address=member.address, voter=member.voter)
-            for member in members
-        ]
+            log_pb2.Replica(
+                id=member.replica_id,
+                address=member.address,
+                voter=member.voter,
+                incarnation=member.incarnation,
+            )
+            for member in configuration.members
+        ],
+        retired=configuration.retired,
     )
 
 
-def _members(configuration: log_pb2.Configuration) -> tuple[Member, ...]:
-    return tuple(Member(r.id, r.address, r.voter) for r in configuration.replicas)
+def _decode_configuration(wire: log_pb2.Configuration) -> Configuration:
+    members = tuple(Member(r.id, r.address, r.voter, r.incarnation) for r in wire.replicas)
+    return Configuration(members, tuple(wire.retired))
 
 
 def encode_snapshot(snapshot: Snapshot) -> log_pb2.SnapshotElement:
@@ -218,13 +225,20 @@ def encode_snapshot(snapshot: Snapshot) -> log_pb2.SnapshotElement:
         index=snapshot.index,
         term=snapshot.term,
         clock=snapshot.clock,
-        members=_configuration(snapshot.members),
+        members=_configuration(snapshot.configuration),
         checkpoint=snapshot.checkpoint,
         size=snapshot.size,
     )
 
 
 def decode_snapshot(wire: log_pb2.SnapshotElement) -> Snapshot:
+    first = _decode_configuration(wire.members)
     return Snapshot(
-        wire.index, wire.term, wire.clock, _members(wire.members), wire.checkpoint, wire.size
+        wire.index,
+        wire.term,
+        wire.clock,
+        first.members,
+        wire.checkpoint,
+        wire.size,
+        first.retired,
     )

@@ -90,7 +90,9 @@ def open_storage(settings: NodeSettings) -> ReplicaStorage:
 async def _serve(settings: NodeSettings, replica: Replica) -> tuple[grpc.aio.Server, ShardService]:
     server = grpc.aio.server(options=grpc_options.server_options())
     own = Address(settings.cluster, settings.group, settings.node_id)
-    raft_pb2_grpc.add_RaftServicer_to_server(RaftService(own, replica.receive), server)
+    raft_pb2_grpc.add_RaftServicer_to_server(
+        RaftService(own, replica.receive, replica.membership.admit), server
+    )
     shard_service = ShardService(ReplicaBackend(replica))
     shard_pb2_grpc.add_ShardServicer_to_server(shard_service, server)
     health = health_aio.HealthServicer()

@@ -23,6 +23,7 @@ from overdb_node import codec
 from overdb_node.applying import Applier, Deferred, Waiting
 from overdb_node.finishing import Finisher
 from overdb_node.machine.machine import Machine
+from overdb_node.membership import Membership
 from overdb_node.metrics import NodeMetrics
 from overdb_node.raft.core import Raft
 from overdb_node.raft.errors import NotLeader, Overloaded
@@ -69,7 +70,7 @@ class Replica:
             settings.node_id,
             settings.raft_settings(),
             Random(),
-            Log(recovered.snapshot, recovered.entries, codec.decode_members),
+            Log(recovered.snapshot, recovered.entries, codec.decode_configuration),
             recovered.hard_state,
             recovered.applied_index,
         )
@@ -80,8 +81,11 @@ class Replica:
         self._applier = Applier(machine, storage.data, self._waiting, self._deferred, metrics)
         self._reads = Reads()
         self.blocked_reads = BlockedReads()
-        own = Address(settings.cluster, settings.group, settings.node_id)
-        self.peers = Peers(own, self.address_of)
+        self.membership = Membership(self)
+        own = Address(
+            settings.cluster, settings.group, settings.node_id, self.membership.incarnation
+        )
+        self.peers = Peers(own, self.address_of, lambda: self.membership.own_address)
         self.writer = GroupCommit(
             lambda: storage.log,
             notify=self._notify,
@@ -105,7 +109,7 @@ class Replica:
     # --- life -----------------------------------------------------------------------------------
 
     def start(self) -> None:
-        self.peers.connect(self.raft.log.members)
+        self.membership.start()
         self._schedule_tick()
         self.schedule_turn()
 
@@ -117,6 +121,7 @@ class Replica:
             self._ticker.cancel()
         self._failed = True  # nothing is taken in any more
         await self.finisher.close()
+        await self.membership.close()
         await self.peers.close()
         await self.snapshotting.close()
         await self._loop.run_in_executor(None, self.writer.close)
@@ -163,7 +168,11 @@ class Replica:
         damaged = [r for r, p in self.raft.leading.progress.items() if p.damaged]
         if damaged:
             return f"the log of replica {damaged[0]} contradicts this one: replace that replica"
-        return self.disk_problem
+        return self.membership.problem or self.disk_problem
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        return self._loop
 
     def address_of(self, member: Member) -> str:
         """Settings know where members are reached now; the log knows where they were."""
@@ -195,7 +204,8 @@ class Replica:
         if self._ticks % DISK_CHECK_TICKS == 0:
             self._check_disk()
         self._check_stall()
-        self.raft.tick()
+        if self.membership.established:
+            self.raft.tick()
         self.snapshotting.tick()
         self.finisher.tick()
         if self.raft.installing is None:
@@ -231,7 +241,7 @@ class Replica:
 
     def receive(self, sender: int, messages: list[Message]) -> None:
         """Take in a packet of another replica."""
-        if self._failed:
+        if self._failed or not self.membership.established:
             return
         try:
             for message in messages:
@@ -349,6 +359,7 @@ class Replica:
         try:
             self._propose_waiting()
             output = self.raft.take_output()
+            self.membership.follow_configuration()  # first: messages to a new member need its link
             self._carry_out(output)
             self._apply()
         except Exception as violation:  # RocksDB's errors are plain Exceptions

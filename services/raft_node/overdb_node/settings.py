@@ -24,7 +24,14 @@ class NodeSettings(ProcessSettings, Limits):
         ge=1, description="id of this replica, unique in the cluster, never reused"
     )
     members: str = Field(
-        description="founding members of the group, id=host:port separated by commas"
+        "",
+        description="founding members of the group, id=host:port separated by commas; with OVERDB_JOIN "
+        "members to ask, if any are known",
+    )
+    join: bool = Field(
+        False,
+        description="this replica joins a group that exists, under an id that never was in it, and "
+        "waits to be taken in (overdb members add)",
     )
     seeds: str = Field(
         "",
@@ -84,6 +91,9 @@ class NodeSettings(ProcessSettings, Limits):
         le=3600,
         description="age at which an outcome that not all participants are known to have is told again, s",
     )
+    describe_seconds_max: float = Field(
+        1.0, gt=0, le=30, description="another node that does not say how it is by then is down, s"
+    )
     disk_free_bytes_min: int = Field(
         128 * _MIB, ge=0, le=1 << 40, description="free disk space below which writes are refused"
     )
@@ -100,8 +110,16 @@ class NodeSettings(ProcessSettings, Limits):
     @model_validator(mode="after")
     def _fit_together(self) -> NodeSettings:
         members = self.founding_addresses()
-        if self.node_id not in members:
-            raise ValueError(f"node_id {self.node_id} is not among members {sorted(members)}")
+        if not self.join and self.node_id not in members:
+            raise ValueError(
+                f"node_id {self.node_id} is not among members {sorted(members)}; a replica that joins a "
+                "group later is started with OVERDB_JOIN=true"
+            )
+        if self.join and self.node_id in members:
+            raise ValueError(
+                f"node_id {self.node_id} is among members {sorted(members)}: a replica that joins "
+                "(OVERDB_JOIN) has an id that never was in the group"
+            )
         if self.group >= self.groups:
             raise ValueError(f"group {self.group} does not exist: there are {self.groups} groups")
         if not self.tick_ms <= self.heartbeat_ms < self.election_ms_min <= self.election_ms_max:
@@ -120,10 +138,13 @@ class NodeSettings(ProcessSettings, Limits):
         return self.slow_fsync_ms / 1000
 
     def founding_addresses(self) -> dict[int, str]:
-        """Where the founding members are reached now, by id."""
+        """Where the founding members (for one who joins: those it was told of) are reached now, by id."""
         return _parse(self.members)
 
     def founding_members(self) -> tuple[Member, ...]:
+        """The members of the genesis snapshot; nobody for a replica that joins (PROTOCOL 3.5)."""
+        if self.join:
+            return ()
         return tuple(Member(i, address) for i, address in sorted(self.founding_addresses().items()))
 
     def raft_settings(self) -> RaftSettings:
@@ -155,6 +176,8 @@ class NodeSettings(ProcessSettings, Limits):
 def _parse(text: str) -> dict[int, str]:
     """Parse ``1=host:port,2=host:port``."""
     members: dict[int, str] = {}
+    if not text.strip():
+        return members
     for part in text.split(","):
         number, _, address = part.strip().partition("=")
         host, _, port = address.rpartition(":")

@@ -62,9 +62,14 @@ class Snapshotting:
         if taken is None or self._is_overtaken(taken.index, taken.term):
             self._taking = False
             return
-        members = log.members_at(taken.index)
+        then = log.configuration_at(taken.index)
+        if not then.members:
+            # A replica that joins, and has not yet reached the entry that took it in, does not know who the
+            # members were: its snapshot would say nobody (PROTOCOL 3.3).
+            self._taking = False
+            return
         storage = self._replica.storage
-        self._run(lambda: storage.seal_snapshot(taken, members), self._sealed)
+        self._run(lambda: storage.seal_snapshot(taken, then.members, then.retired), self._sealed)
 
     def _is_overtaken(self, index: int, term: int) -> bool:
         """Whether a snapshot that was installed meanwhile has put the log beyond this one."""

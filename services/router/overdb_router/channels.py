@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
 from typing import cast
 
 import grpc
@@ -69,6 +70,17 @@ class Replica:
         request = shard_pb2.OpenTransactionsRequest(group=group)
         return await self._stub.OpenTransactions(request, timeout=seconds_max)
 
+    async def change_members(
+        self, request: shard_pb2.ChangeMembersRequest, seconds_max: float
+    ) -> shard_pb2.ChangeMembersResponse:
+        """Raises grpc.aio.AioRpcError when the replica does not answer in time."""
+        return await self._stub.ChangeMembers(request, timeout=seconds_max)
+
+    async def transfer(self, group: int, to: int, seconds_max: float) -> shard_pb2.TransferResponse:
+        """Raises grpc.aio.AioRpcError when the replica does not answer in time."""
+        request = shard_pb2.TransferRequest(group=group, to=to)
+        return await self._stub.Transfer(request, timeout=seconds_max)
+
     async def close(self) -> None:
         await self._channel.close()
 
@@ -85,6 +97,11 @@ class Channels:
         if replica is None:
             replica = self._replicas[address] = Replica(address)
         return replica
+
+    async def forget_all_but(self, addresses: Collection[str]) -> None:
+        """Close the channels to addresses that nobody has any more."""
+        for address in [known for known in self._replicas if known not in addresses]:
+            await self._replicas.pop(address).close()
 
     async def close(self) -> None:
         for replica in self._replicas.values():

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Coroutine, Mapping
+from typing import Any, TypeVar
 
 import grpc
 
@@ -16,10 +16,12 @@ from overdb_router import refusals
 from overdb_router.core import RouterCore
 from overdb_router.exchange import BACKOFF_SECONDS_MIN
 from overdb_router.gate import Gate
+from overdb_router.members import Members
 from overdb_router.refusals import Refusal, Refused
 from overdb_router.slots import UNKNOWN
 from overdb_router.topology import GroupView, Member
 
+T = TypeVar("T")
 Context = grpc.aio.ServicerContext[Any, Any]
 
 _ROLES = {
@@ -38,6 +40,7 @@ class ClusterService(cluster_pb2_grpc.ClusterServicer):
     def __init__(self, core: RouterCore, gate: Gate) -> None:
         self._core = core
         self._gate = gate
+        self._members = Members(core)
         self._loop = asyncio.get_running_loop()
 
     async def Status(  # noqa: N802
@@ -108,6 +111,65 @@ class ClusterService(cluster_pb2_grpc.ClusterServicer):
         finally:
             self._leave("Transactions")
 
+    # --- changes of the members -----------------------------------------------------------------
+
+    async def AddMember(  # noqa: N802
+        self, request: cluster_pb2.AddMemberRequest, context: Context
+    ) -> cluster_pb2.AddMemberResponse:
+        work = self._members.add(request, self._seconds(context))
+        await self._administer("AddMember", request.group, work, context)
+        return cluster_pb2.AddMemberResponse(members=self._group_members(request.group))
+
+    async def PromoteMember(  # noqa: N802
+        self, request: cluster_pb2.PromoteMemberRequest, context: Context
+    ) -> cluster_pb2.PromoteMemberResponse:
+        work = self._members.promote(request, self._seconds(context))
+        await self._administer("PromoteMember", request.group, work, context)
+        return cluster_pb2.PromoteMemberResponse(members=self._group_members(request.group))
+
+    async def RemoveMember(  # noqa: N802
+        self, request: cluster_pb2.RemoveMemberRequest, context: Context
+    ) -> cluster_pb2.RemoveMemberResponse:
+        work = self._members.remove(request, self._seconds(context))
+        await self._administer("RemoveMember", request.group, work, context)
+        return cluster_pb2.RemoveMemberResponse(members=self._group_members(request.group))
+
+    async def TransferLeadership(  # noqa: N802
+        self, request: cluster_pb2.TransferLeadershipRequest, context: Context
+    ) -> cluster_pb2.TransferLeadershipResponse:
+        work = self._members.transfer(request, self._seconds(context))
+        leader = await self._administer("TransferLeadership", request.group, work, context)
+        return cluster_pb2.TransferLeadershipResponse(leader_id=leader)
+
+    async def _administer(
+        self, method: str, group: int, work: Coroutine[Any, Any, T], context: Context
+    ) -> T:
+        """Let the work in, do it, and end the call as it is refused."""
+        try:
+            await self._enter(context)
+        except BaseException:
+            work.close()
+            raise
+        try:
+            known = self._core.topology.groups
+            if group not in known:
+                work.close()
+                await refusals.abort(context, _no_group(group, known))
+            return await work
+        except Refused as refused:
+            await refusals.abort(context, refused.refusal)
+        finally:
+            self._leave(method)
+
+    def _seconds(self, context: Context) -> float:
+        """How long to work on a request: less than the caller waits, so that it hears why."""
+        left = context.time_remaining()
+        longest = self._core.settings.request_seconds_max
+        return longest if left is None else min(longest, max(0.1, left - 0.2))
+
+    def _group_members(self, group: int) -> cluster_pb2.GroupMembers:
+        return _members(self._core.topology.groups[group])
+
     # --- helpers --------------------------------------------------------------------------------
 
     async def _wanted(
@@ -119,9 +181,7 @@ class ClusterService(cluster_pb2_grpc.ClusterServicer):
         groups = self._core.topology.groups
         wanted = [request.group] if request.HasField("group") else sorted(groups)
         if any(group not in groups for group in wanted):
-            known = ", ".join(str(group) for group in sorted(groups)) or "none yet"
-            message = f"there is no group {request.group}; known groups: {known}"
-            await refusals.abort(context, Refusal(refusals.NOT_FOUND, message))
+            await refusals.abort(context, _no_group(request.group, groups))
         return wanted
 
     async def _transactions(self, group: int) -> cluster_pb2.GroupTransactions:
@@ -211,6 +271,12 @@ def _replica_status(
     status.version = answer.version
     status.problem = answer.problem
     return status
+
+
+def _no_group(group: int, groups: Mapping[int, GroupView]) -> Refusal:
+    known = ", ".join(str(one) for one in sorted(groups)) or "none yet"
+    message = f"there is no group {group}; known groups: {known}"
+    return Refusal(refusals.NOT_FOUND, message)
 
 
 def _members(view: GroupView) -> cluster_pb2.GroupMembers:

@@ -43,11 +43,12 @@ class Member(NamedTuple):
 class GroupView:
     """What is known of one group."""
 
-    __slots__ = ("group", "heard_at", "leader", "lost", "members", "reachable")
+    __slots__ = ("group", "heard_at", "leader", "lost", "members", "members_index", "reachable")
 
     def __init__(self, group: int) -> None:
         self.group = group
         self.members: tuple[Member, ...] = ()
+        self.members_index = 0  # of the log entry that made them
         self.leader: Leader | None = None
         # The leader that was lost last: others go on naming it until the next one is elected.
         self.lost: Leader | None = None
@@ -78,6 +79,7 @@ class Topology:
         self._asking: dict[str, asyncio.Task[bool]] = {}
         self._loop = asyncio.get_running_loop()
         self._foreign: set[str] = set()
+        self._used: set[str] = set()  # addresses at the poll before
         self._polling: asyncio.Task[None] | None = None
 
     # --- life -----------------------------------------------------------------------------------
@@ -167,7 +169,9 @@ class Topology:
 
     async def search(self, group: int) -> None:
         """Ask all members; return when one says that it leads, or all have been heard. Never raises."""
-        await _first_true(self.ask_around(group))
+        if not await _first_true(self.ask_around(group)):
+            # All members may have been replaced since they were learned: the seeds may know.
+            await _first_true([self._ask(a, group) for a in self._settings.seed_addresses()])
 
     async def refresh(self) -> None:
         """Ask every group again, for its slots."""
@@ -182,10 +186,22 @@ class Topology:
                 leader = self.leader_of(group)
                 if leader is None or not self.groups[group].reachable:
                     self.ask_around(group)
+                    for address in self._settings.seed_addresses():
+                        self._ask(address, group)
                 else:
                     self._ask(leader.address, group)
+            await self._channels.forget_all_but(self._in_use())
             seconds = self._settings.poll_seconds
             await asyncio.sleep(seconds if self.serving else min(DISCOVERY_SECONDS, seconds))
+
+    def _in_use(self) -> set[str]:
+        """Addresses of everybody who is known, or was just now: links may still talk to them."""
+        now = {*self._settings.seed_addresses(), *self._asking}
+        for view in self.groups.values():
+            now.update(member.address for member in view.members)
+            now.update(leader.address for leader in (view.leader, view.lost) if leader is not None)
+        before, self._used = self._used, now
+        return before | now
 
     def _ask(self, address: str, group: int) -> asyncio.Task[bool]:
         task = self._asking.get(address)
@@ -246,9 +262,13 @@ class Topology:
 
     def _learn_members(self, view: GroupView, answer: shard_pb2.DescribeResponse) -> None:
         members = tuple(Member(m.id, m.address, m.voter) for m in answer.members)
-        # The leader's list is the newest; a follower's serves until the leader is heard.
-        if members and (answer.role == "leader" or not view.members):
+        # The leader's list counts; while none answers a newer one of a follower, which may be cut yet.
+        newer = not view.members or (
+            not view.reachable and answer.members_index > view.members_index
+        )
+        if members and (answer.role == "leader" or newer):
             view.members = members
+            view.members_index = answer.members_index
 
     def _learn_leader(self, view: GroupView, leader: Leader) -> bool:
         """A leader has answered; return whether it is believed. A deposed one may not know it yet."""
@@ -300,10 +320,11 @@ class Topology:
             )
 
 
-async def _first_true(tasks: Sequence[asyncio.Task[bool]]) -> None:
+async def _first_true(tasks: Sequence[asyncio.Task[bool]]) -> bool:
     """Return when one of the tasks has returned True or all are done; leave the others running."""
     waiting = set(tasks)
     while waiting:
         done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
         if any(not task.cancelled() and task.result() for task in done):
-            return
+            return True
+    return False

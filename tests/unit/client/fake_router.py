@@ -9,6 +9,7 @@ from typing import Any
 
 import grpc
 import grpc.aio
+from grpc_status import rpc_status
 
 from overdb.v1 import cluster_pb2, cluster_pb2_grpc, kv_pb2, kv_pb2_grpc
 from tests.unit.client.store import Answer, Entry, Store
@@ -45,6 +46,8 @@ class FakeRouter(kv_pb2_grpc.KVServicer, cluster_pb2_grpc.ClusterServicer):
         self.transactions = cluster_pb2.TransactionsResponse()
         self.states: dict[tuple[bytes, int], Any] = {}  # what TransactionStatus says, by id
         self.status_questions = 0
+        self.administered: list[Any] = []  # requests that change members
+        self.refusals: list[Any] = []  # google.rpc.Status: answers to the next of them
         self.address = ""
         self._server: grpc.aio.Server | None = None
 
@@ -162,6 +165,22 @@ class FakeRouter(kv_pb2_grpc.KVServicer, cluster_pb2_grpc.ClusterServicer):
             if not request.HasField("group") or group.group == request.group
         )
         return told
+
+    async def _administer(self, request: Any, context: Any) -> Any:
+        """Answer as told, one answer a call; then with the group as it is."""
+        self.administered.append(request)
+        if self.refusals:
+            refused = self.refusals.pop(0)
+            await context.abort_with_status(rpc_status.to_status(refused))
+        kind = type(request).__name__.removesuffix("Request")
+        if kind == "TransferLeadership":
+            return cluster_pb2.TransferLeadershipResponse(leader_id=request.to or 2)
+        response = getattr(cluster_pb2, f"{kind}Response")()
+        response.members.group = request.group
+        response.members.members.add(id=1, address="127.0.0.1:7410", voter=True, leader=True)
+        return response
+
+    AddMember = PromoteMember = RemoveMember = TransferLeadership = _administer
 
     async def _refuse(self, _request: Any, context: Any) -> Any:
         await context.abort(grpc.StatusCode.UNIMPLEMENTED, "the client library uses Batch")

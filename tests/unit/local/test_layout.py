@@ -174,3 +174,33 @@ def test_without_the_servers_libraries_it_says_what_to_install(
         local.local(data=tmp_path / "data")
     assert "pip install 'overdb[cli,server]'" in capsys.readouterr().err
     assert not (tmp_path / "data").exists()
+
+
+def test_a_replaced_node_joins_under_its_new_id_at_the_same_place(tmp_path: Path) -> None:
+    """And it is remembered: the next start needs no option. A second loss replaces the second one."""
+    layout = Layout(tmp_path, 2, 3, 1, 7400)
+    layout.write()
+    again = layout.remembered().replace(["3=7"])
+    before, now = layout.nodes[2], again.nodes[2]
+    assert (now.name, now.address) == ("node-7", before.address)
+    assert now.environment["OVERDB_NODE_ID"] == "7"
+    assert now.environment["OVERDB_JOIN"] == "true"
+    assert now.environment["OVERDB_DATA"].endswith("node-7")
+    assert now.environment["OVERDB_MEMBERS"] == before.environment["OVERDB_MEMBERS"]
+    assert again.nodes[1] == layout.nodes[1]
+    again.write()
+    third = Layout(tmp_path, 2, 3, 1, 7400).remembered().replace(["3=7", "7=8"])
+    assert third.nodes[2].name == "node-8"
+
+
+@pytest.mark.parametrize("pair", ["3", "3=x", "3=2", "9=10", "3=3", "3=0"])
+def test_a_replacement_that_cannot_be_is_refused(tmp_path: Path, pair: str) -> None:
+    with pytest.raises(Refused, match=f"--replace {pair}"):
+        Layout(tmp_path, 2, 3, 1, 7400).replace([pair])
+
+
+def test_an_id_is_not_used_twice(tmp_path: Path) -> None:
+    layout = Layout(tmp_path, 2, 3, 1, 7400).replace(["3=7"])
+    for pair in ("3=8", "1=7", "7=3"):
+        with pytest.raises(Refused):
+            layout.replace([pair])

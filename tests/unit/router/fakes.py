@@ -149,6 +149,8 @@ class FakeReplica(shard_pb2_grpc.ShardServicer):
         self.pages: list[shard_pb2.ScanPageRequest] = []
         self.page_failures = 0  # scan pages to refuse as not leader
         self.before_read: Callable[[shard_pb2.Read], None] | None = None
+        self.changes: list[shard_pb2.ChangeMembersRequest] = []
+        self.change_answers: list[shard_pb2.ChangeMembersResponse] = []
         self.streams: list[Any] = []  # contexts of Exchange, to send what is late on
         self._server: grpc.aio.Server | None = None
 
@@ -171,6 +173,12 @@ class FakeReplica(shard_pb2_grpc.ShardServicer):
         if self._server is not None:
             await self._server.stop(0)
             self._server = None
+
+    async def ChangeMembers(self, request: Any, context: Any) -> Any:  # noqa: N802
+        self.changes.append(request)
+        if self.change_answers:
+            return self.change_answers.pop(0)
+        return shard_pb2.ChangeMembersResponse(index=1)
 
     # --- RPCs -----------------------------------------------------------------------------------
 

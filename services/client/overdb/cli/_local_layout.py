@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import fcntl
 import json
 import os
@@ -64,7 +65,10 @@ class ProcessPlan:
 
 @dataclass
 class Layout:
-    """The shape of a local cluster. Ports follow from the base port, ids from group and replica."""
+    """The shape of a local cluster. Ports follow from the base port, ids from group and replica.
+
+    A node whose disk was lost is ``replaced`` by one with a new id at the same place.
+    """
 
     directory: Path
     groups: int
@@ -73,6 +77,7 @@ class Layout:
     base_port: int
     cluster: str = "overdb"
     faults: bool = False  # nodes that can be hurt on purpose, and a proxy between them
+    replaced: dict[int, int] = field(default_factory=dict)  # id of a node -> id that took its place
     nodes: list[ProcessPlan] = field(init=False)
     router_plans: list[ProcessPlan] = field(init=False)
     helper_plans: list[ProcessPlan] = field(init=False)
@@ -118,15 +123,52 @@ class Layout:
     def _address(self, offset: int) -> str:
         return f"{HOST}:{self.base_port + offset}"
 
+    def _present_id(self, founding_id: int) -> int:
+        """Who is at a founder's place now."""
+        node_id = founding_id
+        while node_id in self.replaced:
+            node_id = self.replaced[node_id]
+        return node_id
+
+    def replace(self, pairs: list[str]) -> Layout:
+        """This layout with more nodes replaced, ``OLD=NEW`` each. Raises Refused."""
+        replaced = dict(self.replaced)
+        for pair in pairs:
+            old, _, new = pair.partition("=")
+            if not (old.isdigit() and new.isdigit()):
+                raise Refused(f"--replace {pair}: expected OLD=NEW, two ids, as in 3=7")
+            if replaced.get(int(old)) == int(new):
+                continue  # said before; it was remembered
+            founding = range(1, self.groups * self.replicas + 1)
+            used = {*founding, *replaced, *replaced.values()}
+            if int(new) in used or int(new) < 1:
+                raise Refused(
+                    f"--replace {pair}: id {new} was used already; take one that never was"
+                )
+            if int(old) not in used or int(old) in replaced:
+                raise Refused(f"--replace {pair}: there is no node {old} here")
+            replaced[int(old)] = int(new)
+        return dataclasses.replace(self, replaced=replaced)
+
+    def remembered(self) -> Layout:
+        """This layout with the nodes that were replaced at earlier starts."""
+        try:
+            told = json.loads(self.file.read_text()).get("replaced", {})
+            replaced = {int(old): int(new) for old, new in told.items()}
+        except (OSError, ValueError, AttributeError):
+            return self  # new, or damaged: ``claim`` tells
+        return dataclasses.replace(self, replaced=replaced)
+
     def _node(self, group: int, replica: int, addresses: dict[int, str]) -> ProcessPlan:
-        node_id, offset = self._node_id(group, replica), _NODE_OFFSET + self._rank(group, replica)
+        founder, offset = self._node_id(group, replica), _NODE_OFFSET + self._rank(group, replica)
+        node_id = self._present_id(founder)
         members = (self._node_id(group, r) for r in range(self.replicas))
         data = self.directory / f"node-{node_id}"
         log_file = self.directory / "logs" / f"node-{node_id}.log"
         return ProcessPlan(
             f"node-{node_id}",
             "overdb_torture.faulty_node" if self.faults else "overdb_node",
-            addresses[node_id],
+            addresses[founder],
             self._address(self._metrics_offset + offset),
             {
                 "OVERDB_NODE_ID": str(node_id),
@@ -136,6 +178,7 @@ class Layout:
                 "OVERDB_SEEDS": ",".join(addresses.values()),
                 "OVERDB_DATA": str(data),
                 **(self._faults_environment(addresses) if self.faults else {}),
+                **({"OVERDB_JOIN": "true"} if node_id != founder else {}),
             },
             log_file,
             {"node_id": node_id, "group": group, "replica": replica, "data_directory": str(data)},
@@ -167,7 +210,9 @@ class Layout:
     def _faults_environment(self, addresses: dict[int, str]) -> dict[str, str]:
         return {
             "OVERDB_FAULTS": str(self.faults_directory),
-            "OVERDB_FAULTS_NODES": ",".join(f"{i}={a}" for i, a in addresses.items()),
+            "OVERDB_FAULTS_NODES": ",".join(
+                f"{self._present_id(i)}={a}" for i, a in addresses.items()
+            ),
         }
 
     # --- the directory ----------------------------------------------------------------------------
@@ -290,6 +335,7 @@ class Layout:
         content = {
             "cluster": self.cluster,
             "founded": {"groups": self.groups, "replicas": self.replicas},
+            "replaced": {str(old): new for old, new in self.replaced.items()},
             "supervisor_pid": os.getpid(),
             "routers": [entry(plan) for plan in self.router_plans],
             "nodes": [entry(plan) for plan in self.nodes],

@@ -9,6 +9,7 @@ from typing import Annotated, Any, cast
 
 import typer
 
+from overdb.cli import member_commands
 from overdb.cli.console import OutputError, PipeClosedError
 from overdb.cli.session import ExitCode, Session, UsageError, exit_code_of
 from overdb.errors import OverDBError
@@ -43,7 +44,18 @@ app = typer.Typer(
 
 # Commands that do not need those that run a cluster.
 _LIGHT = frozenset(
-    {"get", "put", "delete", "scan", "txn", "transactions", "status", "locate", "shell"}
+    {
+        "get",
+        "put",
+        "delete",
+        "scan",
+        "txn",
+        "transactions",
+        "status",
+        "locate",
+        "members",
+        "shell",
+    }
 )
 
 # The base of typer's own errors; it is not exported, and its home depends on typer's version.
@@ -249,6 +261,9 @@ def _locate(context: typer.Context, key: Key) -> int:
     from overdb.cli import cluster_commands  # noqa: PLC0415
 
     return cluster_commands.locate(context.obj, key)
+
+
+app.add_typer(member_commands.app, name="members")
 
 
 @app.command("shell")

@@ -48,6 +48,10 @@ def local(
             "--faults", help="For overdb torture: nodes with faults to switch on, a proxy between."
         ),
     ] = False,
+    replace: Annotated[
+        list[str] | None,
+        typer.Option(metavar="OLD=NEW", help="Node OLD lost its disk: start NEW there, to join."),
+    ] = None,
 ) -> None:
     """Run a cluster of local processes until Ctrl-C; the data survives, and a dead process comes back."""
     missing = [name for name in _SERVERS_NEED if importlib.util.find_spec(name) is None]
@@ -68,6 +72,11 @@ def local(
         )
         raise typer.Exit(_EXIT_REFUSED)
     layout = Layout(data.absolute(), groups, replicas, routers, base_port, faults=faults)
+    try:
+        layout = layout.remembered().replace(replace or [])
+    except Refused as refused:
+        say(f"overdb local: {refused}", error=True)
+        raise typer.Exit(_EXIT_REFUSED) from None
     sys.exit(run(layout))
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 PROMPT = "overdb> "
 MORE_PROMPT = "   ...> "
-COMMANDS = ("get", "put", "delete", "scan", "txn", "transactions", "status", "locate")
+COMMANDS = ("get", "put", "delete", "scan", "txn", "transactions", "status", "locate", "members")
 OPTIONS = {
     "get": ("--version", "--output", "--help"),
     "put": ("--file", "--help"),
@@ -26,6 +26,7 @@ OPTIONS = {
     "transactions": ("--group", "--help"),
     "status": ("--help",),
     "locate": ("--help",),
+    "members": ("add", "promote", "remove", "transfer", "--group", "--help"),
 }
 HELP = """\
   get KEY [--version N]        the value of a key
@@ -38,6 +39,7 @@ HELP = """\
   transactions [--group N]     those that are open, and who waits for whom
   status                       groups, leaders, replicas
   locate KEY                   where a key lives
+  members [add|promote|...]    who is in which group, and changes of that
   help [COMMAND]               this, or all about a command
   exit                         or Ctrl-D
 Quote words with blanks; \\n, \\t, \\" and \\xNN write special characters."""

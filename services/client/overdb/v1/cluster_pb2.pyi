@@ -434,3 +434,150 @@ class OpenTransaction(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["age_us", b"age_us", "attempt", b"attempt", "id", b"id", "key_count", b"key_count", "keys", b"keys", "participants", b"participants", "state", b"state", "waits_for", b"waits_for"]) -> None: ...
 
 global___OpenTransaction = OpenTransaction
+
+@typing.final
+class AddMemberRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    GROUP_FIELD_NUMBER: builtins.int
+    ID_FIELD_NUMBER: builtins.int
+    ADDRESS_FIELD_NUMBER: builtins.int
+    group: builtins.int
+    id: builtins.int
+    """at least 1; never used before in the cluster"""
+    address: builtins.str
+    """host:port at which the other replicas and the routers reach it"""
+    def __init__(
+        self,
+        *,
+        group: builtins.int = ...,
+        id: builtins.int = ...,
+        address: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["address", b"address", "group", b"group", "id", b"id"]) -> None: ...
+
+global___AddMemberRequest = AddMemberRequest
+
+@typing.final
+class AddMemberResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    MEMBERS_FIELD_NUMBER: builtins.int
+    @property
+    def members(self) -> global___GroupMembers: ...
+    def __init__(
+        self,
+        *,
+        members: global___GroupMembers | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["members", b"members"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["members", b"members"]) -> None: ...
+
+global___AddMemberResponse = AddMemberResponse
+
+@typing.final
+class PromoteMemberRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    GROUP_FIELD_NUMBER: builtins.int
+    ID_FIELD_NUMBER: builtins.int
+    group: builtins.int
+    id: builtins.int
+    def __init__(
+        self,
+        *,
+        group: builtins.int = ...,
+        id: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["group", b"group", "id", b"id"]) -> None: ...
+
+global___PromoteMemberRequest = PromoteMemberRequest
+
+@typing.final
+class PromoteMemberResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    MEMBERS_FIELD_NUMBER: builtins.int
+    @property
+    def members(self) -> global___GroupMembers: ...
+    def __init__(
+        self,
+        *,
+        members: global___GroupMembers | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["members", b"members"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["members", b"members"]) -> None: ...
+
+global___PromoteMemberResponse = PromoteMemberResponse
+
+@typing.final
+class RemoveMemberRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    GROUP_FIELD_NUMBER: builtins.int
+    ID_FIELD_NUMBER: builtins.int
+    FORCE_FIELD_NUMBER: builtins.int
+    group: builtins.int
+    id: builtins.int
+    force: builtins.bool
+    def __init__(
+        self,
+        *,
+        group: builtins.int = ...,
+        id: builtins.int = ...,
+        force: builtins.bool = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["force", b"force", "group", b"group", "id", b"id"]) -> None: ...
+
+global___RemoveMemberRequest = RemoveMemberRequest
+
+@typing.final
+class RemoveMemberResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    MEMBERS_FIELD_NUMBER: builtins.int
+    @property
+    def members(self) -> global___GroupMembers: ...
+    def __init__(
+        self,
+        *,
+        members: global___GroupMembers | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["members", b"members"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["members", b"members"]) -> None: ...
+
+global___RemoveMemberResponse = RemoveMemberResponse
+
+@typing.final
+class TransferLeadershipRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    GROUP_FIELD_NUMBER: builtins.int
+    TO_FIELD_NUMBER: builtins.int
+    group: builtins.int
+    to: builtins.int
+    """0: the voter that lags least"""
+    def __init__(
+        self,
+        *,
+        group: builtins.int = ...,
+        to: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["group", b"group", "to", b"to"]) -> None: ...
+
+global___TransferLeadershipRequest = TransferLeadershipRequest
+
+@typing.final
+class TransferLeadershipResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    LEADER_ID_FIELD_NUMBER: builtins.int
+    leader_id: builtins.int
+    def __init__(
+        self,
+        *,
+        leader_id: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["leader_id", b"leader_id"]) -> None: ...
+
+global___TransferLeadershipResponse = TransferLeadershipResponse

@@ -54,6 +54,26 @@ class ClusterStub(object):
                 request_serializer=overdb_dot_v1_dot_cluster__pb2.TransactionsRequest.SerializeToString,
                 response_deserializer=overdb_dot_v1_dot_cluster__pb2.TransactionsResponse.FromString,
                 _registered_method=True)
+        self.AddMember = channel.unary_unary(
+                '/overdb.v1.Cluster/AddMember',
+                request_serializer=overdb_dot_v1_dot_cluster__pb2.AddMemberRequest.SerializeToString,
+                response_deserializer=overdb_dot_v1_dot_cluster__pb2.AddMemberResponse.FromString,
+                _registered_method=True)
+        self.PromoteMember = channel.unary_unary(
+                '/overdb.v1.Cluster/PromoteMember',
+                request_serializer=overdb_dot_v1_dot_cluster__pb2.PromoteMemberRequest.SerializeToString,
+                response_deserializer=overdb_dot_v1_dot_cluster__pb2.PromoteMemberResponse.FromString,
+                _registered_method=True)
+        self.RemoveMember = channel.unary_unary(
+                '/overdb.v1.Cluster/RemoveMember',
+                request_serializer=overdb_dot_v1_dot_cluster__pb2.RemoveMemberRequest.SerializeToString,
+                response_deserializer=overdb_dot_v1_dot_cluster__pb2.RemoveMemberResponse.FromString,
+                _registered_method=True)
+        self.TransferLeadership = channel.unary_unary(
+                '/overdb.v1.Cluster/TransferLeadership',
+                request_serializer=overdb_dot_v1_dot_cluster__pb2.TransferLeadershipRequest.SerializeToString,
+                response_deserializer=overdb_dot_v1_dot_cluster__pb2.TransferLeadershipResponse.FromString,
+                _registered_method=True)
 
 
 class ClusterServicer(object):
@@ -89,6 +109,44 @@ class ClusterServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def AddMember(self, request, context):
+        """Changes of a group's members. Each is answered when it is committed; asked again, for whatever reason,
+        it is answered in the same way. One at a time: ABORTED while another change, or a handover of
+        leadership, is under way (try again). NOT_FOUND for a group, or a replica, that does not exist;
+        UNAVAILABLE without a leader, DEADLINE_EXCEEDED when the change was begun and is not known to be
+        committed (try again: it is not made twice).
+
+        Takes in a new replica as a learner: it follows, and counts for nothing yet. It need not run. Its id
+        must be new in the cluster: FAILED_PRECONDITION for one that was removed or is a
+        member at another address, and for an address at which another member answers.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PromoteMember(self, request, context):
+        """Makes a learner a voter. FAILED_PRECONDITION while it lags too far: the message says by how much.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RemoveMember(self, request, context):
+        """Takes a replica out, for good. FAILED_PRECONDITION for the last voter, and without `force` where the
+        voters that are left have no majority that answers.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def TransferLeadership(self, request, context):
+        """Hands leadership of a group to another voter. FAILED_PRECONDITION for a replica that is none;
+        UNAVAILABLE when it did not take over within an election timeout (the old leader goes on).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ClusterServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -111,6 +169,26 @@ def add_ClusterServicer_to_server(servicer, server):
                     servicer.Transactions,
                     request_deserializer=overdb_dot_v1_dot_cluster__pb2.TransactionsRequest.FromString,
                     response_serializer=overdb_dot_v1_dot_cluster__pb2.TransactionsResponse.SerializeToString,
+            ),
+            'AddMember': grpc.unary_unary_rpc_method_handler(
+                    servicer.AddMember,
+                    request_deserializer=overdb_dot_v1_dot_cluster__pb2.AddMemberRequest.FromString,
+                    response_serializer=overdb_dot_v1_dot_cluster__pb2.AddMemberResponse.SerializeToString,
+            ),
+            'PromoteMember': grpc.unary_unary_rpc_method_handler(
+                    servicer.PromoteMember,
+                    request_deserializer=overdb_dot_v1_dot_cluster__pb2.PromoteMemberRequest.FromString,
+                    response_serializer=overdb_dot_v1_dot_cluster__pb2.PromoteMemberResponse.SerializeToString,
+            ),
+            'RemoveMember': grpc.unary_unary_rpc_method_handler(
+                    servicer.RemoveMember,
+                    request_deserializer=overdb_dot_v1_dot_cluster__pb2.RemoveMemberRequest.FromString,
+                    response_serializer=overdb_dot_v1_dot_cluster__pb2.RemoveMemberResponse.SerializeToString,
+            ),
+            'TransferLeadership': grpc.unary_unary_rpc_method_handler(
+                    servicer.TransferLeadership,
+                    request_deserializer=overdb_dot_v1_dot_cluster__pb2.TransferLeadershipRequest.FromString,
+                    response_serializer=overdb_dot_v1_dot_cluster__pb2.TransferLeadershipResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -221,6 +299,114 @@ class Cluster(object):
             '/overdb.v1.Cluster/Transactions',
             overdb_dot_v1_dot_cluster__pb2.TransactionsRequest.SerializeToString,
             overdb_dot_v1_dot_cluster__pb2.TransactionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AddMember(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/overdb.v1.Cluster/AddMember',
+            overdb_dot_v1_dot_cluster__pb2.AddMemberRequest.SerializeToString,
+            overdb_dot_v1_dot_cluster__pb2.AddMemberResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PromoteMember(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/overdb.v1.Cluster/PromoteMember',
+            overdb_dot_v1_dot_cluster__pb2.PromoteMemberRequest.SerializeToString,
+            overdb_dot_v1_dot_cluster__pb2.PromoteMemberResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RemoveMember(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/overdb.v1.Cluster/RemoveMember',
+            overdb_dot_v1_dot_cluster__pb2.RemoveMemberRequest.SerializeToString,
+            overdb_dot_v1_dot_cluster__pb2.RemoveMemberResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TransferLeadership(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/overdb.v1.Cluster/TransferLeadership',
+            overdb_dot_v1_dot_cluster__pb2.TransferLeadershipRequest.SerializeToString,
+            overdb_dot_v1_dot_cluster__pb2.TransferLeadershipResponse.FromString,
             options,
             channel_credentials,
             insecure,

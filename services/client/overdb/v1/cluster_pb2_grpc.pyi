@@ -47,6 +47,43 @@ class ClusterStub:
     group without a leader that answers is listed as not reachable.
     """
 
+    AddMember: grpc.UnaryUnaryMultiCallable[
+        overdb.v1.cluster_pb2.AddMemberRequest,
+        overdb.v1.cluster_pb2.AddMemberResponse,
+    ]
+    """Changes of a group's members. Each is answered when it is committed; asked again, for whatever reason,
+    it is answered in the same way. One at a time: ABORTED while another change, or a handover of
+    leadership, is under way (try again). NOT_FOUND for a group, or a replica, that does not exist;
+    UNAVAILABLE without a leader, DEADLINE_EXCEEDED when the change was begun and is not known to be
+    committed (try again: it is not made twice).
+
+    Takes in a new replica as a learner: it follows, and counts for nothing yet. It need not run. Its id
+    must be new in the cluster: FAILED_PRECONDITION for one that was removed or is a
+    member at another address, and for an address at which another member answers.
+    """
+
+    PromoteMember: grpc.UnaryUnaryMultiCallable[
+        overdb.v1.cluster_pb2.PromoteMemberRequest,
+        overdb.v1.cluster_pb2.PromoteMemberResponse,
+    ]
+    """Makes a learner a voter. FAILED_PRECONDITION while it lags too far: the message says by how much."""
+
+    RemoveMember: grpc.UnaryUnaryMultiCallable[
+        overdb.v1.cluster_pb2.RemoveMemberRequest,
+        overdb.v1.cluster_pb2.RemoveMemberResponse,
+    ]
+    """Takes a replica out, for good. FAILED_PRECONDITION for the last voter, and without `force` where the
+    voters that are left have no majority that answers.
+    """
+
+    TransferLeadership: grpc.UnaryUnaryMultiCallable[
+        overdb.v1.cluster_pb2.TransferLeadershipRequest,
+        overdb.v1.cluster_pb2.TransferLeadershipResponse,
+    ]
+    """Hands leadership of a group to another voter. FAILED_PRECONDITION for a replica that is none;
+    UNAVAILABLE when it did not take over within an election timeout (the old leader goes on).
+    """
+
 class ClusterAsyncStub:
     Status: grpc.aio.UnaryUnaryMultiCallable[
         overdb.v1.cluster_pb2.StatusRequest,
@@ -74,6 +111,43 @@ class ClusterAsyncStub:
     ]
     """Transactions over several groups that are not finished, as each group's leader knows them now. A
     group without a leader that answers is listed as not reachable.
+    """
+
+    AddMember: grpc.aio.UnaryUnaryMultiCallable[
+        overdb.v1.cluster_pb2.AddMemberRequest,
+        overdb.v1.cluster_pb2.AddMemberResponse,
+    ]
+    """Changes of a group's members. Each is answered when it is committed; asked again, for whatever reason,
+    it is answered in the same way. One at a time: ABORTED while another change, or a handover of
+    leadership, is under way (try again). NOT_FOUND for a group, or a replica, that does not exist;
+    UNAVAILABLE without a leader, DEADLINE_EXCEEDED when the change was begun and is not known to be
+    committed (try again: it is not made twice).
+
+    Takes in a new replica as a learner: it follows, and counts for nothing yet. It need not run. Its id
+    must be new in the cluster: FAILED_PRECONDITION for one that was removed or is a
+    member at another address, and for an address at which another member answers.
+    """
+
+    PromoteMember: grpc.aio.UnaryUnaryMultiCallable[
+        overdb.v1.cluster_pb2.PromoteMemberRequest,
+        overdb.v1.cluster_pb2.PromoteMemberResponse,
+    ]
+    """Makes a learner a voter. FAILED_PRECONDITION while it lags too far: the message says by how much."""
+
+    RemoveMember: grpc.aio.UnaryUnaryMultiCallable[
+        overdb.v1.cluster_pb2.RemoveMemberRequest,
+        overdb.v1.cluster_pb2.RemoveMemberResponse,
+    ]
+    """Takes a replica out, for good. FAILED_PRECONDITION for the last voter, and without `force` where the
+    voters that are left have no majority that answers.
+    """
+
+    TransferLeadership: grpc.aio.UnaryUnaryMultiCallable[
+        overdb.v1.cluster_pb2.TransferLeadershipRequest,
+        overdb.v1.cluster_pb2.TransferLeadershipResponse,
+    ]
+    """Hands leadership of a group to another voter. FAILED_PRECONDITION for a replica that is none;
+    UNAVAILABLE when it did not take over within an election timeout (the old leader goes on).
     """
 
 class ClusterServicer(metaclass=abc.ABCMeta):
@@ -111,6 +185,51 @@ class ClusterServicer(metaclass=abc.ABCMeta):
     ) -> typing.Union[overdb.v1.cluster_pb2.TransactionsResponse, collections.abc.Awaitable[overdb.v1.cluster_pb2.TransactionsResponse]]:
         """Transactions over several groups that are not finished, as each group's leader knows them now. A
         group without a leader that answers is listed as not reachable.
+        """
+
+    @abc.abstractmethod
+    def AddMember(
+        self,
+        request: overdb.v1.cluster_pb2.AddMemberRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[overdb.v1.cluster_pb2.AddMemberResponse, collections.abc.Awaitable[overdb.v1.cluster_pb2.AddMemberResponse]]:
+        """Changes of a group's members. Each is answered when it is committed; asked again, for whatever reason,
+        it is answered in the same way. One at a time: ABORTED while another change, or a handover of
+        leadership, is under way (try again). NOT_FOUND for a group, or a replica, that does not exist;
+        UNAVAILABLE without a leader, DEADLINE_EXCEEDED when the change was begun and is not known to be
+        committed (try again: it is not made twice).
+
+        Takes in a new replica as a learner: it follows, and counts for nothing yet. It need not run. Its id
+        must be new in the cluster: FAILED_PRECONDITION for one that was removed or is a
+        member at another address, and for an address at which another member answers.
+        """
+
+    @abc.abstractmethod
+    def PromoteMember(
+        self,
+        request: overdb.v1.cluster_pb2.PromoteMemberRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[overdb.v1.cluster_pb2.PromoteMemberResponse, collections.abc.Awaitable[overdb.v1.cluster_pb2.PromoteMemberResponse]]:
+        """Makes a learner a voter. FAILED_PRECONDITION while it lags too far: the message says by how much."""
+
+    @abc.abstractmethod
+    def RemoveMember(
+        self,
+        request: overdb.v1.cluster_pb2.RemoveMemberRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[overdb.v1.cluster_pb2.RemoveMemberResponse, collections.abc.Awaitable[overdb.v1.cluster_pb2.RemoveMemberResponse]]:
+        """Takes a replica out, for good. FAILED_PRECONDITION for the last voter, and without `force` where the
+        voters that are left have no majority that answers.
+        """
+
+    @abc.abstractmethod
+    def TransferLeadership(
+        self,
+        request: overdb.v1.cluster_pb2.TransferLeadershipRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[overdb.v1.cluster_pb2.TransferLeadershipResponse, collections.abc.Awaitable[overdb.v1.cluster_pb2.TransferLeadershipResponse]]:
+        """Hands leadership of a group to another voter. FAILED_PRECONDITION for a replica that is none;
+        UNAVAILABLE when it did not take over within an election timeout (the old leader goes on).
         """
 
 def add_ClusterServicer_to_server(servicer: ClusterServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

@@ -1,12 +1,13 @@
 """One replica's Raft as a pure state machine (PROTOCOL section 1).
 
-Inputs are method calls: ``tick``, ``receive``, ``propose``, ``read``, ``transfer``, and the host's
-reports ``persisted``, ``applied_to``, ``staged``, ``installed``, ``compact``. All effects come out of
-``take_output``. No clock, no disk, no network, no randomness of its own: the simulator and production
+Inputs are method calls: ``tick``, ``receive``, ``propose``, ``read``, ``change_members``, ``transfer``, and
+the host's reports ``persisted``, ``applied_to``, ``staged``, ``installed``, ``compact``. All effects come
+out of ``take_output``. No clock, no disk, no network, no randomness of its own: the simulator and production
 run this very code.
 
 The parts: ``election`` (who leads), ``leading`` (what a leader sends and counts), ``following`` (what
-a follower accepts), ``reading`` (ReadIndex). They share the state that is kept here.
+a follower accepts), ``reading`` (ReadIndex), ``membership`` (what may change when). They share the state
+that is kept here.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from overdb_node.raft.errors import NotLeader, ProtocolViolation
 from overdb_node.raft.following import Following
 from overdb_node.raft.leading import Leading
 from overdb_node.raft.log import Log
+from overdb_node.raft.membership import Change, Encode, Membership
 from overdb_node.raft.messages import (
     Answer,
     Append,
@@ -92,6 +94,7 @@ class Raft:
         self.leading = Leading(self)
         self.following = Following(self)
         self.reading = Reading(self)
+        self.membership = Membership(self)
         self._check()
 
     # --- what a host may read -------------------------------------------------------------------
@@ -103,11 +106,12 @@ class Raft:
     @property
     def voters(self) -> list[int]:
         """Ids of the voters by the newest configuration in the log (PROTOCOL 3.1)."""
-        return [member.replica_id for member in self.log.members if member.voter]
+        return self.log.configuration.voters
 
     @property
     def is_voter(self) -> bool:
-        return self.replica_id in self.voters
+        """By the own configuration, unless the group has told that this replica was removed."""
+        return self.replica_id in self.voters and not self.membership.removed
 
     # --- inputs ---------------------------------------------------------------------------------
 
@@ -159,6 +163,21 @@ class Raft:
         leader goes on. Raises NotLeader, and ValueError if ``to`` is no other voter.
         """
         self.leading.transfer(to)
+
+    def change_members(self, change: Change, encode: Encode) -> int:
+        """Begin a change of the members (PROTOCOL 3); return the index whose commit completes it.
+
+        A change that is in force already is no error: the index is then that of the configuration that has
+        it. ``encode`` makes an entry's payload of a configuration. Raises NotLeader, MembershipRefused.
+        """
+        return self.membership.change(change, encode)
+
+    def removed(self) -> None:
+        """The group has told, by a committed configuration, that this replica is no member any more."""
+        self.membership.removed = True
+        if self.role in (Role.PRE_CANDIDATE, Role.CANDIDATE):
+            self.become_follower(self.term)
+        self._check()
 
     def step_down(self) -> None:
         """Stop leading, in this term: the host has seen that this replica cannot do its work."""
@@ -316,6 +335,7 @@ class Raft:
         if progress is None:
             return
         progress.active = True
+        progress.silent_ticks = 0
         progress.round = max(progress.round, message.round)
         if isinstance(message, Answer):
             self.leading.on_answer(sender, progress, message)

@@ -27,7 +27,7 @@ class Leading:
         self._elapsed = 0
         self._quorum_elapsed = 0
         self._first_own_index = 0
-        self._transfer_to = 0
+        self.transfer_to = 0
         self._transfer_ticks = 0
         self._uncommitted_bytes = 0
         self._uncommitted: list[tuple[int, int]] = []  # (last index, bytes) of each proposal
@@ -40,23 +40,36 @@ class Leading:
         raft.role = Role.LEADER
         raft.leader_id = raft.replica_id
         self._elapsed = self._quorum_elapsed = 0
-        self._transfer_to = 0
+        self.transfer_to = 0
         self._uncommitted_bytes = 0
         self._uncommitted = []
-        next_index = raft.log.last_index + 1
-        self.progress = {
-            member.replica_id: Progress(next_index)
-            for member in raft.log.members
-            if member.replica_id != raft.replica_id
-        }
-        self._first_own_index = next_index
+        self.progress = {}
+        self.follow_configuration()
+        self._first_own_index = raft.log.last_index + 1
         self._append([b""], EntryKind.NOOP)
         raft.agreed_term = raft.term
         raft.emit(EventKind.ELECTED, raft.replica_id)
 
+    def follow_configuration(self) -> None:
+        """Make the view of the others that of the newest configuration (PROTOCOL 3.1).
+
+        Called when leadership begins and when the leader appends a configuration. Its log is never cut, and
+        nothing is installed over it, as long as it leads.
+        """
+        raft = self._raft
+        known, next_index = self.progress, raft.log.last_index + 1
+        others = [m.replica_id for m in raft.log.members if m.replica_id != raft.replica_id]
+        self.progress = {other: known.get(other) or Progress(next_index) for other in others}
+        if self.transfer_to and self.transfer_to not in raft.voters:
+            self._abandon_transfer()
+
+    def _abandon_transfer(self) -> None:
+        self._raft.emit(EventKind.TRANSFER_ABANDONED, self.transfer_to)
+        self.transfer_to = 0
+
     def stop(self) -> None:
         self.progress = {}
-        self._transfer_to = 0
+        self.transfer_to = 0
 
     @property
     def committed_in_term(self) -> bool:
@@ -79,12 +92,12 @@ class Leading:
             if not self._check_quorum():
                 raft.become_follower(raft.term)
                 return
-        if self._transfer_to:
+        if self.transfer_to:
             self._transfer_ticks += 1
             if self._transfer_ticks >= settings.election_ticks_min:
-                raft.emit(EventKind.TRANSFER_ABANDONED, self._transfer_to)
-                self._transfer_to = 0
+                self._abandon_transfer()
         for progress in self.progress.values():
+            progress.silent_ticks += 1
             if progress.transfer is not None:
                 progress.transfer.silent_ticks += 1
         self._elapsed += 1
@@ -122,7 +135,7 @@ class Leading:
 
     def propose(self, payloads: Sequence[bytes], kind: EntryKind) -> int:
         raft = self._raft
-        if not raft.is_leader or self._transfer_to:
+        if not raft.is_leader or self.transfer_to:
             raise NotLeader
         size = sum(map(len, payloads))
         if (
@@ -140,6 +153,8 @@ class Leading:
         first = raft.log.last_index + 1
         raft.log.append([Entry(first + i, raft.term, kind, p) for i, p in enumerate(payloads)])
         raft.agreed = raft.log.last_index
+        if kind is EntryKind.CONFIGURATION:
+            self.follow_configuration()
         return first
 
     def send_all(self) -> None:
@@ -227,6 +242,7 @@ class Leading:
                 self._uncommitted_bytes -= self._uncommitted[done][1]
                 done += 1
             del self._uncommitted[:done]
+            raft.membership.on_committed()
 
     # --- snapshots ------------------------------------------------------------------------------
 
@@ -269,10 +285,10 @@ class Leading:
             raise NotLeader
         if to == raft.replica_id or to not in raft.voters:
             raise ValueError(f"replica {to} is no other voter of this group")
-        self._transfer_to, self._transfer_ticks = to, 0
+        self.transfer_to, self._transfer_ticks = to, 0
         self._continue_transfer_of_leadership(to, self.progress[to])
 
     def _continue_transfer_of_leadership(self, replica: int, progress: Progress) -> None:
         raft = self._raft
-        if replica == self._transfer_to and progress.match == raft.log.last_index:
+        if replica == self.transfer_to and progress.match == raft.log.last_index:
             raft.send(replica, TimeoutNow(raft.term))

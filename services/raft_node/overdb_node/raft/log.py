@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from overdb_node.raft.types import Entry, EntryKind, Member, Snapshot
+from overdb_node.raft.types import Configuration, Entry, EntryKind, Member, Snapshot
 
-MembersDecoder = Callable[[bytes], tuple[Member, ...]]
+ConfigurationDecoder = Callable[[bytes], Configuration]
 
 
 class Log:
@@ -16,17 +16,18 @@ class Log:
     of it is durable is the core's to know.
     """
 
-    __slots__ = ("_configurations", "_decode_members", "_entries", "payload_bytes", "snapshot")
+    __slots__ = ("_configurations", "_decode", "_entries", "_founding", "payload_bytes", "snapshot")
 
     def __init__(
-        self, snapshot: Snapshot, entries: Sequence[Entry], decode_members: MembersDecoder
+        self, snapshot: Snapshot, entries: Sequence[Entry], decode: ConfigurationDecoder
     ) -> None:
         self.snapshot = snapshot
+        self._founding = snapshot.configuration  # where no configuration entry is in the log
         self._entries: list[Entry] = []
         self.payload_bytes = 0  # of all entries
-        self._decode_members = decode_members
-        # (index, members) of every configuration entry in the log, ascending.
-        self._configurations: list[tuple[int, tuple[Member, ...]]] = []
+        self._decode = decode
+        # (index, what it says) of every configuration entry in the log, ascending.
+        self._configurations: list[tuple[int, Configuration]] = []
         self.append(entries)
 
     @property
@@ -43,16 +44,31 @@ class Log:
         return self._entries[-1].term if self._entries else self.snapshot.term
 
     @property
+    def configuration(self) -> Configuration:
+        """By the newest configuration entry, committed or not, else log[0]'s (PROTOCOL 3.1).
+
+        The same object until it changes.
+        """
+        return self._configurations[-1][1] if self._configurations else self._founding
+
+    @property
+    def configuration_index(self) -> int:
+        """Index of the entry that made the configuration; it may be as old as the first element."""
+        return self._configurations[-1][0] if self._configurations else self.snapshot.index
+
+    @property
     def members(self) -> tuple[Member, ...]:
-        """Members by the newest configuration entry, committed or not, else log[0]'s (PROTOCOL 3.1)."""
-        return self._configurations[-1][1] if self._configurations else self.snapshot.members
+        return self.configuration.members
+
+    def configuration_at(self, index: int) -> Configuration:
+        """As of ``index``, which is in the log: what a snapshot of that index must carry."""
+        for at, configuration in reversed(self._configurations):
+            if at <= index:
+                return configuration
+        return self._founding
 
     def members_at(self, index: int) -> tuple[Member, ...]:
-        """Members as of ``index``, which is in the log: what a snapshot of that index must carry."""
-        for at, members in reversed(self._configurations):
-            if at <= index:
-                return members
-        return self.snapshot.members
+        return self.configuration_at(index).members
 
     def term_at(self, index: int) -> int | None:
         """Term of the entry at ``index``; None below the first element and behind the end."""
@@ -90,7 +106,7 @@ class Log:
             self._entries.append(entry)
             self.payload_bytes += len(entry.payload)
             if entry.kind is EntryKind.CONFIGURATION:
-                self._configurations.append((entry.index, self._decode_members(entry.payload)))
+                self._configurations.append((entry.index, self._decode(entry.payload)))
 
     def cut(self, index: int) -> None:
         """Drop the entry at ``index`` and all behind it."""
@@ -109,6 +125,7 @@ class Log:
         else:
             self._delete(0, len(self._entries))
         self.snapshot = snapshot
+        self._founding = snapshot.configuration
         last = self.last_index
         self._configurations = [c for c in self._configurations if snapshot.index < c[0] <= last]
 

@@ -72,6 +72,7 @@ class EventKind(Enum):
     SNAPSHOT_INSTALLED = "snapshot_installed"
     REPLICA_DAMAGED = "replica_damaged"
     TRANSFER_ABANDONED = "transfer_abandoned"
+    MEMBERS_CHANGING = "members_changing"
 
 
 @dataclass(frozen=True, slots=True)

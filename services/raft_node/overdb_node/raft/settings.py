@@ -11,7 +11,9 @@ class RaftSettings:
 
     ``append_bytes_max`` bounds one Append (a single larger entry goes alone), ``inflight_bytes_max``
     what is under way to one follower, ``uncommitted_bytes_max`` what the leader takes in before a
-    majority has it, ``committed_bytes_max`` what one output hands out to be applied.
+    majority has it, ``committed_bytes_max`` what one output hands out to be applied. A learner is
+    promoted when it lacks at most ``promote_lag_entries_max`` entries: what a busy leader has under way
+    anyhow, caught up within a heartbeat or two, while the others still make up a majority.
     """
 
     heartbeat_ticks: int = 2
@@ -22,6 +24,7 @@ class RaftSettings:
     uncommitted_bytes_max: int = 64 << 20
     committed_bytes_max: int = 4 << 20
     chunk_retry_ticks: int = 20
+    promote_lag_entries_max: int = 256
 
     def __post_init__(self) -> None:
         if not 0 < self.heartbeat_ticks < self.election_ticks_min <= self.election_ticks_max:

@@ -26,11 +26,35 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A replica of the group. Ids are never used twice (PROTOCOL 3.5)."""
+    """A replica of the group. Ids are never used twice (PROTOCOL 3.5).
+
+    ``incarnation`` is the number of the directory that has this id, drawn when it was founded; 0 where the
+    group has not noted it (yet). A process with the id and another number has lost its disk: nothing that
+    it says counts.
+    """
 
     replica_id: int
     address: str
     voter: bool = True
+    incarnation: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """What a CONFIGURATION entry says: the members from it on, and the ids that were members once.
+
+    ``retired`` is ascending; no id in it is ever used again (PROTOCOL 3.5).
+    """
+
+    members: tuple[Member, ...] = ()
+    retired: tuple[int, ...] = ()
+
+    def member(self, replica_id: int) -> Member | None:
+        return next((m for m in self.members if m.replica_id == replica_id), None)
+
+    @property
+    def voters(self) -> list[int]:
+        return [member.replica_id for member in self.members if member.voter]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +64,7 @@ class Snapshot:
     ``term`` is the term of the entry at ``index``; ``clock`` and ``members`` are those after applying
     it, never newer ones. ``checkpoint`` names the directory that holds the state ("" for the genesis
     snapshot, index 0 and term 0, whose state is empty). ``size`` is the length of its byte stream.
+    ``retired`` belongs to ``members``: the ids that must not be used again.
     """
 
     index: int
@@ -48,6 +73,11 @@ class Snapshot:
     members: tuple[Member, ...]
     checkpoint: str = ""
     size: int = 0
+    retired: tuple[int, ...] = ()
+
+    @property
+    def configuration(self) -> Configuration:
+        return Configuration(self.members, self.retired)
 
 
 @dataclass(frozen=True, slots=True)

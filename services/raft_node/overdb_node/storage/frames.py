@@ -29,6 +29,11 @@ _SEQUENCE = struct.Struct(">Q")
 _HARD_STATE = struct.Struct(">BQQQ")
 _ENTRY = struct.Struct(">BBQQI")
 _IS_HARD_STATE, _IS_ENTRY = 1, 2
+_KINDS = {int(kind): kind for kind in EntryKind}
+
+
+class UnknownRecord(ValueError):  # noqa: N818  # it names what was found
+    """A record in a whole frame that this program does not know: a newer one wrote it."""
 
 
 class Frame(NamedTuple):
@@ -129,7 +134,7 @@ def is_whole_but_for_its_length(content: bytes, offset: int) -> bool:
 
 
 def records(body: bytes) -> Iterator[HardState | Entry]:
-    """The records of a frame whose checksum was right, in order."""
+    """The records of a frame whose checksum was right, in order. Raises UnknownRecord."""
     offset = 0
     while offset < len(body):
         if body[offset] == _IS_HARD_STATE:
@@ -137,8 +142,11 @@ def records(body: bytes) -> Iterator[HardState | Entry]:
             offset += _HARD_STATE.size
             yield HardState(term, vote, commit_index)
         else:
-            assert body[offset] == _IS_ENTRY, f"unknown record {body[offset]}"
+            if body[offset] != _IS_ENTRY:
+                raise UnknownRecord(f"a record of kind {body[offset]}")
             _, kind, term, index, length = _ENTRY.unpack_from(body, offset)
+            if kind not in _KINDS:
+                raise UnknownRecord(f"entry {index} of kind {kind}")
             offset += _ENTRY.size
-            yield Entry(index, term, EntryKind(kind), body[offset : offset + length])
+            yield Entry(index, term, _KINDS[kind], body[offset : offset + length])
             offset += length

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import IO
 
 from overdb_common.errors import StartupError
+from overdb_common.version import version
 from overdb_node.storage.files import fsync_path, make_directory, write_atomically
+from overdb_node.storage.founding import new_incarnation
 
 FORMAT = 1  # of everything below the directory; a newer one is refused
 _FILE = "node.json"
@@ -82,9 +84,18 @@ def claim(directory: Path, identity: Identity) -> bool:
         )
     with contextlib.suppress(PermissionError):  # whoever made it may not have fsynced its entry
         fsync_path(directory.parent)
-    content = {"format": FORMAT, **asdict(identity)}
+    content = {"format": FORMAT, **asdict(identity), "incarnation": new_incarnation()}
     write_atomically(path, (json.dumps(content, indent=1) + "\n").encode())
     return True
+
+
+def refuse_newer(path: Path, found: object) -> None:
+    """Raise StartupError for a file of a format that this program does not know (FORMAT is the newest)."""
+    if not isinstance(found, int) or found > FORMAT:
+        raise StartupError(
+            f"{path} has format {found}, this program ({version()}) knows up to {FORMAT}",
+            "start a newer version of overdb: nothing was changed",
+        )
 
 
 def _read(path: Path) -> dict[str, object]:
@@ -100,12 +111,7 @@ def _read(path: Path) -> dict[str, object]:
 
 
 def _compare(directory: Path, content: dict[str, object], identity: Identity) -> None:
-    found = content.get("format")
-    if not isinstance(found, int) or found > FORMAT:
-        raise StartupError(
-            f"{directory} has format {found}, this program knows up to {FORMAT}",
-            "start a newer version of overdb",
-        )
+    refuse_newer(directory / _FILE, content.get("format"))
     try:
         owner = Identity(
             str(content["cluster"]),

@@ -16,6 +16,7 @@ from pathlib import Path
 import google_crc32c
 
 from overdb_common.errors import StartupError
+from overdb_common.version import version
 from overdb_node.raft.types import Entry, HardState
 from overdb_node.storage import frames
 from overdb_node.storage.errors import StorageFailure
@@ -235,7 +236,7 @@ class DurableLog:
             if self._sequence and frame.sequence != self._sequence + 1:
                 break
             self._sequence, self._frame_start = frame.sequence, offset
-            for record in frames.records(frame.body):
+            for record in _records(frame, segment.path, offset):
                 if isinstance(record, HardState):
                     self.hard_state = record
                 else:
@@ -295,6 +296,17 @@ class DurableLog:
         if self._frame_start:
             os.pwrite(self._descriptor, content[self._frame_start : end], self._frame_start)
         os.fsync(self._descriptor)
+
+
+def _records(frame: frames.Frame, path: Path, offset: int) -> list[HardState | Entry]:
+    try:
+        return list(frames.records(frame.body))
+    except frames.UnknownRecord as unknown:
+        raise StartupError(
+            f"{path} has, at offset {offset}, {unknown}, which this program ({version()}, log format "
+            f"{_FORMAT}) does not know",
+            "start the version of overdb that wrote it, or a newer one: nothing was changed",
+        ) from None
 
 
 def _place(entry: Entry, base_index: int, entries: list[Entry], path: Path, offset: int) -> None:

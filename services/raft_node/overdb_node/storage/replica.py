@@ -26,8 +26,8 @@ from overdb_common.errors import StartupError
 from overdb_node.machine.clock import clock_of
 from overdb_node.machine.machine import CLOCK_RECORD
 from overdb_node.raft.types import Entry, HardState, Member, Snapshot
+from overdb_node.storage import configurations, snapshots
 from overdb_node.storage import identity as identities
-from overdb_node.storage import snapshots
 from overdb_node.storage.data import DataStore
 from overdb_node.storage.files import fsync_path, fsync_tree, remove, write_atomically
 from overdb_node.storage.identity import Identity
@@ -64,7 +64,7 @@ class _Current:
                 "index": first.index,
                 "term": first.term,
                 "clock": first.clock,
-                "members": [[m.replica_id, m.address, m.voter] for m in first.members],
+                **configurations.to_json(first.configuration),
                 "checkpoint": first.checkpoint,
                 "size": first.size,
                 "log": self.log,
@@ -80,14 +80,16 @@ class _Current:
             if int(crc, 16) != google_crc32c.value(body.encode()):
                 raise ValueError("its checksum does not fit")
             content = json.loads(body)
-            members = tuple(Member(i, address, voter) for i, address, voter in content["members"])
+            identities.refuse_newer(path, content["format"])
+            configuration = configurations.from_json(content)
             first = Snapshot(
                 content["index"],
                 content["term"],
                 content["clock"],
-                members,
+                configuration.members,
                 content["checkpoint"],
                 content["size"],
+                configuration.retired,
             )
             return cls(first, content["log"], content["data"])
         except (OSError, ValueError, KeyError) as error:
@@ -169,9 +171,12 @@ class ReplicaStorage:
         with self._data_lock:
             return snapshots.take(self.data, self._directory / _SNAPSHOTS, CLOCK_RECORD)
 
-    def seal_snapshot(self, taken: Taken, members: tuple[Member, ...]) -> Snapshot:
+    def seal_snapshot(
+        self, taken: Taken, members: tuple[Member, ...], retired: tuple[int, ...] = ()
+    ) -> Snapshot:
         """Complete a checkpoint by the members as of its index; it can be sent and compacted to now."""
-        bare = Snapshot(taken.index, taken.term, clock_of(taken.clock_record), members)
+        clock = clock_of(taken.clock_record)
+        bare = Snapshot(taken.index, taken.term, clock, members, retired=retired)
         return snapshots.seal(bare, taken.path)
 
     def compact(self, snapshot: Snapshot) -> None:

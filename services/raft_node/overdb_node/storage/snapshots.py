@@ -19,7 +19,8 @@ from typing import Any, NamedTuple
 import google_crc32c
 from rocksdict import Checkpoint
 
-from overdb_node.raft.types import Member, Snapshot
+from overdb_node.raft.types import Snapshot
+from overdb_node.storage import configurations
 from overdb_node.storage.data import DataStore
 from overdb_node.storage.errors import CorruptSnapshot
 from overdb_node.storage.files import fsync_path, fsync_tree, remove, write_atomically
@@ -77,16 +78,14 @@ def seal(snapshot: Snapshot, path: Path) -> Snapshot:
             "index": snapshot.index,
             "term": snapshot.term,
             "clock": snapshot.clock,
-            "members": [[m.replica_id, m.address, m.voter] for m in snapshot.members],
+            **configurations.to_json(snapshot.configuration),
             "files": [[p.name, p.stat().st_size, _crc32c(p)] for p in files],
         }
     )
     content = f"{body}\n{google_crc32c.value(body.encode()):08x}\n".encode()
     write_atomically(path / _MANIFEST, content)
     size = _LENGTH.size + len(content) + sum(p.stat().st_size for p in files)
-    return Snapshot(
-        snapshot.index, snapshot.term, snapshot.clock, snapshot.members, path.name, size
-    )
+    return replace(snapshot, checkpoint=path.name, size=size)
 
 
 def _crc32c(path: Path) -> int:
@@ -110,9 +109,16 @@ class _Manifest(NamedTuple):
                 raise ValueError("its checksum does not fit")
             fields = json.loads(body)
             index, term = int(fields["index"]), int(fields["term"])
-            members = tuple(Member(i, address, voter) for i, address, voter in fields["members"])
+            configuration = configurations.from_json(fields)
             files = [(str(n), int(s), int(c)) for n, s, c in fields["files"]]
-            snapshot = Snapshot(index, term, int(fields["clock"]), members, f"{index}-{term}")
+            snapshot = Snapshot(
+                index,
+                term,
+                int(fields["clock"]),
+                configuration.members,
+                f"{index}-{term}",
+                retired=configuration.retired,
+            )
         except (ValueError, KeyError, TypeError) as error:
             raise CorruptSnapshot(f"the snapshot's manifest cannot be read: {error}") from None
         for name, _, _ in files:

@@ -8,17 +8,23 @@ import grpc
 
 from overdb.internal.v1 import log_pb2, shard_pb2
 from overdb_common import grpc_options
+from overdb_node.transport.describing import Describer
 
 _CALL_SECONDS_MAX = 1.0
 _CALLS_MAX = 8  # to find a leader
 
 
 class Groups:
-    """Finds the leader of each group by asking the seeds, and remembers it while it answers."""
+    """Finds the leader of each group by asking the seeds, and remembers it while it answers.
+
+    Along with a new leader it learns who the members are: the seeds may have been replaced since.
+    """
 
     def __init__(self, seeds: Sequence[str]) -> None:
         self._seeds = tuple(seeds)
         self._leaders: dict[int, str] = {}
+        self._members: dict[int, tuple[str, ...]] = {}  # addresses, as the newest leader told them
+        self._describer = Describer(_CALL_SECONDS_MAX)
         self._channels: dict[str, grpc.aio.Channel] = {}
 
     async def submit(
@@ -30,9 +36,10 @@ class Groups:
         known = self._leaders.pop(group, "")
         candidates = [known] if known else []
         asked: set[str] = set()
-        seeds = list(self._seeds)
-        while (candidates or seeds) and len(asked) < _CALLS_MAX + len(self._seeds):
-            address = candidates.pop() if candidates else seeds.pop(0)
+        others = [*self._members.get(group, ()), *self._seeds]
+        calls_max = _CALLS_MAX + len(others)
+        while (candidates or others) and len(asked) < calls_max:
+            address = candidates.pop() if candidates else others.pop(0)
             if address in asked:
                 continue
             asked.add(address)
@@ -41,10 +48,17 @@ class Groups:
                 continue
             if not response.HasField("failure"):
                 self._leaders[group] = address
+                if address != known:
+                    await self._learn_members(group, address)
                 return list(response.results) if len(response.results) == len(commands) else None
             if response.failure.leader_address:
                 candidates.append(response.failure.leader_address)
         return None
+
+    async def _learn_members(self, group: int, leader: str) -> None:
+        for answer in await self._describer.ask([leader], group):
+            if answer.group == group and answer.members:
+                self._members[group] = tuple(member.address for member in answer.members)
 
     async def _call(
         self, address: str, request: shard_pb2.ShardRequest
@@ -65,5 +79,6 @@ class Groups:
             return None
 
     async def close(self) -> None:
+        await self._describer.close()
         for channel in self._channels.values():
             await channel.close(None)

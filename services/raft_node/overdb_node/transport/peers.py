@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
 import grpc
@@ -24,6 +24,7 @@ PACKET_BYTES_MAX = 4 << 20
 RECONNECT_SECONDS_MIN = 0.05
 RECONNECT_SECONDS_MAX = 0.5
 _MESSAGE_OVERHEAD_BYTES = 64
+STRANGERS_MAX = 8  # links to replicas that wrote first and are no members by the own log
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,14 +34,17 @@ class Address:
     cluster: str
     group: int
     replica_id: int
+    incarnation: int = 0  # number of its directory; another one is another disk (PROTOCOL 3.5)
 
 
 class Peer:
     """The link to one replica. Sending never waits: what cannot be sent is lost, as in any network."""
 
-    def __init__(self, own: Address, member: Member) -> None:
+    def __init__(self, own: Address, member: Member, own_address: Callable[[], str]) -> None:
         self._own = own
         self.member = member
+        self._own_address = own_address
+        self._introduced = False  # in this stream
         self._queue: list[tuple[Message, int]] = []
         self.queued_bytes = 0
         self.dropped = 0
@@ -104,6 +108,7 @@ class Peer:
         self, call: grpc.aio.StreamStreamCall[raft_pb2.Packet, raft_pb2.PacketReply]
     ) -> None:
         call.add_done_callback(lambda _: self._wake.set())
+        self._introduced = False
         try:
             while not call.done():
                 if not self._queue:
@@ -127,6 +132,10 @@ class Peer:
         own = self._own
         packet = raft_pb2.Packet(cluster=own.cluster, group=own.group, to=self.member.replica_id)
         setattr(packet, "from", own.replica_id)  # a keyword in Python
+        packet.incarnation = own.incarnation
+        if not self._introduced:
+            packet.address = self._own_address()
+            self._introduced = True
         taken = size = 0
         for message, message_bytes in self._queue:
             if taken and size + message_bytes > PACKET_BYTES_MAX:
@@ -154,20 +163,65 @@ def _size_of(message: Message) -> int:
 
 
 class Peers:
-    """All other members of the group."""
+    """All other members of the group, and strangers who write first."""
 
-    def __init__(self, own: Address, address_of: Callable[[Member], str]) -> None:
-        """``address_of`` says where a member is reached: settings may know better than the log."""
+    def __init__(
+        self,
+        own: Address,
+        address_of: Callable[[Member], str],
+        own_address: Callable[[], str] = str,
+    ) -> None:
+        """``address_of`` says where a member is reached: settings may know better than the log.
+        ``own_address`` is where this replica is reached, as far as it knows."""
         self._own = own
         self._address_of = address_of
+        self._own_address = own_address
         self._peers: dict[int, Peer] = {}
+        self._members: frozenset[int] = frozenset()
+        self._closing: set[asyncio.Task[None]] = set()
 
-    def connect(self, members: Iterable[Member]) -> None:
-        """Open a link to every member that has none yet."""
-        for member in members:
-            if member.replica_id != self._own.replica_id and member.replica_id not in self._peers:
-                reached = Member(member.replica_id, self._address_of(member), member.voter)
-                self._peers[member.replica_id] = Peer(self._own, reached)
+    def update(self, members: Iterable[Member], removed: Collection[int] = ()) -> None:
+        """Have a link to every member where it is now; end those to replicas that are ``removed`` for good.
+
+        Until its removal is committed a leader that removes itself needs answers, and a removal may be cut.
+        """
+        reached = {
+            m.replica_id: Member(m.replica_id, self._address_of(m), m.voter)
+            for m in members
+            if m.replica_id != self._own.replica_id
+        }
+        for gone in [one for one in self._peers if one in removed and one not in reached]:
+            self._close(gone)
+        self._members = frozenset(reached)
+        for replica_id, member in reached.items():
+            known = self._peers.get(replica_id)
+            if known is not None and known.member.address != member.address:
+                self._close(replica_id)
+                known = None
+            if known is None:
+                self._peers[replica_id] = Peer(self._own, member, self._own_address)
+
+    def meet(self, replica_id: int, address: str) -> None:
+        """Have a link back to one who wrote and is no member by the own log.
+
+        It may be the first leader of a replica that joins, or a candidate that is ahead: votes are granted
+        in any configuration (PROTOCOL 3.6), and an answer needs a way.
+        """
+        known = self._peers.get(replica_id)
+        if replica_id in self._members or replica_id == self._own.replica_id or not address:
+            return
+        if known is not None and known.member.address == address:
+            return
+        strangers = [one for one in self._peers if one not in self._members]
+        if known is not None or len(strangers) >= STRANGERS_MAX:
+            self._close(replica_id if known is not None else strangers[0])
+        member = Member(replica_id, address, voter=False)
+        self._peers[replica_id] = Peer(self._own, member, self._own_address)
+
+    def _close(self, replica_id: int) -> None:
+        closing = asyncio.create_task(self._peers.pop(replica_id).close())
+        self._closing.add(closing)
+        closing.add_done_callback(self._closing.discard)
 
     def send(self, to: int, message: Message) -> None:
         peer = self._peers.get(to)
@@ -183,4 +237,4 @@ class Peers:
         return sum(peer.dropped for peer in self._peers.values())
 
     async def close(self) -> None:
-        await asyncio.gather(*(peer.close() for peer in self._peers.values()))
+        await asyncio.gather(*(peer.close() for peer in self._peers.values()), *self._closing)

@@ -15,14 +15,20 @@ from overdb_node.transport.wire import MalformedMessage, decode
 _log = structlog.get_logger()
 
 Receive = Callable[[int, list[Message]], None]
+# Called with the sender's id, incarnation and, at a stream's beginning, address; returns why nothing that it
+# says counts here, or "".
+Admit = Callable[[int, int, str], str]
 
 
 class RaftService(raft_pb2_grpc.RaftServicer):
-    """Receives what other replicas send. Packets for another cluster, group or replica end the stream."""
+    """Receives what other replicas send. Packets for another cluster, group or replica end the stream, and so
+    do those of removed replicas and of disks that took another one's place."""
 
-    def __init__(self, own: Address, receive: Receive) -> None:
+    def __init__(self, own: Address, receive: Receive, admit: Admit) -> None:
         self._own = own
         self._receive = receive
+        self._admit = admit
+        self._refused: set[tuple[int, str]] = set()  # logged once: the sender tries again for ever
 
     async def Deliver(  # type: ignore[override]  # noqa: N802  # answers by write(), yields nothing
         self,
@@ -32,7 +38,10 @@ class RaftService(raft_pb2_grpc.RaftServicer):
         async for packet in request_iterator:
             difference = self._difference(packet)
             if difference:
-                _log.warning("refused_peer", peer=context.peer(), reason=difference)
+                sender: int = getattr(packet, "from")
+                if (sender, difference) not in self._refused:
+                    self._refused.add((sender, difference))
+                    _log.warning("refused_peer", peer=context.peer(), reason=difference)
                 await context.abort(grpc.StatusCode.FAILED_PRECONDITION, difference)
             try:
                 decoded = [decode(message) for message in packet.messages]
@@ -52,4 +61,4 @@ class RaftService(raft_pb2_grpc.RaftServicer):
             return f"this is replica {own.replica_id}, the packet is for replica {packet.to}"
         if getattr(packet, "from") == own.replica_id:
             return f"replica {own.replica_id} is this one: two processes have the same id"
-        return ""
+        return self._admit(getattr(packet, "from"), packet.incarnation, packet.address)

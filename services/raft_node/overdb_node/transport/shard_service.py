@@ -98,6 +98,10 @@ class Backend(Protocol):
 
     async def transfer(self, request: shard_pb2.TransferRequest) -> shard_pb2.TransferResponse: ...
 
+    async def change_members(
+        self, request: shard_pb2.ChangeMembersRequest
+    ) -> shard_pb2.ChangeMembersResponse: ...
+
 
 class ShardService(shard_pb2_grpc.ShardServicer):
     """Hands requests to the replica as they arrive; answers leave in the order in which they are ready."""
@@ -177,3 +181,12 @@ class ShardService(shard_pb2_grpc.ShardServicer):
         context: grpc.aio.ServicerContext[shard_pb2.TransferRequest, shard_pb2.TransferResponse],  # noqa: ARG002
     ) -> shard_pb2.TransferResponse:
         return await self._backend.transfer(request)
+
+    async def ChangeMembers(  # noqa: N802
+        self,
+        request: shard_pb2.ChangeMembersRequest,
+        context: grpc.aio.ServicerContext[  # noqa: ARG002
+            shard_pb2.ChangeMembersRequest, shard_pb2.ChangeMembersResponse
+        ],
+    ) -> shard_pb2.ChangeMembersResponse:
+        return await self._backend.change_members(request)

@@ -347,14 +347,20 @@ class Configuration(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     REPLICAS_FIELD_NUMBER: builtins.int
+    RETIRED_FIELD_NUMBER: builtins.int
     @property
     def replicas(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Replica]: ...
+    @property
+    def retired(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
+        """ids that were members once, ascending: never used again (PROTOCOL 3.5)"""
+
     def __init__(
         self,
         *,
         replicas: collections.abc.Iterable[global___Replica] | None = ...,
+        retired: collections.abc.Iterable[builtins.int] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["replicas", b"replicas"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["replicas", b"replicas", "retired", b"retired"]) -> None: ...
 
 global___Configuration = Configuration
 
@@ -365,17 +371,21 @@ class Replica(google.protobuf.message.Message):
     ID_FIELD_NUMBER: builtins.int
     ADDRESS_FIELD_NUMBER: builtins.int
     VOTER_FIELD_NUMBER: builtins.int
+    INCARNATION_FIELD_NUMBER: builtins.int
     id: builtins.int
     address: builtins.str
     voter: builtins.bool
+    incarnation: builtins.int
+    """number of the directory that has this id; 0: not noted"""
     def __init__(
         self,
         *,
         id: builtins.int = ...,
         address: builtins.str = ...,
         voter: builtins.bool = ...,
+        incarnation: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["address", b"address", "id", b"id", "voter", b"voter"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["address", b"address", "id", b"id", "incarnation", b"incarnation", "voter", b"voter"]) -> None: ...
 
 global___Replica = Replica
 

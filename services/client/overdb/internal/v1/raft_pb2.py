@@ -25,37 +25,37 @@ _sym_db = _symbol_database.Default()
 from overdb.internal.v1 import log_pb2 as overdb_dot_internal_dot_v1_dot_log__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1doverdb/internal/v1/raft.proto\x12\x12overdb.internal.v1\x1a\x1coverdb/internal/v1/log.proto\"u\n\x06Packet\x12\x0f\n\x07\x63luster\x18\x01 \x01(\t\x12\r\n\x05group\x18\x02 \x01(\r\x12\x0c\n\x04\x66rom\x18\x03 \x01(\x04\x12\n\n\x02to\x18\x04 \x01(\x04\x12\x31\n\x08messages\x18\x05 \x03(\x0b\x32\x1f.overdb.internal.v1.RaftMessage\"\r\n\x0bPacketReply\"\xf0\x03\n\x0bRaftMessage\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\x37\n\x0cvote_request\x18\x02 \x01(\x0b\x32\x1f.overdb.internal.v1.VoteRequestH\x00\x12\x35\n\x0bvote_answer\x18\x03 \x01(\x0b\x32\x1e.overdb.internal.v1.VoteAnswerH\x00\x12,\n\x06\x61ppend\x18\x04 \x01(\x0b\x32\x1a.overdb.internal.v1.AppendH\x00\x12,\n\x06\x61nswer\x18\x05 \x01(\x0b\x32\x1a.overdb.internal.v1.AnswerH\x00\x12*\n\x05offer\x18\x06 \x01(\x0b\x32\x19.overdb.internal.v1.OfferH\x00\x12\x37\n\x0coffer_answer\x18\x07 \x01(\x0b\x32\x1f.overdb.internal.v1.OfferAnswerH\x00\x12*\n\x05\x63hunk\x18\x08 \x01(\x0b\x32\x19.overdb.internal.v1.ChunkH\x00\x12\x37\n\x0c\x63hunk_answer\x18\t \x01(\x0b\x32\x1f.overdb.internal.v1.ChunkAnswerH\x00\x12\x35\n\x0btimeout_now\x18\n \x01(\x0b\x32\x1e.overdb.internal.v1.TimeoutNowH\x00\x42\x06\n\x04\x62ody\"S\n\x0bVoteRequest\x12\x12\n\nlast_index\x18\x01 \x01(\x04\x12\x11\n\tlast_term\x18\x02 \x01(\x04\x12\x0b\n\x03pre\x18\x03 \x01(\x08\x12\x10\n\x08transfer\x18\x04 \x01(\x08\"*\n\nVoteAnswer\x12\x0f\n\x07granted\x18\x01 \x01(\x08\x12\x0b\n\x03pre\x18\x02 \x01(\x08\"p\n\x06\x41ppend\x12\r\n\x05round\x18\x01 \x01(\x04\x12\x13\n\x0b\x66irst_index\x18\x02 \x01(\x04\x12\x15\n\rleader_commit\x18\x03 \x01(\x04\x12+\n\x07\x65ntries\x18\x04 \x03(\x0b\x32\x1a.overdb.internal.v1.Record\"H\n\x06\x41nswer\x12\r\n\x05round\x18\x01 \x01(\x04\x12\n\n\x02ok\x18\x02 \x01(\x08\x12\x0e\n\x06\x61greed\x18\x03 \x01(\x04\x12\x13\n\x0b\x61greed_term\x18\x04 \x01(\x04\"I\n\x05Offer\x12\r\n\x05round\x18\x01 \x01(\x04\x12\r\n\x05index\x18\x02 \x01(\x04\x12\x14\n\x0c\x65lement_term\x18\x03 \x01(\x04\x12\x0c\n\x04size\x18\x04 \x01(\x04\"T\n\x0bOfferAnswer\x12\r\n\x05round\x18\x01 \x01(\x04\x12\r\n\x05index\x18\x02 \x01(\x04\x12\x14\n\x0c\x65lement_term\x18\x03 \x01(\x04\x12\x11\n\tsend_from\x18\x04 \x01(\x04\"w\n\x05\x43hunk\x12\r\n\x05round\x18\x01 \x01(\x04\x12\r\n\x05index\x18\x02 \x01(\x04\x12\x14\n\x0c\x65lement_term\x18\x03 \x01(\x04\x12\x0e\n\x06offset\x18\x04 \x01(\x04\x12\x0c\n\x04size\x18\x05 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x06 \x01(\x0c\x12\x0e\n\x06\x63rc32c\x18\x07 \x01(\r\"V\n\x0b\x43hunkAnswer\x12\r\n\x05round\x18\x01 \x01(\x04\x12\r\n\x05index\x18\x02 \x01(\x04\x12\x14\n\x0c\x65lement_term\x18\x03 \x01(\x04\x12\x13\n\x0bnext_offset\x18\x04 \x01(\x04\"\x0c\n\nTimeoutNow2R\n\x04Raft\x12J\n\x07\x44\x65liver\x12\x1a.overdb.internal.v1.Packet\x1a\x1f.overdb.internal.v1.PacketReply(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1doverdb/internal/v1/raft.proto\x12\x12overdb.internal.v1\x1a\x1coverdb/internal/v1/log.proto\"\x9b\x01\n\x06Packet\x12\x0f\n\x07\x63luster\x18\x01 \x01(\t\x12\r\n\x05group\x18\x02 \x01(\r\x12\x0c\n\x04\x66rom\x18\x03 \x01(\x04\x12\n\n\x02to\x18\x04 \x01(\x04\x12\x31\n\x08messages\x18\x05 \x03(\x0b\x32\x1f.overdb.internal.v1.RaftMessage\x12\x13\n\x0bincarnation\x18\x06 \x01(\x06\x12\x0f\n\x07\x61\x64\x64ress\x18\x07 \x01(\t\"\r\n\x0bPacketReply\"\xf0\x03\n\x0bRaftMessage\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\x37\n\x0cvote_request\x18\x02 \x01(\x0b\x32\x1f.overdb.internal.v1.VoteRequestH\x00\x12\x35\n\x0bvote_answer\x18\x03 \x01(\x0b\x32\x1e.overdb.internal.v1.VoteAnswerH\x00\x12,\n\x06\x61ppend\x18\x04 \x01(\x0b\x32\x1a.overdb.internal.v1.AppendH\x00\x12,\n\x06\x61nswer\x18\x05 \x01(\x0b\x32\x1a.overdb.internal.v1.AnswerH\x00\x12*\n\x05offer\x18\x06 \x01(\x0b\x32\x19.overdb.internal.v1.OfferH\x00\x12\x37\n\x0coffer_answer\x18\x07 \x01(\x0b\x32\x1f.overdb.internal.v1.OfferAnswerH\x00\x12*\n\x05\x63hunk\x18\x08 \x01(\x0b\x32\x19.overdb.internal.v1.ChunkH\x00\x12\x37\n\x0c\x63hunk_answer\x18\t \x01(\x0b\x32\x1f.overdb.internal.v1.ChunkAnswerH\x00\x12\x35\n\x0btimeout_now\x18\n \x01(\x0b\x32\x1e.overdb.internal.v1.TimeoutNowH\x00\x42\x06\n\x04\x62ody\"S\n\x0bVoteRequest\x12\x12\n\nlast_index\x18\x01 \x01(\x04\x12\x11\n\tlast_term\x18\x02 \x01(\x04\x12\x0b\n\x03pre\x18\x03 \x01(\x08\x12\x10\n\x08transfer\x18\x04 \x01(\x08\"*\n\nVoteAnswer\x12\x0f\n\x07granted\x18\x01 \x01(\x08\x12\x0b\n\x03pre\x18\x02 \x01(\x08\"p\n\x06\x41ppend\x12\r\n\x05round\x18\x01 \x01(\x04\x12\x13\n\x0b\x66irst_index\x18\x02 \x01(\x04\x12\x15\n\rleader_commit\x18\x03 \x01(\x04\x12+\n\x07\x65ntries\x18\x04 \x03(\x0b\x32\x1a.overdb.internal.v1.Record\"H\n\x06\x41nswer\x12\r\n\x05round\x18\x01 \x01(\x04\x12\n\n\x02ok\x18\x02 \x01(\x08\x12\x0e\n\x06\x61greed\x18\x03 \x01(\x04\x12\x13\n\x0b\x61greed_term\x18\x04 \x01(\x04\"I\n\x05Offer\x12\r\n\x05round\x18\x01 \x01(\x04\x12\r\n\x05index\x18\x02 \x01(\x04\x12\x14\n\x0c\x65lement_term\x18\x03 \x01(\x04\x12\x0c\n\x04size\x18\x04 \x01(\x04\"T\n\x0bOfferAnswer\x12\r\n\x05round\x18\x01 \x01(\x04\x12\r\n\x05index\x18\x02 \x01(\x04\x12\x14\n\x0c\x65lement_term\x18\x03 \x01(\x04\x12\x11\n\tsend_from\x18\x04 \x01(\x04\"w\n\x05\x43hunk\x12\r\n\x05round\x18\x01 \x01(\x04\x12\r\n\x05index\x18\x02 \x01(\x04\x12\x14\n\x0c\x65lement_term\x18\x03 \x01(\x04\x12\x0e\n\x06offset\x18\x04 \x01(\x04\x12\x0c\n\x04size\x18\x05 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x06 \x01(\x0c\x12\x0e\n\x06\x63rc32c\x18\x07 \x01(\r\"V\n\x0b\x43hunkAnswer\x12\r\n\x05round\x18\x01 \x01(\x04\x12\r\n\x05index\x18\x02 \x01(\x04\x12\x14\n\x0c\x65lement_term\x18\x03 \x01(\x04\x12\x13\n\x0bnext_offset\x18\x04 \x01(\x04\"\x0c\n\nTimeoutNow2R\n\x04Raft\x12J\n\x07\x44\x65liver\x12\x1a.overdb.internal.v1.Packet\x1a\x1f.overdb.internal.v1.PacketReply(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'overdb.internal.v1.raft_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_PACKET']._serialized_start=83
-  _globals['_PACKET']._serialized_end=200
-  _globals['_PACKETREPLY']._serialized_start=202
-  _globals['_PACKETREPLY']._serialized_end=215
-  _globals['_RAFTMESSAGE']._serialized_start=218
-  _globals['_RAFTMESSAGE']._serialized_end=714
-  _globals['_VOTEREQUEST']._serialized_start=716
-  _globals['_VOTEREQUEST']._serialized_end=799
-  _globals['_VOTEANSWER']._serialized_start=801
-  _globals['_VOTEANSWER']._serialized_end=843
-  _globals['_APPEND']._serialized_start=845
-  _globals['_APPEND']._serialized_end=957
-  _globals['_ANSWER']._serialized_start=959
-  _globals['_ANSWER']._serialized_end=1031
-  _globals['_OFFER']._serialized_start=1033
-  _globals['_OFFER']._serialized_end=1106
-  _globals['_OFFERANSWER']._serialized_start=1108
-  _globals['_OFFERANSWER']._serialized_end=1192
-  _globals['_CHUNK']._serialized_start=1194
-  _globals['_CHUNK']._serialized_end=1313
-  _globals['_CHUNKANSWER']._serialized_start=1315
-  _globals['_CHUNKANSWER']._serialized_end=1401
-  _globals['_TIMEOUTNOW']._serialized_start=1403
-  _globals['_TIMEOUTNOW']._serialized_end=1415
-  _globals['_RAFT']._serialized_start=1417
-  _globals['_RAFT']._serialized_end=1499
+  _globals['_PACKET']._serialized_start=84
+  _globals['_PACKET']._serialized_end=239
+  _globals['_PACKETREPLY']._serialized_start=241
+  _globals['_PACKETREPLY']._serialized_end=254
+  _globals['_RAFTMESSAGE']._serialized_start=257
+  _globals['_RAFTMESSAGE']._serialized_end=753
+  _globals['_VOTEREQUEST']._serialized_start=755
+  _globals['_VOTEREQUEST']._serialized_end=838
+  _globals['_VOTEANSWER']._serialized_start=840
+  _globals['_VOTEANSWER']._serialized_end=882
+  _globals['_APPEND']._serialized_start=884
+  _globals['_APPEND']._serialized_end=996
+  _globals['_ANSWER']._serialized_start=998
+  _globals['_ANSWER']._serialized_end=1070
+  _globals['_OFFER']._serialized_start=1072
+  _globals['_OFFER']._serialized_end=1145
+  _globals['_OFFERANSWER']._serialized_start=1147
+  _globals['_OFFERANSWER']._serialized_end=1231
+  _globals['_CHUNK']._serialized_start=1233
+  _globals['_CHUNK']._serialized_end=1352
+  _globals['_CHUNKANSWER']._serialized_start=1354
+  _globals['_CHUNKANSWER']._serialized_end=1440
+  _globals['_TIMEOUTNOW']._serialized_start=1442
+  _globals['_TIMEOUTNOW']._serialized_end=1454
+  _globals['_RAFT']._serialized_start=1456
+  _globals['_RAFT']._serialized_end=1538
 # @@protoc_insertion_point(module_scope)

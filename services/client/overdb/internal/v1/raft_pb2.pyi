@@ -27,12 +27,20 @@ class Packet(google.protobuf.message.Message):
     FROM_FIELD_NUMBER: builtins.int
     TO_FIELD_NUMBER: builtins.int
     MESSAGES_FIELD_NUMBER: builtins.int
+    INCARNATION_FIELD_NUMBER: builtins.int
+    ADDRESS_FIELD_NUMBER: builtins.int
     cluster: builtins.str
     """name of the cluster; another one is refused"""
     group: builtins.int
     """Raft group; another one is refused"""
     to: builtins.int
     """replica id that the sender believes it talks to"""
+    incarnation: builtins.int
+    """The number of the sender's directory, drawn when it was founded. A known id with another number is a
+    replica that lost its disk: its packets end the stream, as those of removed replicas do.
+    """
+    address: builtins.str
+    """where the sender is reached; only in the first packet of a stream"""
     @property
     def messages(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___RaftMessage]: ...
     def __init__(
@@ -42,8 +50,10 @@ class Packet(google.protobuf.message.Message):
         group: builtins.int = ...,
         to: builtins.int = ...,
         messages: collections.abc.Iterable[global___RaftMessage] | None = ...,
+        incarnation: builtins.int = ...,
+        address: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["cluster", b"cluster", "from", b"from", "group", b"group", "messages", b"messages", "to", b"to"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["address", b"address", "cluster", b"cluster", "from", b"from", "group", b"group", "incarnation", b"incarnation", "messages", b"messages", "to", b"to"]) -> None: ...
 
 global___Packet = Packet
 

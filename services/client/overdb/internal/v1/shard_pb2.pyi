@@ -755,6 +755,22 @@ global___DescribeRequest = DescribeRequest
 class DescribeResponse(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
+    @typing.final
+    class FoundersEntry(google.protobuf.message.Message):
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.int
+        value: builtins.int
+        def __init__(
+            self,
+            *,
+            key: builtins.int = ...,
+            value: builtins.int = ...,
+        ) -> None: ...
+        def ClearField(self, field_name: typing.Literal["key", b"key", "value", b"value"]) -> None: ...
+
     CLUSTER_FIELD_NUMBER: builtins.int
     GROUP_FIELD_NUMBER: builtins.int
     GROUPS_FIELD_NUMBER: builtins.int
@@ -776,6 +792,11 @@ class DescribeResponse(google.protobuf.message.Message):
     VERSION_FIELD_NUMBER: builtins.int
     FAILURE_FIELD_NUMBER: builtins.int
     PROBLEM_FIELD_NUMBER: builtins.int
+    MEMBERS_INDEX_FIELD_NUMBER: builtins.int
+    RETIRED_FIELD_NUMBER: builtins.int
+    INCARNATION_FIELD_NUMBER: builtins.int
+    ESTABLISHED_FIELD_NUMBER: builtins.int
+    FOUNDERS_FIELD_NUMBER: builtins.int
     cluster: builtins.str
     group: builtins.int
     groups: builtins.int
@@ -785,7 +806,7 @@ class DescribeResponse(google.protobuf.message.Message):
     """0: not known"""
     term: builtins.int
     role: builtins.str
-    """leader, follower, candidate"""
+    """leader, follower, candidate, learner"""
     last_index: builtins.int
     durable_index: builtins.int
     commit_index: builtins.int
@@ -801,10 +822,24 @@ class DescribeResponse(google.protobuf.message.Message):
     """of the program"""
     problem: builtins.str
     """empty, or what an operator should know (disk nearly full, damaged replica)"""
+    members_index: builtins.int
+    """index of the entry that made the member list"""
+    incarnation: builtins.int
+    """number of this replica's directory; 0: of a program before 0.1.0"""
+    established: builtins.bool
+    """Whether this replica takes part in votes: not before it knows that it, and with it the group, is new."""
     @property
     def members(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Member]: ...
     @property
     def failure(self) -> global___Failure: ...
+    @property
+    def retired(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
+        """ids that a committed configuration has removed"""
+
+    @property
+    def founders(self) -> google.protobuf.internal.containers.ScalarMap[builtins.int, builtins.int]:
+        """incarnations of the founding members, once they are known"""
+
     def __init__(
         self,
         *,
@@ -829,9 +864,14 @@ class DescribeResponse(google.protobuf.message.Message):
         version: builtins.str = ...,
         failure: global___Failure | None = ...,
         problem: builtins.str = ...,
+        members_index: builtins.int = ...,
+        retired: collections.abc.Iterable[builtins.int] | None = ...,
+        incarnation: builtins.int = ...,
+        established: builtins.bool = ...,
+        founders: collections.abc.Mapping[builtins.int, builtins.int] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["failure", b"failure"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["applied_index", b"applied_index", "clock", b"clock", "cluster", b"cluster", "commit_index", b"commit_index", "data_bytes", b"data_bytes", "durable_index", b"durable_index", "epoch", b"epoch", "failure", b"failure", "group", b"group", "groups", b"groups", "last_index", b"last_index", "leader_id", b"leader_id", "log_bytes", b"log_bytes", "members", b"members", "problem", b"problem", "replica_id", b"replica_id", "role", b"role", "slots", b"slots", "snapshot_index", b"snapshot_index", "term", b"term", "version", b"version"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["applied_index", b"applied_index", "clock", b"clock", "cluster", b"cluster", "commit_index", b"commit_index", "data_bytes", b"data_bytes", "durable_index", b"durable_index", "epoch", b"epoch", "established", b"established", "failure", b"failure", "founders", b"founders", "group", b"group", "groups", b"groups", "incarnation", b"incarnation", "last_index", b"last_index", "leader_id", b"leader_id", "log_bytes", b"log_bytes", "members", b"members", "members_index", b"members_index", "problem", b"problem", "replica_id", b"replica_id", "retired", b"retired", "role", b"role", "slots", b"slots", "snapshot_index", b"snapshot_index", "term", b"term", "version", b"version"]) -> None: ...
 
 global___DescribeResponse = DescribeResponse
 
@@ -843,11 +883,14 @@ class Member(google.protobuf.message.Message):
     ADDRESS_FIELD_NUMBER: builtins.int
     VOTER_FIELD_NUMBER: builtins.int
     MATCH_INDEX_FIELD_NUMBER: builtins.int
+    INCARNATION_FIELD_NUMBER: builtins.int
     id: builtins.int
     address: builtins.str
     voter: builtins.bool
     match_index: builtins.int
     """as the leader knows it; 0 elsewhere"""
+    incarnation: builtins.int
+    """of its directory, once the group has noted it; 0 before"""
     def __init__(
         self,
         *,
@@ -855,10 +898,134 @@ class Member(google.protobuf.message.Message):
         address: builtins.str = ...,
         voter: builtins.bool = ...,
         match_index: builtins.int = ...,
+        incarnation: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["address", b"address", "id", b"id", "match_index", b"match_index", "voter", b"voter"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["address", b"address", "id", b"id", "incarnation", b"incarnation", "match_index", b"match_index", "voter", b"voter"]) -> None: ...
 
 global___Member = Member
+
+@typing.final
+class ChangeMembersRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    GROUP_FIELD_NUMBER: builtins.int
+    ADD_FIELD_NUMBER: builtins.int
+    PROMOTE_FIELD_NUMBER: builtins.int
+    REMOVE_FIELD_NUMBER: builtins.int
+    WAIT_MS_FIELD_NUMBER: builtins.int
+    group: builtins.int
+    wait_ms: builtins.int
+    """for the commit; 0: the replica's own limit"""
+    @property
+    def add(self) -> global___AddLearner: ...
+    @property
+    def promote(self) -> global___PromoteLearner: ...
+    @property
+    def remove(self) -> global___RemoveReplica: ...
+    def __init__(
+        self,
+        *,
+        group: builtins.int = ...,
+        add: global___AddLearner | None = ...,
+        promote: global___PromoteLearner | None = ...,
+        remove: global___RemoveReplica | None = ...,
+        wait_ms: builtins.int = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["add", b"add", "change", b"change", "promote", b"promote", "remove", b"remove"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["add", b"add", "change", b"change", "group", b"group", "promote", b"promote", "remove", b"remove", "wait_ms", b"wait_ms"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["change", b"change"]) -> typing.Literal["add", "promote", "remove"] | None: ...
+
+global___ChangeMembersRequest = ChangeMembersRequest
+
+@typing.final
+class AddLearner(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ID_FIELD_NUMBER: builtins.int
+    ADDRESS_FIELD_NUMBER: builtins.int
+    id: builtins.int
+    address: builtins.str
+    def __init__(
+        self,
+        *,
+        id: builtins.int = ...,
+        address: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["address", b"address", "id", b"id"]) -> None: ...
+
+global___AddLearner = AddLearner
+
+@typing.final
+class PromoteLearner(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ID_FIELD_NUMBER: builtins.int
+    id: builtins.int
+    def __init__(
+        self,
+        *,
+        id: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["id", b"id"]) -> None: ...
+
+global___PromoteLearner = PromoteLearner
+
+@typing.final
+class RemoveReplica(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ID_FIELD_NUMBER: builtins.int
+    FORCE_FIELD_NUMBER: builtins.int
+    id: builtins.int
+    force: builtins.bool
+    """although the voters that are left may have no majority that answers"""
+    def __init__(
+        self,
+        *,
+        id: builtins.int = ...,
+        force: builtins.bool = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["force", b"force", "id", b"id"]) -> None: ...
+
+global___RemoveReplica = RemoveReplica
+
+@typing.final
+class ChangeMembersResponse(google.protobuf.message.Message):
+    """Exactly one of `index` (of the configuration that has the change, committed), `failure` (of this replica:
+    ask another one; the change may still be made) or `error` (refused).
+    """
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    INDEX_FIELD_NUMBER: builtins.int
+    FAILURE_FIELD_NUMBER: builtins.int
+    ERROR_FIELD_NUMBER: builtins.int
+    MEMBERS_FIELD_NUMBER: builtins.int
+    REASON_FIELD_NUMBER: builtins.int
+    index: builtins.int
+    reason: builtins.str
+    """of the error, for programs: QUORUM_AT_RISK, ..."""
+    @property
+    def failure(self) -> global___Failure: ...
+    @property
+    def error(self) -> overdb.v1.kv_pb2.Error: ...
+    @property
+    def members(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Member]:
+        """after the change"""
+
+    def __init__(
+        self,
+        *,
+        index: builtins.int = ...,
+        failure: global___Failure | None = ...,
+        error: overdb.v1.kv_pb2.Error | None = ...,
+        members: collections.abc.Iterable[global___Member] | None = ...,
+        reason: builtins.str = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["error", b"error", "failure", b"failure"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["error", b"error", "failure", b"failure", "index", b"index", "members", b"members", "reason", b"reason"]) -> None: ...
+
+global___ChangeMembersResponse = ChangeMembersResponse
 
 @typing.final
 class TransferRequest(google.protobuf.message.Message):

@@ -64,6 +64,11 @@ class ShardStub(object):
                 request_serializer=overdb_dot_internal_dot_v1_dot_shard__pb2.TransferRequest.SerializeToString,
                 response_deserializer=overdb_dot_internal_dot_v1_dot_shard__pb2.TransferResponse.FromString,
                 _registered_method=True)
+        self.ChangeMembers = channel.unary_unary(
+                '/overdb.internal.v1.Shard/ChangeMembers',
+                request_serializer=overdb_dot_internal_dot_v1_dot_shard__pb2.ChangeMembersRequest.SerializeToString,
+                response_deserializer=overdb_dot_internal_dot_v1_dot_shard__pb2.ChangeMembersResponse.FromString,
+                _registered_method=True)
 
 
 class ShardServicer(object):
@@ -112,6 +117,14 @@ class ShardServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ChangeMembers(self, request, context):
+        """Changes the members of the group (PROTOCOL 3). Asked of the leader, answered when the change is
+        committed, or refused. A change that is in force already is answered like one that was just made.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ShardServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -144,6 +157,11 @@ def add_ShardServicer_to_server(servicer, server):
                     servicer.Transfer,
                     request_deserializer=overdb_dot_internal_dot_v1_dot_shard__pb2.TransferRequest.FromString,
                     response_serializer=overdb_dot_internal_dot_v1_dot_shard__pb2.TransferResponse.SerializeToString,
+            ),
+            'ChangeMembers': grpc.unary_unary_rpc_method_handler(
+                    servicer.ChangeMembers,
+                    request_deserializer=overdb_dot_internal_dot_v1_dot_shard__pb2.ChangeMembersRequest.FromString,
+                    response_serializer=overdb_dot_internal_dot_v1_dot_shard__pb2.ChangeMembersResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -308,6 +326,33 @@ class Shard(object):
             '/overdb.internal.v1.Shard/Transfer',
             overdb_dot_internal_dot_v1_dot_shard__pb2.TransferRequest.SerializeToString,
             overdb_dot_internal_dot_v1_dot_shard__pb2.TransferResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ChangeMembers(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/overdb.internal.v1.Shard/ChangeMembers',
+            overdb_dot_internal_dot_v1_dot_shard__pb2.ChangeMembersRequest.SerializeToString,
+            overdb_dot_internal_dot_v1_dot_shard__pb2.ChangeMembersResponse.FromString,
             options,
             channel_credentials,
             insecure,

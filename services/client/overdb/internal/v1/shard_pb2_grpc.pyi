@@ -57,6 +57,14 @@ class ShardStub:
     ]
     """Hands leadership to a caught-up follower (any, when `to` is 0). Answered when it is done."""
 
+    ChangeMembers: grpc.UnaryUnaryMultiCallable[
+        overdb.internal.v1.shard_pb2.ChangeMembersRequest,
+        overdb.internal.v1.shard_pb2.ChangeMembersResponse,
+    ]
+    """Changes the members of the group (PROTOCOL 3). Asked of the leader, answered when the change is
+    committed, or refused. A change that is in force already is answered like one that was just made.
+    """
+
 class ShardAsyncStub:
     Exchange: grpc.aio.StreamStreamMultiCallable[
         overdb.internal.v1.shard_pb2.ShardRequest,
@@ -95,6 +103,14 @@ class ShardAsyncStub:
         overdb.internal.v1.shard_pb2.TransferResponse,
     ]
     """Hands leadership to a caught-up follower (any, when `to` is 0). Answered when it is done."""
+
+    ChangeMembers: grpc.aio.UnaryUnaryMultiCallable[
+        overdb.internal.v1.shard_pb2.ChangeMembersRequest,
+        overdb.internal.v1.shard_pb2.ChangeMembersResponse,
+    ]
+    """Changes the members of the group (PROTOCOL 3). Asked of the leader, answered when the change is
+    committed, or refused. A change that is in force already is answered like one that was just made.
+    """
 
 class ShardServicer(metaclass=abc.ABCMeta):
     @abc.abstractmethod
@@ -146,5 +162,15 @@ class ShardServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[overdb.internal.v1.shard_pb2.TransferResponse, collections.abc.Awaitable[overdb.internal.v1.shard_pb2.TransferResponse]]:
         """Hands leadership to a caught-up follower (any, when `to` is 0). Answered when it is done."""
+
+    @abc.abstractmethod
+    def ChangeMembers(
+        self,
+        request: overdb.internal.v1.shard_pb2.ChangeMembersRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[overdb.internal.v1.shard_pb2.ChangeMembersResponse, collections.abc.Awaitable[overdb.internal.v1.shard_pb2.ChangeMembersResponse]]:
+        """Changes the members of the group (PROTOCOL 3). Asked of the leader, answered when the change is
+        committed, or refused. A change that is in force already is answered like one that was just made.
+        """
 
 def add_ShardServicer_to_server(servicer: ShardServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

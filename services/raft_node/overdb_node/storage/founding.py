@@ -1,0 +1,69 @@
+"""Which disk this is, and which disks the group was founded on (PROTOCOL 3.5; FAULTS 38).
+
+node.json has the directory's *incarnation*, a number drawn when it was made: a replica whose disk was lost
+comes back with another one. founders.json has the incarnations of all founding members (none for a replica
+that joined). It is written once, before the replica takes part in anything: without it, it is *fresh*.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from overdb_common.errors import StartupError
+from overdb_node.storage.files import write_atomically
+
+_IDENTITY = "node.json"
+_FILE = "founders.json"
+_FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Founding:
+    """``incarnation`` is 0 for a directory of a program from before there were any. ``founders`` is None
+    as long as the directory is fresh, and empty where nobody noted them (such a directory, or one that
+    joined)."""
+
+    incarnation: int
+    founders: Mapping[int, int] | None
+
+
+def new_incarnation() -> int:
+    """A number that no directory has had: 63 random bits, not 0."""
+    return secrets.randbits(63) | 1
+
+
+def read(directory: Path) -> Founding:
+    """What a directory that was opened says. Raises StartupError."""
+    incarnation = int(_load(directory / _IDENTITY).get("incarnation", 0))
+    path = directory / _FILE
+    if path.exists():
+        content = _load(path)
+        return Founding(incarnation, {int(i): n for i, n in content["founders"].items()})
+    return Founding(incarnation, None if incarnation else {})
+
+
+def write_founders(directory: Path, founders: Mapping[int, int]) -> None:
+    """Note them for good; fsynced when this returns."""
+    content = {"format": _FORMAT, "founders": {str(i): n for i, n in sorted(founders.items())}}
+    write_atomically(directory / _FILE, (json.dumps(content, indent=1) + "\n").encode())
+
+
+def _load(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text())
+        found = content["format"]
+        if not isinstance(found, int) or found > _FORMAT:
+            raise StartupError(
+                f"{path} has format {found}, this program knows up to {_FORMAT}",
+                "start a newer version of overdb: nothing was changed",
+            )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise StartupError(
+            f"{path} cannot be read ({error})", "restore the directory or replace this replica"
+        ) from None
+    return dict(content)
