@@ -7,6 +7,7 @@ from pathlib import Path
 from pydantic import Field, field_validator, model_validator
 
 from overdb_common.settings import Limits, ProcessSettings
+from overdb_common.version import version
 from overdb_node.machine.machine import MachineSettings
 from overdb_node.raft.settings import RaftSettings
 from overdb_node.raft.types import Member
@@ -84,6 +85,12 @@ class NodeSettings(ProcessSettings, Limits):
         le=3600,
         description="age at which an outcome that not all participants are known to have is told again, s",
     )
+    compare_seconds: float = Field(
+        600.0,
+        ge=0,
+        le=7 * 86_400,
+        description="how often the replicas of a group compare what they store, s; 0: never",
+    )
     disk_free_bytes_min: int = Field(
         128 * _MIB, ge=0, le=1 << 40, description="free disk space below which writes are refused"
     )
@@ -149,6 +156,7 @@ class NodeSettings(ProcessSettings, Limits):
             request_bytes_max=self.request_bytes_max,
             operations_max=self.operations_max,
             unacknowledged_per_client_max=self.unacknowledged_max,
+            release=version(),
         )
 
 

@@ -98,6 +98,10 @@ class Backend(Protocol):
 
     async def transfer(self, request: shard_pb2.TransferRequest) -> shard_pb2.TransferResponse: ...
 
+    async def checksums(
+        self, request: shard_pb2.ChecksumsRequest
+    ) -> shard_pb2.ChecksumsResponse: ...
+
 
 class ShardService(shard_pb2_grpc.ShardServicer):
     """Hands requests to the replica as they arrive; answers leave in the order in which they are ready."""
@@ -177,3 +181,10 @@ class ShardService(shard_pb2_grpc.ShardServicer):
         context: grpc.aio.ServicerContext[shard_pb2.TransferRequest, shard_pb2.TransferResponse],  # noqa: ARG002
     ) -> shard_pb2.TransferResponse:
         return await self._backend.transfer(request)
+
+    async def Checksums(  # noqa: N802
+        self,
+        request: shard_pb2.ChecksumsRequest,
+        context: grpc.aio.ServicerContext[shard_pb2.ChecksumsRequest, shard_pb2.ChecksumsResponse],  # noqa: ARG002
+    ) -> shard_pb2.ChecksumsResponse:
+        return await self._backend.checksums(request)

@@ -57,6 +57,12 @@ class ShardStub:
     ]
     """Hands leadership to a caught-up follower (any, when `to` is 0). Answered when it is done."""
 
+    Checksums: grpc.UnaryUnaryMultiCallable[
+        overdb.internal.v1.shard_pb2.ChecksumsRequest,
+        overdb.internal.v1.shard_pb2.ChecksumsResponse,
+    ]
+    """Checksums of this replica's state, for the other replicas of its group to compare theirs with."""
+
 class ShardAsyncStub:
     Exchange: grpc.aio.StreamStreamMultiCallable[
         overdb.internal.v1.shard_pb2.ShardRequest,
@@ -95,6 +101,12 @@ class ShardAsyncStub:
         overdb.internal.v1.shard_pb2.TransferResponse,
     ]
     """Hands leadership to a caught-up follower (any, when `to` is 0). Answered when it is done."""
+
+    Checksums: grpc.aio.UnaryUnaryMultiCallable[
+        overdb.internal.v1.shard_pb2.ChecksumsRequest,
+        overdb.internal.v1.shard_pb2.ChecksumsResponse,
+    ]
+    """Checksums of this replica's state, for the other replicas of its group to compare theirs with."""
 
 class ShardServicer(metaclass=abc.ABCMeta):
     @abc.abstractmethod
@@ -146,5 +158,13 @@ class ShardServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[overdb.internal.v1.shard_pb2.TransferResponse, collections.abc.Awaitable[overdb.internal.v1.shard_pb2.TransferResponse]]:
         """Hands leadership to a caught-up follower (any, when `to` is 0). Answered when it is done."""
+
+    @abc.abstractmethod
+    def Checksums(
+        self,
+        request: overdb.internal.v1.shard_pb2.ChecksumsRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[overdb.internal.v1.shard_pb2.ChecksumsResponse, collections.abc.Awaitable[overdb.internal.v1.shard_pb2.ChecksumsResponse]]:
+        """Checksums of this replica's state, for the other replicas of its group to compare theirs with."""
 
 def add_ShardServicer_to_server(servicer: ShardServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...
