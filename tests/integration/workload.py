@@ -64,6 +64,10 @@ class Writers:
         self._stopping = True
         await asyncio.gather(*self._tasks)
 
+    @property
+    def running(self) -> bool:
+        return not self._stopping
+
     async def _write(self, number: int, client: overdb.Client) -> None:
         """Keep four keys, so that keys are both new and overwritten, on all groups."""
         written = self.written

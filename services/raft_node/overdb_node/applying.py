@@ -112,8 +112,8 @@ class Applier:
             if response is not None:
                 responses.append(response)
             self._release(machine, responses)
-            if time.monotonic() > deadline:
-                break
+            if time.monotonic() > deadline or machine.compared == entry.index:
+                break  # what replicas compare is the state as of that entry
         batch = machine.take_batch()
         self.data.write(batch.versions, batch.records, entry.index, entry.term)
         for answers, answer in responses:

@@ -64,7 +64,7 @@ class ReplicaBackend:
                 confirmed.set_result(value)
 
         self._replica.read(complete)
-        return await confirmed
+        return await confirmed and not self._replica.comparing.diverged
 
     # --- scans ----------------------------------------------------------------------------------
 
@@ -78,7 +78,7 @@ class ReplicaBackend:
             return shard_pb2.ScanPageResponse(failure=failure)
         if not request.stale and not await self._confirm():
             return shard_pb2.ScanPageResponse(failure=replica.failure(_Reason.REASON_NOT_LEADER))
-        if replica.raft.installing is not None or replica.failed:
+        if replica.raft.installing is not None or replica.failed or replica.comparing.diverged:
             return shard_pb2.ScanPageResponse(failure=replica.failure(_Reason.REASON_NOT_LEADER))
         machine = replica.machine
         version = request.version or machine.clock
@@ -177,6 +177,11 @@ class ReplicaBackend:
         else:
             return await replica.membership.change(request)
         return shard_pb2.ChangeMembersResponse(failure=failure)
+
+    async def checksums(self, request: shard_pb2.ChecksumsRequest) -> shard_pb2.ChecksumsResponse:
+        """The asker sees by cluster, group and id whether this is whom it meant."""
+        del request
+        return self._replica.comparing.checksums()
 
     async def transfer(self, request: shard_pb2.TransferRequest) -> shard_pb2.TransferResponse:
         """Begin a transfer, and wait until another replica leads or it was abandoned."""

@@ -17,6 +17,7 @@ from overdb_node.machine.types import (
     Behind,
     Code,
     Command,
+    CompareReplicas,
     Delete,
     Deleted,
     Put,
@@ -70,6 +71,8 @@ def _decode_command(command: log_pb2.Command) -> Command | Refused:
         return decode_transact(command.transact)
     if kind == "advance":
         return Advance(command.advance.version)
+    if kind == "compare":
+        return CompareReplicas()
     return transaction_codec.decode(command, kind) or _UNREADABLE
 
 
@@ -82,7 +85,7 @@ def stores_values(commands: bytes) -> bool:
     return any(command.WhichOneof("command") not in _STORE_NOTHING for command in parsed.commands)
 
 
-_STORE_NOTHING = frozenset(("delete", "resolve", "inquire", "forget"))
+_STORE_NOTHING = frozenset(("delete", "resolve", "inquire", "forget", "compare"))
 
 
 # --- results -----------------------------------------------------------------------------------------

@@ -41,6 +41,13 @@ class NodeMetrics:
             "overdb_transaction_alarms_total",
             "Messages of transactions that contradict what is stored",
         )
+        self._comparisons = self._counter(
+            "overdb_replica_comparisons_total",
+            "Checksums of this replica's state that were compared with another replica's",
+        )
+        self._differences = self._counter(
+            "overdb_replica_differences_total", "Those of them that differed"
+        )
         self._requests = Counter(
             "overdb_shard_requests",
             "Requests of routers by method and code",
@@ -92,6 +99,10 @@ class NodeMetrics:
     def alarmed(self, count: int) -> None:
         """Something about transactions that cannot happen did."""
         self._alarms.inc(count)
+
+    def compared(self, checksums: int, differing: int) -> None:
+        self._comparisons.inc(checksums)
+        self._differences.inc(differing)
 
     def requested(self, method: str, code: str, count: int = 1) -> None:
         self._requests.labels(**self._labels, method=method, code=code).inc(count)

@@ -121,6 +121,11 @@ def _register_gauges(replica: Replica) -> None:
         "Committed entries that are not applied",
         lambda: raft.commit_index - raft.applied,
     )
+    gauge(
+        "overdb_replica_diverged",
+        "1 when this replica's state was found to be wrong: it serves no more",
+        lambda: float(replica.comparing.diverged),
+    )
     gauge("overdb_log_bytes", "Payload bytes in the log", lambda: raft.log.payload_bytes)
     gauge(
         "overdb_peer_queue_bytes",

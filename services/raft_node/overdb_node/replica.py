@@ -21,6 +21,7 @@ import structlog
 from overdb.internal.v1 import shard_pb2
 from overdb_node import codec
 from overdb_node.applying import Applier, Deferred, Waiting
+from overdb_node.comparing import Comparing
 from overdb_node.finishing import Finisher
 from overdb_node.machine.machine import Machine
 from overdb_node.membership import Membership
@@ -94,6 +95,7 @@ class Replica:
         self.snapshotting = Snapshotting(self)
         self._sweeper = Sweeper(settings.retention_seconds)
         self.finisher = Finisher(self)
+        self.comparing = Comparing(self)
         self._proposals: list[tuple[bytes, int, Answers]] = []
         self._proposed_bytes = 0
         self._newest_token = 0
@@ -122,6 +124,7 @@ class Replica:
         self._failed = True  # nothing is taken in any more
         await self.finisher.close()
         await self.membership.close()
+        await self.comparing.close()
         await self.peers.close()
         await self.snapshotting.close()
         await self._loop.run_in_executor(None, self.writer.close)
@@ -149,10 +152,20 @@ class Replica:
         if not self.raft.is_leader:
             raise NotLeader
         progress = self.raft.leading.progress
-        voters = [r for r in self.raft.voters if r in progress and progress[r].active]
+        odd = self.comparing.others_diverged
+        voters = [
+            r for r in self.raft.voters if r in progress and progress[r].active and r not in odd
+        ]
         if not voters:
             raise ValueError("no other voter of this group answers")
         return max(voters, key=lambda replica: progress[replica].match)
+
+    def stand_aside(self) -> None:
+        """Lead no more, and let another one take over at once if there is one."""
+        with contextlib.suppress(NotLeader, ValueError):
+            self.transfer_to(self.best_follower())
+        self.raft.stand_aside()
+        self.schedule_turn()
 
     @property
     def machine(self) -> Machine:
@@ -168,7 +181,8 @@ class Replica:
         damaged = [r for r, p in self.raft.leading.progress.items() if p.damaged]
         if damaged:
             return f"the log of replica {damaged[0]} contradicts this one: replace that replica"
-        return self.membership.problem or self.disk_problem
+        problems = (self.comparing.problem, self.membership.problem, self.disk_problem)
+        return "; ".join(filter(None, problems))
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
@@ -208,6 +222,7 @@ class Replica:
             self.raft.tick()
         self.snapshotting.tick()
         self.finisher.tick()
+        self.comparing.tick()
         if self.raft.installing is None:
             self._sweeper.tick(self.machine, self.storage.data)
         self.schedule_turn()
@@ -282,7 +297,7 @@ class Replica:
         """Answer a batch of point reads, at once if they may be stale."""
 
         def complete(confirmed: bool) -> None:
-            if confirmed and not self.raft.installing:
+            if confirmed and not self.raft.installing and not self.comparing.diverged:
                 self.metrics.requested("reads", "OK", len(request.reads.reads))
                 answer_reads(self.machine, self.storage.data, request, answers, self.blocked_reads)
             else:
@@ -422,6 +437,8 @@ class Replica:
     def _apply(self) -> None:
         if self._applier.has_work and self.raft.installing is None:
             self.raft.applied_to(self._applier.run_slice())
+            if self.machine.compared == self.raft.applied:
+                self.comparing.applied()
             self.blocked_reads.run(self.machine, self.storage.data)
             self._report_alarms()
         self._reads.run(self.raft.applied)
@@ -463,5 +480,6 @@ class Replica:
             machine, self.storage.data, self._waiting, self._deferred, self.metrics
         )
         self._sweeper.restart()
+        self.comparing.restart()
         self.raft.installed()
         self.schedule_turn()

@@ -7,6 +7,7 @@ from pathlib import Path
 from pydantic import Field, field_validator, model_validator
 
 from overdb_common.settings import Limits, ProcessSettings
+from overdb_common.version import version
 from overdb_node.machine.machine import MachineSettings
 from overdb_node.raft.settings import RaftSettings
 from overdb_node.raft.types import Member
@@ -94,6 +95,12 @@ class NodeSettings(ProcessSettings, Limits):
     describe_seconds_max: float = Field(
         1.0, gt=0, le=30, description="another node that does not say how it is by then is down, s"
     )
+    compare_seconds: float = Field(
+        600.0,
+        ge=0,
+        le=7 * 86_400,
+        description="how often the replicas of a group compare what they store, s; 0: never",
+    )
     disk_free_bytes_min: int = Field(
         128 * _MIB, ge=0, le=1 << 40, description="free disk space below which writes are refused"
     )
@@ -170,6 +177,7 @@ class NodeSettings(ProcessSettings, Limits):
             request_bytes_max=self.request_bytes_max,
             operations_max=self.operations_max,
             unacknowledged_per_client_max=self.unacknowledged_max,
+            release=version(),
         )
 
 

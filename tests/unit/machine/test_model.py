@@ -127,4 +127,4 @@ def test_all_is_forgotten_in_the_end(entries: list[Entry]) -> None:
     for _ in range(4):
         group.entry(stamp=NOW + 9 * HOUR)
     assert group.machine.results_kept == group.machine.sessions_open == 0
-    assert sorted(group.store.names) == [b"slots", b"snapshot"]
+    assert sorted(group.store.names) == [b"slots", b"snapshot", b"sum"]

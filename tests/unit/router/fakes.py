@@ -374,6 +374,14 @@ class FakeReplica(shard_pb2_grpc.ShardServicer):
         await context.abort(grpc.StatusCode.UNIMPLEMENTED, "the fake hands nothing over")
         raise AssertionError
 
+    async def Checksums(  # noqa: N802
+        self,
+        request: shard_pb2.ChecksumsRequest,
+        context: Any,
+    ) -> shard_pb2.ChecksumsResponse:
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "the fake is compared with nobody")
+        raise AssertionError
+
 
 class FakeCluster:
     """Groups, a router in front of them, and stubs of that router."""

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import xxhash
 
 from overdb_node.machine import transact, validation
+from overdb_node.machine.chain import Chain
 from overdb_node.machine.clock import Clock
 from overdb_node.machine.fingerprint import of_transact
 from overdb_node.machine.overlay import Overlay
@@ -21,12 +22,14 @@ from overdb_node.machine.settings import MachineSettings
 from overdb_node.machine.slots import Slots
 from overdb_node.machine.store import Reader
 from overdb_node.machine.types import (
+    Acknowledged,
     Advance,
     Advanced,
     Batch,
     Behind,
     Code,
     Command,
+    CompareReplicas,
     Delete,
     Deleted,
     Forget,
@@ -45,10 +48,11 @@ from overdb_node.machine.types import (
     WrongGroup,
 )
 
-__all__ = ["CLOCK_RECORD", "Machine", "MachineSettings"]
+__all__ = ["CHAIN_RECORD", "CLOCK_RECORD", "Machine", "MachineSettings"]
 
 CLOCK_RECORD = b"snapshot"  # clock and physical time: what a snapshot's element needs to know
 _SLOTS_RECORD = b"slots"
+CHAIN_RECORD = b"sum"  # the running checksum, with the index that it is of
 
 
 class Machine:
@@ -67,6 +71,9 @@ class Machine:
         self._overlay = Overlay(self._reader)
         self._sessions = Sessions(settings, self._reader)
         self._slots_written = False
+        self.chain = Chain(settings.release)
+        self.compared = 0  # index of the last entry with a CompareReplicas since the start
+        self._compares = False
         self.participant = Participant(
             settings,
             self._reader,
@@ -92,6 +99,7 @@ class Machine:
         self._slots_written = slots is not None
         self._sessions.load()
         self.participant.load()
+        self.chain.load(self._reader.record(CHAIN_RECORD))
 
     # --- what a host may read -------------------------------------------------------------------
 
@@ -164,15 +172,28 @@ class Machine:
         """Apply one entry and return a result for each command, in order.
 
         ``stamp`` is the leader's wall clock in microseconds (0: none). A command that could not be read is
-        given as the Refused that it is answered with. ``term`` takes no part: it is the host's to record.
+        given as the Refused that it is answered with. ``term`` is part of the running checksum alone.
         """
-        del term
-        clock = self._clock
+        clock, written = self._clock, len(self._overlay.versions)
         clock.begin_entry(stamp)
         self.participant.begin_entry(index)
         self._sessions.begin_entry(index, clock.physical)
         results = [self._apply(command) for command in commands]
-        self._sessions.end_entry()
+        records = self._sessions.end_entry()
+        if together := self.participant.end_entry():
+            records.update(together)
+        versions = self._overlay.versions
+        self.chain.extend(
+            index,
+            term,
+            (clock.value, clock.physical),
+            versions[written:] if written else versions,
+            records,
+        )
+        if self._compares:
+            self._compares = False
+            self.compared = index
+            self.chain.compare()
         return results
 
     def _apply(self, command: Command | Refused) -> Result:
@@ -196,8 +217,11 @@ class Machine:
             return participant.resolve(command)
         if isinstance(command, Inquire):
             return participant.inquire(command)
-        assert isinstance(command, Forget)
-        return participant.forget(command)
+        if isinstance(command, Forget):
+            return participant.forget(command)
+        assert isinstance(command, CompareReplicas)
+        self._compares = True  # at the end of the entry: what replicas compare is whole entries
+        return Acknowledged()
 
     def _put(self, command: Put) -> Result:
         key, value, request = command
@@ -317,6 +341,8 @@ class Machine:
         if not self._slots_written:
             self._slots_written = True
             records.append((_SLOTS_RECORD, self._slots.pack()))
+        if (chain := self.chain.take()) is not None:
+            records.append((CHAIN_RECORD, chain))
         return Batch(self._overlay.take(), records)
 
     def digest(self) -> str:

@@ -70,6 +70,20 @@ def unpack(packed: bytes) -> Iterator[Kept]:
         offset += length
 
 
+def without_words(packed: bytes) -> bytes:
+    """The same with the texts of refusals left out."""
+    parts: list[bytes] = []
+    start = offset = 0
+    while offset < len(packed):
+        *_, tag, length = _HEAD.unpack_from(packed, offset)
+        offset += _HEAD.size
+        if tag == _WAS_REFUSED:
+            parts.append(packed[start : offset + _REFUSED.size])
+            start = offset + length
+        offset += length
+    return b"".join((*parts, packed[start:])) if parts else packed
+
+
 def _unpack_result(tag: int, packed: bytes, offset: int, length: int) -> int | Result:
     if tag == _WRITTEN:
         return int(_VERSION.unpack_from(packed, offset)[0])

@@ -84,7 +84,8 @@ class Participant:
         self.open: dict[TransactionId, Transaction] = {}  # voted, without an outcome
         self.unforgotten: dict[TransactionId, Transaction] = {}  # committed, without a Forget
         self._ticket = 0
-        self._changed: dict[bytes, Transaction | Parked | None] = {}
+        self._changed: dict[bytes, Transaction | Parked | None] = {}  # by the entry
+        self._batch: dict[bytes, bytes | None] = {}  # records of all entries since they were taken
         self._released: list[tuple[Token, Result]] = []
         self._released_keys: dict[bytes, None] = {}  # for readers that wait
         self.alarms: list[str] = []  # what cannot happen, and did
@@ -112,9 +113,19 @@ class Participant:
         """Tickets follow the log, so that they are the same on every replica."""
         self._ticket = index << 20
 
-    def take_records(self) -> list[tuple[bytes, bytes | None]]:
+    def end_entry(self) -> dict[bytes, bytes | None]:
+        """Return the records that the entry has changed."""
+        if not self._changed:
+            return {}
         changed, self._changed = self._changed, {}
-        return [(name, None if one is None else one.pack()) for name, one in changed.items()]
+        records = {name: None if one is None else one.pack() for name, one in changed.items()}
+        self._batch.update(records)
+        return records
+
+    def take_records(self) -> list[tuple[bytes, bytes | None]]:
+        """Everything that changed since the last call, each name once."""
+        taken, self._batch = list(self._batch.items()), {}
+        return taken
 
     def take_released(self) -> list[tuple[Token, Result]]:
         """Answers to what waited, in the order in which they came to be."""

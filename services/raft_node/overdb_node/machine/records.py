@@ -193,6 +193,23 @@ def unpack_transaction(packed: bytes) -> tuple[Transaction, int]:
     return transaction, ticket
 
 
+def without_words(packed: bytes) -> bytes:
+    """A transaction's record with the texts of refusals left out."""
+    *fields, vote, forget, ticket = _unpacked(packed)
+    if vote is not None:
+        parts = Vote(*vote)
+        vote = parts._replace(
+            then=_wordless(parts.then),
+            otherwise=_wordless(parts.otherwise),
+            refusal=_wordless(parts.refusal),
+        )
+    return _packed((*fields, vote, forget, ticket))
+
+
+def _wordless(fields: Any) -> Any:
+    return fields[:1] if fields and not isinstance(fields[0], tuple) else fields
+
+
 def unpack_parked(packed: bytes) -> tuple[Parked, int]:
     kind, fields, fingerprint, order, ticket = _unpacked(packed)
     command: Command

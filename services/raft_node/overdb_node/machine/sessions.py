@@ -22,7 +22,7 @@ from overdb_node.machine.types import (
 )
 
 _NUMBER = struct.Struct(">Q")
-_ENTRY_PREFIX = b"d"  # + log index: all results of that entry
+ENTRY_PREFIX = b"d"  # + log index: all results of that entry
 _CLIENT_PREFIX = b"c"  # + client id: what it has acknowledged
 # What expires is forgotten in portions, because heartbeats wait behind an entry that is applied.
 EXPIRED_SESSIONS_PER_ENTRY_MAX = 16
@@ -50,7 +50,8 @@ class Sessions:
         self._open_in_entry: dict[int, int] = {}  # log index -> results still kept of it
         self._entry: list[Kept] = []  # results of the entry that is being applied
         self._index = 0
-        self._records: dict[bytes, bytes | None] = {}
+        self._records: dict[bytes, bytes | None] = {}  # of the entry
+        self._batch: dict[bytes, bytes | None] = {}  # of all entries since they were taken
         self._touched: dict[bytes, None] = {}
         self.kept = 0
         # Told of numbers that a client has closed: all below this, or all (None).
@@ -60,7 +61,7 @@ class Sessions:
         """Rebuild from the records."""
         for name, content in self._reader.records(_CLIENT_PREFIX):
             self._open(name[1:], _NUMBER.unpack(content)[0])
-        for name, content in self._reader.records(_ENTRY_PREFIX):
+        for name, content in self._reader.records(ENTRY_PREFIX):
             index = _NUMBER.unpack(name[1:])[0]
             for kept in packing.unpack(content):
                 session = self._sessions.get(kept.client_id)
@@ -75,12 +76,23 @@ class Sessions:
         self._index = index
         self._close_expired(physical)
 
-    def end_entry(self) -> None:
+    def end_entry(self) -> dict[bytes, bytes | None]:
+        """Return the records that the entry has changed."""
         if self._entry:
             if self._index in self._open_in_entry:
-                name = _ENTRY_PREFIX + _NUMBER.pack(self._index)
+                name = ENTRY_PREFIX + _NUMBER.pack(self._index)
                 self._records[name] = packing.pack(self._entry)
             self._entry = []
+        if self._touched:
+            for client_id in self._touched:
+                below = self._sessions[client_id].acknowledged_below
+                self._records[_CLIENT_PREFIX + client_id] = _NUMBER.pack(below)
+            self._touched = {}
+        if not self._records:
+            return {}
+        changed, self._records = self._records, {}
+        self._batch.update(changed)
+        return changed
 
     def find(self, request: RequestId, fingerprint: int) -> Result | None:
         """The answer that is stored under this id. It comes before everything else (PROTOCOL 2.10)."""
@@ -216,7 +228,7 @@ class Sessions:
             self._open_in_entry[index] = left
         else:
             del self._open_in_entry[index]
-            self._records[_ENTRY_PREFIX + _NUMBER.pack(index)] = None
+            self._records[ENTRY_PREFIX + _NUMBER.pack(index)] = None
 
     def _close_expired(self, physical: int) -> None:
         """Close sessions whose id has expired: decided by the log alone, bounded work an entry.
@@ -246,11 +258,7 @@ class Sessions:
 
     def take_records(self) -> list[tuple[bytes, bytes | None]]:
         """Everything that changed since the last call, each name once."""
-        for client_id in self._touched:
-            below = self._sessions[client_id].acknowledged_below
-            self._records[_CLIENT_PREFIX + client_id] = _NUMBER.pack(below)
-        self._touched = {}
-        taken, self._records = list(self._records.items()), {}
+        taken, self._batch = list(self._batch.items()), {}
         return taken
 
     def __len__(self) -> int:

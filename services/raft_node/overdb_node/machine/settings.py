@@ -19,4 +19,5 @@ class MachineSettings:
     request_bytes_max: int = 4 << 20
     operations_max: int = 1024
     unacknowledged_per_client_max: int = 65_536
+    release: str = ""  # of the program; replicas of different ones do not compare running checksums
     parked_keys_max: int = 8192  # of all requests that wait for locks

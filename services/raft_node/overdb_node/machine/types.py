@@ -128,7 +128,11 @@ class Forget(NamedTuple):
     attempt: int
 
 
-Command = Put | Delete | Transact | Advance | Prepare | Resolve | Inquire | Forget
+class CompareReplicas(NamedTuple):
+    """Every replica notes its checksums behind this entry; nothing else changes."""
+
+
+Command = Put | Delete | Transact | Advance | Prepare | Resolve | Inquire | Forget | CompareReplicas
 
 
 class Code(IntEnum):
@@ -210,7 +214,7 @@ class Vote(NamedTuple):
 
 
 class Acknowledged(NamedTuple):
-    """Result of a Resolve or a Forget."""
+    """Result of a Resolve, a Forget or a CompareReplicas."""
 
 
 class Token(NamedTuple):

@@ -78,6 +78,7 @@ class Raft:
         self.agreed_term = 0
         self.agreed = self.commit_index
         self.installing: Snapshot | None = None
+        self.may_lead = True  # False: the host has said that this replica must not serve
 
         self._handed_out = applied  # last entry given to the host to apply
         self._persist_from = log.last_index + 1  # first entry not handed out to be fsynced
@@ -134,7 +135,8 @@ class Raft:
         elif isinstance(message, Append | Offer | Chunk):
             self._receive_from_leader(sender, message)
         elif isinstance(message, TimeoutNow):
-            if message.term == self.term and self.role is Role.FOLLOWER and self.is_voter:
+            may_campaign = self.role is Role.FOLLOWER and self.is_voter and self.may_lead
+            if message.term == self.term and may_campaign:
                 self.election.campaign(transfer=True)
         elif self._is_of_my_term(message.term):
             self._receive_answer(sender, message)
@@ -182,6 +184,13 @@ class Raft:
     def step_down(self) -> None:
         """Stop leading, in this term: the host has seen that this replica cannot do its work."""
         if self.is_leader:
+            self.become_follower(self.term)
+        self._check()
+
+    def stand_aside(self) -> None:
+        """Neither lead nor campaign until ``may_lead`` is set again. Voting and the log go on."""
+        self.may_lead = False
+        if self.role is not Role.FOLLOWER:
             self.become_follower(self.term)
         self._check()
 

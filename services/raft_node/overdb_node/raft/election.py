@@ -38,7 +38,7 @@ class Election:
             return
         self.restart_timer()
         self._raft.leader_id = 0
-        if self._raft.is_voter:  # PROTOCOL 3.6
+        if self._raft.is_voter and self._raft.may_lead:  # PROTOCOL 3.6
             self._pre_campaign()
 
     def _pre_campaign(self) -> None:

@@ -28,6 +28,8 @@ from rocksdict import (
     WriteOptions,
 )
 
+from overdb_node.storage.digest import Canonical, ContentDigest
+
 _VERSION = struct.Struct(">Q")
 _APPLIED = struct.Struct(">QQ")
 _VERSIONS, _RECORDS, _META = b"v", b"r", b"m"
@@ -110,9 +112,13 @@ class DataStore:
         self._db = Rdict(str(directory), _options(), access_type=access)
         self._no_wal = WriteOptions()
         self._no_wal.disable_wal = True  # type: ignore[method-assign, assignment]  # a property
+        self._digest: ContentDigest | None = None
 
     def close(self) -> None:
-        """No iterator outlives a call of this class, so nothing keeps the database open behind this."""
+        """No iterator outlives a call of this class, and a digest ends here, unfinished: so nothing keeps
+        the database open behind this."""
+        if self._digest is not None:
+            self._digest.close()
         self._db.close()
 
     def flush(self) -> None:
@@ -162,6 +168,13 @@ class DataStore:
         """As ``newest`` for each (key, at), all from one state."""
         rows = self._db.iter()
         return [_newest(rows, key, at) for key, at in wanted]
+
+    def begin_digest(self, canonical: Canonical) -> ContentDigest:
+        """A digest of the state as it is now; one before it that is under way ends."""
+        if self._digest is not None:
+            self._digest.close()
+        self._digest = ContentDigest(self._db, canonical)
+        return self._digest
 
     def record(self, name: bytes) -> bytes | None:
         found: bytes | None = self._db.get(_RECORDS + name)

@@ -157,6 +157,11 @@ class ReplicaStorage:
         self._lock.close()  # type: ignore[attr-defined]
 
     @property
+    def data_path(self) -> Path:
+        """Where the state lies; an installed snapshot lies elsewhere."""
+        return self._directory / self._current.data
+
+    @property
     def log_bytes(self) -> int:
         return self.log.size_bytes
 

@@ -102,6 +102,10 @@ class Backend(Protocol):
         self, request: shard_pb2.ChangeMembersRequest
     ) -> shard_pb2.ChangeMembersResponse: ...
 
+    async def checksums(
+        self, request: shard_pb2.ChecksumsRequest
+    ) -> shard_pb2.ChecksumsResponse: ...
+
 
 class ShardService(shard_pb2_grpc.ShardServicer):
     """Hands requests to the replica as they arrive; answers leave in the order in which they are ready."""
@@ -190,3 +194,10 @@ class ShardService(shard_pb2_grpc.ShardServicer):
         ],
     ) -> shard_pb2.ChangeMembersResponse:
         return await self._backend.change_members(request)
+
+    async def Checksums(  # noqa: N802
+        self,
+        request: shard_pb2.ChecksumsRequest,
+        context: grpc.aio.ServicerContext[shard_pb2.ChecksumsRequest, shard_pb2.ChecksumsResponse],  # noqa: ARG002
+    ) -> shard_pb2.ChecksumsResponse:
+        return await self._backend.checksums(request)

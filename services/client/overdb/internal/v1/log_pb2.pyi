@@ -149,6 +149,7 @@ class Command(google.protobuf.message.Message):
     RESOLVE_FIELD_NUMBER: builtins.int
     INQUIRE_FIELD_NUMBER: builtins.int
     FORGET_FIELD_NUMBER: builtins.int
+    COMPARE_FIELD_NUMBER: builtins.int
     @property
     def put(self) -> overdb.v1.kv_pb2.PutRequest: ...
     @property
@@ -165,6 +166,8 @@ class Command(google.protobuf.message.Message):
     def inquire(self) -> global___Inquire: ...
     @property
     def forget(self) -> global___Forget: ...
+    @property
+    def compare(self) -> global___CompareReplicas: ...
     def __init__(
         self,
         *,
@@ -176,10 +179,11 @@ class Command(google.protobuf.message.Message):
         resolve: global___Resolve | None = ...,
         inquire: global___Inquire | None = ...,
         forget: global___Forget | None = ...,
+        compare: global___CompareReplicas | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["advance", b"advance", "command", b"command", "delete", b"delete", "forget", b"forget", "inquire", b"inquire", "prepare", b"prepare", "put", b"put", "resolve", b"resolve", "transact", b"transact"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["advance", b"advance", "command", b"command", "delete", b"delete", "forget", b"forget", "inquire", b"inquire", "prepare", b"prepare", "put", b"put", "resolve", b"resolve", "transact", b"transact"]) -> None: ...
-    def WhichOneof(self, oneof_group: typing.Literal["command", b"command"]) -> typing.Literal["put", "delete", "transact", "advance", "prepare", "resolve", "inquire", "forget"] | None: ...
+    def HasField(self, field_name: typing.Literal["advance", b"advance", "command", b"command", "compare", b"compare", "delete", b"delete", "forget", b"forget", "inquire", b"inquire", "prepare", b"prepare", "put", b"put", "resolve", b"resolve", "transact", b"transact"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["advance", b"advance", "command", b"command", "compare", b"compare", "delete", b"delete", "forget", b"forget", "inquire", b"inquire", "prepare", b"prepare", "put", b"put", "resolve", b"resolve", "transact", b"transact"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["command", b"command"]) -> typing.Literal["put", "delete", "transact", "advance", "prepare", "resolve", "inquire", "forget", "compare"] | None: ...
 
 global___Command = Command
 
@@ -339,6 +343,20 @@ class Advance(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["version", b"version"]) -> None: ...
 
 global___Advance = Advance
+
+@typing.final
+class CompareReplicas(google.protobuf.message.Message):
+    """Every replica notes checksums of its state behind this entry, to be compared (Shard.Checksums). A program
+    that does not know it refuses it, which comes to the same: but for the clock nothing changes.
+    """
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+
+global___CompareReplicas = CompareReplicas
 
 @typing.final
 class Configuration(google.protobuf.message.Message):

@@ -1028,6 +1028,102 @@ class ChangeMembersResponse(google.protobuf.message.Message):
 global___ChangeMembersResponse = ChangeMembersResponse
 
 @typing.final
+class ChecksumsRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CLUSTER_FIELD_NUMBER: builtins.int
+    GROUP_FIELD_NUMBER: builtins.int
+    cluster: builtins.str
+    group: builtins.int
+    def __init__(
+        self,
+        *,
+        cluster: builtins.str = ...,
+        group: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["cluster", b"cluster", "group", b"group"]) -> None: ...
+
+global___ChecksumsRequest = ChecksumsRequest
+
+@typing.final
+class ChecksumsResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CLUSTER_FIELD_NUMBER: builtins.int
+    GROUP_FIELD_NUMBER: builtins.int
+    REPLICA_ID_FIELD_NUMBER: builtins.int
+    CHECKSUMS_FIELD_NUMBER: builtins.int
+    DIVERGED_FIELD_NUMBER: builtins.int
+    cluster: builtins.str
+    group: builtins.int
+    replica_id: builtins.int
+    diverged: builtins.bool
+    """It has found that its state differs from the others', and takes no part in judging."""
+    @property
+    def checksums(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Checksum]: ...
+    def __init__(
+        self,
+        *,
+        cluster: builtins.str = ...,
+        group: builtins.int = ...,
+        replica_id: builtins.int = ...,
+        checksums: collections.abc.Iterable[global___Checksum] | None = ...,
+        diverged: builtins.bool = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["checksums", b"checksums", "cluster", b"cluster", "diverged", b"diverged", "group", b"group", "replica_id", b"replica_id"]) -> None: ...
+
+global___ChecksumsResponse = ChecksumsResponse
+
+@typing.final
+class Checksum(google.protobuf.message.Message):
+    """Of two replicas' checksums of one kind, release, begin and index, the values are equal."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    class _Kind:
+        ValueType = typing.NewType("ValueType", builtins.int)
+        V: typing_extensions.TypeAlias = ValueType
+
+    class _KindEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[Checksum._Kind.ValueType], builtins.type):
+        DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+        KIND_UNSPECIFIED: Checksum._Kind.ValueType  # 0
+        KIND_CHAIN: Checksum._Kind.ValueType  # 1
+        """of what applying the entries behind `begin` up to `index` has done"""
+        KIND_CONTENT: Checksum._Kind.ValueType  # 2
+        """of what is stored, as of `index`; `begin` is 0"""
+
+    class Kind(_Kind, metaclass=_KindEnumTypeWrapper): ...
+    KIND_UNSPECIFIED: Checksum.Kind.ValueType  # 0
+    KIND_CHAIN: Checksum.Kind.ValueType  # 1
+    """of what applying the entries behind `begin` up to `index` has done"""
+    KIND_CONTENT: Checksum.Kind.ValueType  # 2
+    """of what is stored, as of `index`; `begin` is 0"""
+
+    KIND_FIELD_NUMBER: builtins.int
+    RELEASE_FIELD_NUMBER: builtins.int
+    BEGIN_FIELD_NUMBER: builtins.int
+    INDEX_FIELD_NUMBER: builtins.int
+    VALUE_FIELD_NUMBER: builtins.int
+    kind: global___Checksum.Kind.ValueType
+    release: builtins.str
+    """of the program, or of the form of the content"""
+    begin: builtins.int
+    index: builtins.int
+    value: builtins.int
+    def __init__(
+        self,
+        *,
+        kind: global___Checksum.Kind.ValueType = ...,
+        release: builtins.str = ...,
+        begin: builtins.int = ...,
+        index: builtins.int = ...,
+        value: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["begin", b"begin", "index", b"index", "kind", b"kind", "release", b"release", "value", b"value"]) -> None: ...
+
+global___Checksum = Checksum
+
+@typing.final
 class TransferRequest(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 

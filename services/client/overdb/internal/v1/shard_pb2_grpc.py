@@ -69,6 +69,11 @@ class ShardStub(object):
                 request_serializer=overdb_dot_internal_dot_v1_dot_shard__pb2.ChangeMembersRequest.SerializeToString,
                 response_deserializer=overdb_dot_internal_dot_v1_dot_shard__pb2.ChangeMembersResponse.FromString,
                 _registered_method=True)
+        self.Checksums = channel.unary_unary(
+                '/overdb.internal.v1.Shard/Checksums',
+                request_serializer=overdb_dot_internal_dot_v1_dot_shard__pb2.ChecksumsRequest.SerializeToString,
+                response_deserializer=overdb_dot_internal_dot_v1_dot_shard__pb2.ChecksumsResponse.FromString,
+                _registered_method=True)
 
 
 class ShardServicer(object):
@@ -125,6 +130,13 @@ class ShardServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Checksums(self, request, context):
+        """Checksums of this replica's state, for the other replicas of its group to compare theirs with.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ShardServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -162,6 +174,11 @@ def add_ShardServicer_to_server(servicer, server):
                     servicer.ChangeMembers,
                     request_deserializer=overdb_dot_internal_dot_v1_dot_shard__pb2.ChangeMembersRequest.FromString,
                     response_serializer=overdb_dot_internal_dot_v1_dot_shard__pb2.ChangeMembersResponse.SerializeToString,
+            ),
+            'Checksums': grpc.unary_unary_rpc_method_handler(
+                    servicer.Checksums,
+                    request_deserializer=overdb_dot_internal_dot_v1_dot_shard__pb2.ChecksumsRequest.FromString,
+                    response_serializer=overdb_dot_internal_dot_v1_dot_shard__pb2.ChecksumsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -353,6 +370,33 @@ class Shard(object):
             '/overdb.internal.v1.Shard/ChangeMembers',
             overdb_dot_internal_dot_v1_dot_shard__pb2.ChangeMembersRequest.SerializeToString,
             overdb_dot_internal_dot_v1_dot_shard__pb2.ChangeMembersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Checksums(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/overdb.internal.v1.Shard/Checksums',
+            overdb_dot_internal_dot_v1_dot_shard__pb2.ChecksumsRequest.SerializeToString,
+            overdb_dot_internal_dot_v1_dot_shard__pb2.ChecksumsResponse.FromString,
             options,
             channel_credentials,
             insecure,

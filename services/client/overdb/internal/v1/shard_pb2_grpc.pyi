@@ -65,6 +65,12 @@ class ShardStub:
     committed, or refused. A change that is in force already is answered like one that was just made.
     """
 
+    Checksums: grpc.UnaryUnaryMultiCallable[
+        overdb.internal.v1.shard_pb2.ChecksumsRequest,
+        overdb.internal.v1.shard_pb2.ChecksumsResponse,
+    ]
+    """Checksums of this replica's state, for the other replicas of its group to compare theirs with."""
+
 class ShardAsyncStub:
     Exchange: grpc.aio.StreamStreamMultiCallable[
         overdb.internal.v1.shard_pb2.ShardRequest,
@@ -111,6 +117,12 @@ class ShardAsyncStub:
     """Changes the members of the group (PROTOCOL 3). Asked of the leader, answered when the change is
     committed, or refused. A change that is in force already is answered like one that was just made.
     """
+
+    Checksums: grpc.aio.UnaryUnaryMultiCallable[
+        overdb.internal.v1.shard_pb2.ChecksumsRequest,
+        overdb.internal.v1.shard_pb2.ChecksumsResponse,
+    ]
+    """Checksums of this replica's state, for the other replicas of its group to compare theirs with."""
 
 class ShardServicer(metaclass=abc.ABCMeta):
     @abc.abstractmethod
@@ -172,5 +184,13 @@ class ShardServicer(metaclass=abc.ABCMeta):
         """Changes the members of the group (PROTOCOL 3). Asked of the leader, answered when the change is
         committed, or refused. A change that is in force already is answered like one that was just made.
         """
+
+    @abc.abstractmethod
+    def Checksums(
+        self,
+        request: overdb.internal.v1.shard_pb2.ChecksumsRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[overdb.internal.v1.shard_pb2.ChecksumsResponse, collections.abc.Awaitable[overdb.internal.v1.shard_pb2.ChecksumsResponse]]:
+        """Checksums of this replica's state, for the other replicas of its group to compare theirs with."""
 
 def add_ShardServicer_to_server(servicer: ShardServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...
