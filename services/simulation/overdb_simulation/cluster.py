@@ -21,7 +21,7 @@ from overdb_router.router import Router
 from overdb_router.settings import RouterSettings
 from overdb_simulation.disk import PowerLoss, SimulatedDisk
 from overdb_simulation.loop import Process, current_process
-from overdb_simulation.network import Server
+from overdb_simulation.network import Sender, Server
 from overdb_simulation.substitutes import World
 
 RESTART_SECONDS = 1.0  # after which a supervisor starts a process again that has given up
@@ -47,6 +47,7 @@ class Node:
         self.cluster = cluster
         self.group = group
         self.replica_id = group * cluster.replicas + number + 1
+        self.joins = False  # its id is not one of the founders'
         self.address = NODE_ADDRESS % (group, number)
         self.name = f"s{group}r{number}"
         self.disk = SimulatedDisk(Random(cluster.world.random.getrandbits(64)))
@@ -56,6 +57,7 @@ class Node:
         self.replica: Replica | None = None
         self.refused = ""  # why it did not start
         self.lives = 0
+        self.wipes = 0
 
     @property
     def is_up(self) -> bool:
@@ -96,7 +98,12 @@ class Node:
         shard_pb2_grpc.add_ShardServicer_to_server(ShardService(ReplicaBackend(replica)), server)  # type: ignore[arg-type]
         server.add_insecure_port(self.address)
         world.loop.create_task(server.start())
-        world.network.raft[self.address] = (process, self.replica_id, replica.receive)
+
+        def hear(sender: Sender, messages: list[Any]) -> None:
+            if not replica.membership.admit(sender.replica_id, sender.incarnation, sender.address):
+                replica.receive(sender.replica_id, messages)
+
+        world.network.raft[self.address] = (process, self.replica_id, hear)
         world.note(self.name, "started", last=replica.raft.log.last_index, term=replica.raft.term)
         replica.start()
 
@@ -115,6 +122,22 @@ class Node:
             self.disk.lose_power()
         else:
             self.disk.crash_process()
+
+    def wipe(self) -> None:
+        """An empty disk, as a machine that was replaced has one. The process must be down."""
+        assert not self.is_up
+        self.disk.off = True
+        self.disk = SimulatedDisk(Random(self.cluster.world.random.getrandbits(64)))
+        self.refused = ""
+        self.wipes += 1
+        self.cluster.world.note(self.name, "wiped")
+
+    def renew(self) -> int:
+        """Wipe it, and give it an id that nobody had, to join its group with; return the id."""
+        self.wipe()
+        self.replica_id = self.cluster.new_id()
+        self.joins = True
+        return self.replica_id
 
     def _power_lost(self) -> None:
         self.kill(power=True)
@@ -166,6 +189,8 @@ class Cluster:
         self.chunk_bytes = world.random.choice((512, 4096))
         self.nodes_by_process: dict[Process, Node] = {}
         self.nodes = [Node(self, g, n) for g in range(groups) for n in range(replicas)]
+        self._founders = {node: node.replica_id for node in self.nodes}
+        self._newest_id = groups * replicas
         self.routers = [RouterNode(self, n) for n in range(routers)]
         self.fatal: Callable[[Node, str], None] = _nothing
         self.clients: list[Process] = []
@@ -175,7 +200,9 @@ class Cluster:
 
     def node_settings(self, node: Node) -> NodeSettings:
         members = ",".join(
-            f"{n.replica_id}={n.address}" for n in self.nodes if n.group == node.group
+            f"{founder}={n.address}"
+            for n, founder in self._founders.items()
+            if n.group == node.group
         )
         return NodeSettings(
             node_id=node.replica_id,
@@ -184,6 +211,7 @@ class Cluster:
             members=members,
             seeds=",".join(n.address for n in self.nodes),
             listen=node.address,
+            join=node.joins,
             **{"disk_free_bytes_min": 1 << 20, **self.overrides},
         )
 
@@ -193,6 +221,11 @@ class Cluster:
             "seeds": ",".join(node.address for node in self.nodes),
         }
         return RouterSettings(**settings)
+
+    def new_id(self) -> int:
+        """A replica's id that was never used."""
+        self._newest_id += 1
+        return self._newest_id
 
     def start(self) -> None:
         for node in self.nodes:

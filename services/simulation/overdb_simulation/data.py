@@ -21,6 +21,7 @@ import msgpack
 
 from overdb_node.storage import data as production
 from overdb_node.storage.data import ScanPage, Swept, decode_key, decode_version, encode_version
+from overdb_node.storage.digest import Canonical, ContentDigest
 from overdb_simulation.disk import HANDLES
 from overdb_simulation.paths import SimulatedPath
 
@@ -51,6 +52,7 @@ class SimulatedDataStore:
         self._next_number = 1
         self._error = ""  # a background flush failed: nothing is taken any more
         self._is_open = True
+        self._digest: ContentDigest | None = None
         self._until_flush = self._batches()
         try:
             self._recover()
@@ -156,6 +158,8 @@ class SimulatedDataStore:
 
     def close(self) -> None:
         """As RocksDB does without its log, write what is in memory, and say nothing when that fails."""
+        if self._digest is not None:
+            self._digest.close()
         if self._is_open and not self._read_only and self._has_changed and not self._error:
             with contextlib.suppress(OSError):
                 self._flush()
@@ -314,6 +318,49 @@ class SimulatedDataStore:
             for version, value in reversed(self._versions[key]):
                 if newest is None or key != first or version <= newest:
                     yield key, version, value
+
+    # --- comparison -------------------------------------------------------------------------------
+
+    def begin_digest(self, canonical: Canonical) -> ContentDigest:
+        """Production's digest, over the rows as RocksDB has them."""
+        if self._digest is not None:
+            self._digest.close()
+        self._digest = ContentDigest(self, canonical)  # type: ignore[arg-type]
+        return self._digest
+
+    def iter(self, _: object) -> _Rows:
+        records = [(b"r" + name, content) for name, content in sorted(self._records.items())]
+        versions = [
+            (encode_version(key, version), b"\x00" if value is None else b"\x01" + value)
+            for key, version, value in self._rows_from(b"")
+        ]
+        return _Rows([*records, *versions])
+
+
+class _Rows:
+    """Stands for rocksdict's RdictIter over a moment's state."""
+
+    def __init__(self, rows: list[tuple[bytes, bytes]]) -> None:
+        self._rows = rows
+        self._position = 0
+
+    def seek(self, key: bytes) -> None:
+        self._position = bisect_left(self._rows, (key,))
+
+    def valid(self) -> bool:
+        return self._position < len(self._rows)
+
+    def key(self) -> bytes:
+        return self._rows[self._position][0]
+
+    def value(self) -> bytes:
+        return self._rows[self._position][1]
+
+    def next(self) -> None:
+        self._position += 1
+
+    def status(self) -> None:
+        pass
 
 
 class SimulatedCheckpoint:

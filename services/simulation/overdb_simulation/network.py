@@ -37,6 +37,18 @@ class Weather:
     slowness: float = 0.05
 
 
+@dataclass(frozen=True, slots=True)
+class Sender:
+    """Who sends a Raft packet, as it says of itself."""
+
+    replica_id: int
+    incarnation: int
+    address: str
+
+
+Receive = Callable[[Sender, list[Any]], None]
+
+
 class Network:
     """Who can reach whom, and what is on the way."""
 
@@ -47,9 +59,10 @@ class Network:
         self.cut: set[tuple[str, str]] = set()  # names of processes, directed
         self.servers: dict[str, Server] = {}  # by address, while the process lives
         self.hosts: dict[str, Process] = {}  # by address: who is or was there
-        self.raft: dict[str, tuple[Process, int, Callable[[int, list[Any]], None]]] = {}
+        self.raft: dict[str, tuple[Process, int, Receive]] = {}
         self.counts = {"packets": 0, "lost": 0, "doubled": 0, "reordered": 0, "broken": 0}
-        self.on_packet: Callable[[int, str, list[Any]], None] = lambda *_: None
+        # Called with sender, receiver and messages of every packet that leaves.
+        self.on_packet: Callable[[int, int, list[Any]], None] = lambda *_: None
         self._streams: dict[Stream, None] = {}
 
     # --- links ------------------------------------------------------------------------------------
@@ -78,16 +91,14 @@ class Network:
 
     # --- datagrams --------------------------------------------------------------------------------
 
-    def send_packet(
-        self, sender_id: int, address: str, replica_id: int, messages: list[Any]
-    ) -> None:
+    def send_packet(self, who: Sender, address: str, replica_id: int, messages: list[Any]) -> None:
         """Raft messages of one turn to one replica."""
         sender, target = current_process(), self.raft.get(address)
         if sender is None or target is None:
             return
         random, weather, counts = self.random, self.weather, self.counts
         counts["packets"] += 1
-        self.on_packet(sender_id, address, messages)
+        self.on_packet(who.replica_id, replica_id, messages)
         process, own_id, receive = target
         if (sender.name, process.name) in self.cut or own_id != replica_id:
             return
@@ -100,36 +111,36 @@ class Network:
             if draw < weather.loss + weather.duplication:
                 counts["doubled"] += 1
                 late = delay + random.random() * weather.slowness
-                self._deliver(sender, process, late, receive, sender_id, messages)
+                self._deliver(sender, process, late, receive, who, messages)
             if random.random() < weather.reordering:
                 counts["reordered"] += 1
                 delay += random.random() * weather.slowness
-        self._deliver(sender, process, delay, receive, sender_id, messages)
+        self._deliver(sender, process, delay, receive, who, messages)
 
     def _deliver(
         self,
         sender: Process,
         process: Process,
         delay: float,
-        receive: Callable[[int, list[Any]], None],
-        sender_id: int,
+        receive: Receive,
+        who: Sender,
         messages: list[Any],
     ) -> None:
         context = process.context
         self.loop.call_later(
-            delay, self._arrive, sender, process, receive, sender_id, messages, context=context
+            delay, self._arrive, sender, process, receive, who, messages, context=context
         )
 
     def _arrive(
         self,
         sender: Process,
         process: Process,
-        receive: Callable[[int, list[Any]], None],
-        sender_id: int,
+        receive: Receive,
+        who: Sender,
         messages: list[Any],
     ) -> None:
         if (sender.name, process.name) not in self.cut:
-            receive(sender_id, messages)
+            receive(who, messages)
 
     # --- gRPC -------------------------------------------------------------------------------------
 
@@ -598,34 +609,32 @@ class Context:
             yield request
 
 
-class SimulatedPeers:
-    """Stands for ``transport.peers.Peers``: what a turn sends to a replica is one packet."""
+class SimulatedPeer:
+    """Stands for ``transport.peers.Peer``: what a turn sends to a replica is one packet."""
 
-    def __init__(self, network: Network, own: Any, address_of: Callable[[Any], str]) -> None:
+    queued_bytes = 0
+    dropped = 0
+
+    def __init__(
+        self, network: Network, own: Any, member: Any, own_address: Callable[[], str]
+    ) -> None:
         self._network = network
         self._own = own
-        self._address_of = address_of
-        self._addresses: dict[int, str] = {}
-        self._waiting: dict[int, list[Any]] = {}
-        self.queued_bytes = 0
-        self.dropped = 0
+        self.member = member
+        self._own_address = own_address
+        self._waiting: list[Any] = []
+        self._closed = False
 
-    def connect(self, members: Iterable[Any]) -> None:
-        for member in members:
-            if member.replica_id != self._own.replica_id:
-                self._addresses[member.replica_id] = self._address_of(member)
-
-    def send(self, to: int, message: Any) -> None:
+    def send(self, message: Any) -> None:
         if not self._waiting:
             self._network.loop.call_soon(self._flush)
-        self._waiting.setdefault(to, []).append(message)
+        self._waiting.append(message)
 
     def _flush(self) -> None:
-        waiting, self._waiting = self._waiting, {}
-        for to, messages in waiting.items():
-            address = self._addresses.get(to)
-            if address is not None:
-                self._network.send_packet(self._own.replica_id, address, to, messages)
+        waiting, self._waiting = self._waiting, []
+        if not self._closed:
+            sender = Sender(self._own.replica_id, self._own.incarnation, self._own_address())
+            self._network.send_packet(sender, self.member.address, self.member.replica_id, waiting)
 
     async def close(self) -> None:
-        self._addresses.clear()
+        self._closed = True

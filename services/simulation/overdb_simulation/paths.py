@@ -77,8 +77,8 @@ class SimulatedPath(PurePosixPath):
             raise IsADirectoryError(errno.EISDIR, "Is a directory", str(self))
         return bytes(node.content)
 
-    def read_text(self) -> str:
-        return self.read_bytes().decode()
+    def read_text(self, *, errors: str = "strict") -> str:
+        return self.read_bytes().decode(errors=errors)
 
     def write_bytes(self, data: bytes) -> int:
         with self.open("wb") as file:

@@ -25,17 +25,20 @@ import overdb.ids
 import overdb.transaction
 import overdb_common.serving
 import overdb_node.applying
+import overdb_node.comparing
 import overdb_node.replica
 import overdb_node.snapshotting
+import overdb_node.storage.founding
 import overdb_node.storage.group_commit
 import overdb_node.sweeping
+import overdb_node.transport.peers
 import overdb_router.ids
 import overdb_router.kv_service
 import overdb_router.router
 from overdb_node.storage.group_commit import GroupCommit
 from overdb_simulation import disk_substitutes
 from overdb_simulation.loop import VirtualLoop, current_process, run_thread_work
-from overdb_simulation.network import Network, SimulatedPeers
+from overdb_simulation.network import Network, SimulatedPeer
 
 SEGMENT_BYTES = 64 << 10
 WALL_AT_START_NS = 1_790_000_000 * 10**9
@@ -70,6 +73,7 @@ class World:
             time=lambda: self.wall_ns() / 1e9,
             monotonic=self.loop.time,
             perf_counter=self.loop.time,
+            sleep=lambda _: None,  # a thread's work is one moment
         )
 
     def random_bytes(self, count: int) -> bytes:
@@ -166,7 +170,7 @@ class Worker:
         loop.call_at(at, run)
         return future
 
-    def shutdown(self) -> None:
+    def shutdown(self, *, wait: bool = True) -> None:
         pass
 
 
@@ -183,9 +187,10 @@ def substitutions(world: World, disk_seconds: Callable[[], float]) -> list[Subst
     LogThread.seconds = staticmethod(disk_seconds)
     worker = type("SimulatedWorker", (Worker,), {"world": world})
 
-    def peers(own: Any, address_of: Any) -> SimulatedPeers:
-        return SimulatedPeers(world.network, own, address_of)
+    def peer(own: Any, member: Any, own_address: Callable[[], str]) -> SimulatedPeer:
+        return SimulatedPeer(world.network, own, member, own_address)
 
+    secrets = types.SimpleNamespace(randbits=world.random.getrandbits)
     client_ids = {
         "monotonic": world.loop.time,
         "wall_ms": lambda: world.wall_ns() // 1_000_000,
@@ -196,11 +201,13 @@ def substitutions(world: World, disk_seconds: Callable[[], float]) -> list[Subst
         (grpc.aio, "insecure_channel", world.network.channel),
         (grpc.aio, "server", world.network.server),
         (overdb_common.serving, "probe_port", lambda _: None),
-        (overdb_node.replica, "Peers", peers),
+        (overdb_node.transport.peers, "Peer", peer),
         (overdb_node.replica, "GroupCommit", log_thread),
         (overdb_node.replica, "Random", _seeded(world)),
         (overdb_node.storage.group_commit, "threading", types.SimpleNamespace(Thread=_NoThread)),
         (overdb_node.snapshotting, "ThreadPoolExecutor", worker),
+        (overdb_node.comparing, "ThreadPoolExecutor", worker),
+        (overdb_node.storage.founding, "secrets", secrets),
         *(
             (module, "time", time)
             for module in (
@@ -208,6 +215,7 @@ def substitutions(world: World, disk_seconds: Callable[[], float]) -> list[Subst
                 overdb._tries,
                 overdb.transaction,
                 overdb_node.applying,
+                overdb_node.comparing,
                 overdb_node.replica,
                 overdb_node.storage.group_commit,
                 overdb_node.sweeping,

@@ -156,11 +156,11 @@ class Run:
         if self.world.loop.failures:
             raise Violation("; ".join(self.world.loop.failures[:3]))
 
-    def _on_packet(self, sender_id: int, address: str, messages: list[Any]) -> None:
-        self._votes.on_packet(sender_id, address, messages)
+    def _on_packet(self, sender_id: int, receiver_id: int, messages: list[Any]) -> None:
+        self._votes.on_packet(sender_id, receiver_id, messages)
         if self.traced:
             self.outcome.packets.append(
-                f"{self.world.loop.time():.9f} {sender_id} > {address} {messages}"
+                f"{self.world.loop.time():.9f} {sender_id} > {receiver_id} {messages}"
             )
 
     # --- looking ----------------------------------------------------------------------------------

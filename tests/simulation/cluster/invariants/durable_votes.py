@@ -12,14 +12,14 @@ class DurableVotes:
     """Looks at packets instead of replicas: what was said must hold over restarts too."""
 
     def __init__(self) -> None:
-        self._votes: dict[tuple[int, int], str] = {}
+        self._votes: dict[tuple[int, int], int] = {}
 
-    def on_packet(self, sender_id: int, address: str, messages: list[Any]) -> None:
+    def on_packet(self, sender_id: int, receiver_id: int, messages: list[Any]) -> None:
         for message in messages:
             if type(message) is VoteAnswer and message.granted and not message.pre:
-                first = self._votes.setdefault((sender_id, message.term), address)
-                if first != address:
+                first = self._votes.setdefault((sender_id, message.term), receiver_id)
+                if first != receiver_id:
                     raise Violation(
                         f"replica {sender_id} granted its vote of term {message.term} to {first} "
-                        f"and to {address}"
+                        f"and to {receiver_id}"
                     )
