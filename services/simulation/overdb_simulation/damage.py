@@ -10,7 +10,7 @@ from overdb_simulation.inodes import FileNode
 if TYPE_CHECKING:
     from overdb_simulation.disk import SimulatedDisk
 
-_NAMES = ("CURRENT", "MANIFEST", "node.json", "manifest.json")
+_NAMES = ("CURRENT", "MANIFEST", "node.json", "founders.json", "manifest.json")
 _SUFFIXES = (".seg", ".sst")
 
 

@@ -10,6 +10,7 @@ from overdb.internal.v1 import shard_pb2
 from overdb_common.errors import StartupError
 from overdb_node.founding import Founding, Verdict
 from overdb_node.storage import founding as disk
+from overdb_node.storage import identity
 from overdb_node.storage.identity import Identity, claim
 
 NEW, WAIT, LOST = Verdict.NEW, Verdict.WAIT, Verdict.LOST
@@ -145,7 +146,23 @@ def test_a_directory_from_before_takes_part_as_it_did(tmp_path: Path) -> None:
 
 
 def test_a_newer_founders_file_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "node.json").write_text('{"format": 1, "incarnation": 5}')
+    (tmp_path / "node.json").write_text('{"format": 1}')
     (tmp_path / "founders.json").write_text('{"format": 2}')
     with pytest.raises(StartupError, match="format 2, this program knows up to 1"):
         disk.read(tmp_path)
+
+
+def test_no_flipped_bit_makes_another_disk_of_it(tmp_path: Path) -> None:
+    """A wrong number would look like a lost disk to the others, and not like a damaged file."""
+    identity.claim(tmp_path, identity.Identity("test", 0, 1, 1))
+    disk.write_founders(tmp_path, {1: disk.read(tmp_path).incarnation, 2: 77})
+    for path in (tmp_path / "node.json", tmp_path / "founders.json"):
+        whole = path.read_bytes()
+        for position in range(len(whole) * 8):
+            damaged = bytearray(whole)
+            damaged[position // 8] ^= 1 << position % 8
+            path.write_bytes(damaged)
+            with pytest.raises(StartupError):
+                disk.read(tmp_path)
+        path.write_bytes(whole)
+    assert disk.read(tmp_path).founders == {1: disk.read(tmp_path).incarnation, 2: 77}

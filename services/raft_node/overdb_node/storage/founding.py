@@ -7,7 +7,6 @@ that joined). It is written once, before the replica takes part in anything: wit
 
 from __future__ import annotations
 
-import json
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from overdb_common.errors import StartupError
+from overdb_node.storage import documents
 from overdb_node.storage.files import write_atomically
 
 _IDENTITY = "node.json"
@@ -39,7 +39,7 @@ def new_incarnation() -> int:
 
 def read(directory: Path) -> Founding:
     """What a directory that was opened says. Raises StartupError."""
-    incarnation = int(_load(directory / _IDENTITY).get("incarnation", 0))
+    incarnation = int(_load(directory / _IDENTITY, "incarnation").get("incarnation", 0))
     path = directory / _FILE
     if path.exists():
         content = _load(path)
@@ -50,12 +50,12 @@ def read(directory: Path) -> Founding:
 def write_founders(directory: Path, founders: Mapping[int, int]) -> None:
     """Note them for good; fsynced when this returns."""
     content = {"format": _FORMAT, "founders": {str(i): n for i, n in sorted(founders.items())}}
-    write_atomically(directory / _FILE, (json.dumps(content, indent=1) + "\n").encode())
+    write_atomically(directory / _FILE, documents.encode(content))
 
 
-def _load(path: Path) -> dict[str, Any]:
+def _load(path: Path, checked_if: str = "") -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text())
+        content = documents.decode(path.read_text(), _FORMAT, checked_if=checked_if)
         found = content["format"]
         if not isinstance(found, int) or found > _FORMAT:
             raise StartupError(
@@ -66,4 +66,4 @@ def _load(path: Path) -> dict[str, Any]:
         raise StartupError(
             f"{path} cannot be read ({error})", "restore the directory or replace this replica"
         ) from None
-    return dict(content)
+    return content

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import IO
 
 from overdb_common.errors import StartupError
 from overdb_common.version import version
+from overdb_node.storage import documents
 from overdb_node.storage.files import fsync_path, make_directory, write_atomically
 from overdb_node.storage.founding import new_incarnation
 
@@ -85,7 +85,7 @@ def claim(directory: Path, identity: Identity) -> bool:
     with contextlib.suppress(PermissionError):  # whoever made it may not have fsynced its entry
         fsync_path(directory.parent)
     content = {"format": FORMAT, **asdict(identity), "incarnation": new_incarnation()}
-    write_atomically(path, (json.dumps(content, indent=1) + "\n").encode())
+    write_atomically(path, documents.encode(content))
     return True
 
 
@@ -100,14 +100,11 @@ def refuse_newer(path: Path, found: object) -> None:
 
 def _read(path: Path) -> dict[str, object]:
     try:
-        content = json.loads(path.read_text())
+        return documents.decode(path.read_text(), FORMAT, checked_if="incarnation")
     except (OSError, ValueError) as error:
         raise StartupError(
             f"{path} cannot be read ({error})", "restore the directory or replace this replica"
         ) from None
-    if not isinstance(content, dict):
-        raise StartupError(f"{path} is not ours", "set OVERDB_DATA to another directory")
-    return content
 
 
 def _compare(directory: Path, content: dict[str, object], identity: Identity) -> None:
