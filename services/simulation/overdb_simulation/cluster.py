@@ -83,6 +83,8 @@ class Node:
         object.__setattr__(settings, "chunk_bytes", self.cluster.chunk_bytes)
         try:
             storage = open_storage(settings)
+            metrics = cast("NodeMetrics", _NoMetrics())
+            replica = Replica(settings, storage, metrics, self._on_fatal)
         except StartupError as error:
             world.note(self.name, "refused to start", problem=str(error))
             self.refused = str(error)
@@ -92,8 +94,7 @@ class Node:
         except PowerLoss:
             self._power_lost()
             return
-        metrics = cast("NodeMetrics", _NoMetrics())
-        self.replica = replica = Replica(settings, storage, metrics, self._on_fatal)
+        self.replica = replica
         server = Server(world.network, process)
         shard_pb2_grpc.add_ShardServicer_to_server(ShardService(ReplicaBackend(replica)), server)  # type: ignore[arg-type]
         server.add_insecure_port(self.address)
@@ -194,7 +195,7 @@ class Cluster:
         self.routers = [RouterNode(self, n) for n in range(routers)]
         self.fatal: Callable[[Node, str], None] = _nothing
         self.clients: list[Process] = []
-        self._outside = copy_context()  # of no process
+        self.outside = copy_context()  # of no process
         self.supervise: Callable[[Node], None] = _nothing
         world.loop.on_power_loss = self._on_power_loss
 
@@ -247,8 +248,8 @@ class Cluster:
         process = node.process
         self.fatal(node, reason)
         if process is not None:
-            self.world.loop.call_soon(node.kill, context=self._outside)
-            self.world.loop.call_later(RESTART_SECONDS, self.supervise, node, context=self._outside)
+            self.world.loop.call_soon(node.kill, context=self.outside)
+            self.world.loop.call_later(RESTART_SECONDS, self.supervise, node, context=self.outside)
 
     def _on_power_loss(self, process: Process) -> None:
         node = self.nodes_by_process.get(process)

@@ -1,19 +1,21 @@
 """What goes wrong in a run, drawn from its seed: each fault begins, lasts a while, and is mended.
 
 Never so much that the cluster may lose what it acknowledged: damage to a disk (a flipped bit, a shorter
-file, an fsync that fails) hits one replica of a group in a run at most. Everything else may hit anybody,
-all of them at once included.
+file, an fsync that fails, an empty disk) hits one replica of a group, and another one only when the first
+was replaced. Everything else may hit anybody, all of them at once included.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Awaitable, Callable, Collection
 from random import Random
 
+import overdb
 from overdb_node.raft.errors import NotLeader
-from overdb_simulation.cluster import Cluster, Node
+from overdb_simulation.cluster import Cluster, Node, RouterNode
 from overdb_simulation.network import Weather
+from tests.simulation.cluster.operators import Operators
 
 WEATHERS = (
     Weather(),
@@ -38,6 +40,11 @@ class Faults:
         self.expected_fatal: set[str] = set()  # nodes that may give up, by what was done to them
         self.damaged_nodes: set[str] = set()
         self._damaged: set[int] = set()  # groups with a replica whose disk was damaged
+        self.lost: dict[Node, int] = {}  # nodes whose disk is empty, and the id that it had
+        self.operators = Operators(cluster, self._replaced)
+        self.victim: Callable[[overdb.Client], Awaitable[None]] | None = (
+            None  # what killed clients do
+        )
         self._kinds: list[tuple[int, Callable[[], None]]] = [
             (8, self.kill),
             (4, self.lose_power),
@@ -61,6 +68,11 @@ class Faults:
             (5, self.kill_router),
             (3, self.hand_over),
             (3, self.restart_quickly),
+            (4, self.lose_power_in_a_start),
+            (3, self.pause_router),
+            (4, self.kill_client),
+            (2, self.wipe_disk),
+            (2, self.replace_node),
         ]
         # A run has a taste: some kinds often, some never.
         for position, (weight, kind) in enumerate(self._kinds):
@@ -82,7 +94,7 @@ class Faults:
         kind()
 
     def heal(self) -> None:
-        """No more faults: everything on, whole and reachable. What refuses its damaged disk stays out."""
+        """No more faults: everything on, whole and reachable. What refuses its damaged disk is replaced."""
         cluster, network = self._cluster, self._world.network
         network.weather = Weather()
         network.set_cut(())
@@ -96,6 +108,7 @@ class Faults:
                 node.process.clock_drift = 0.0
             self._start(node)
         for router in cluster.routers:
+            self._resume(router)
             if not router.is_up:
                 router.start()
         self._world.note("-", "healed")
@@ -121,7 +134,7 @@ class Faults:
         return self._random.uniform(least, most)
 
     def _start(self, node: Node) -> None:
-        if not node.is_up and node.name not in self.out_of_order:
+        if not node.is_up and not self._is_out_of_order(node) and node not in self.operators.off:
             node.start()
             if not node.refused or node.name in self.damaged_nodes:
                 return
@@ -132,12 +145,25 @@ class Faults:
             else:
                 self.refusals.append(f"{node.name} does not start: {node.refused}")
 
-    @property
-    def out_of_order(self) -> set[str]:
-        """Nodes that refuse the disk that was damaged under them: only replacing them helps."""
-        return {n.name for n in self._cluster.nodes if n.refused and n.name in self.damaged_nodes}
+    def _is_out_of_order(self, node: Node) -> bool:
+        """Whether it refuses the disk that was damaged under it: only replacing it helps."""
+        return bool(node.refused) and node.name in self.damaged_nodes
 
-    def _resume(self, node: Node) -> None:
+    def repair(self) -> bool:
+        """Have everything replaced that does not come back by itself; whether nothing is left to be done."""
+        broken = [n for n in self._cluster.nodes if n in self.lost or self._is_out_of_order(n)]
+        for node in broken:
+            self.operators.replace(node)
+        return not broken and not self.operators.busy
+
+    def _replaced(self, node: Node) -> None:
+        """It is as good as new."""
+        self.lost.pop(node, None)
+        self.damaged_nodes.discard(node.name)
+        self.expected_fatal.discard(node.name)
+        self._damaged.discard(node.group)
+
+    def _resume(self, node: Node | RouterNode) -> None:
         process = node.process
         if process is not None and process.alive and process.paused:
             self._world.loop.resume(process)
@@ -153,6 +179,8 @@ class Faults:
 
     def restart_quickly(self) -> None:
         node = self._a_leader() or self._node()
+        if node in self.operators.off:
+            return
         self._note("restart", node.name)
         node.kill()
         self._start(node)
@@ -176,6 +204,21 @@ class Faults:
                 self._start(node)
 
             self._later(self._seconds(0.5), again)
+
+    def lose_power_in_a_start(self) -> None:
+        """While it reads, repairs and tidies up its directory."""
+        node = self._node()
+        if node.is_up and node not in self.operators.off:
+            self._note("power loss in a start", node.name)
+            node.kill(power=True)
+            node.disk.operations_until_power_loss = self._random.randint(0, 40)
+            self._start(node)
+
+            def again() -> None:
+                node.disk.operations_until_power_loss = None
+                self._start(node)
+
+            self._later(self._seconds(0.1, 1.0), again)
 
     def lose_power_everywhere(self) -> None:
         self._note("power loss everywhere")
@@ -206,6 +249,56 @@ class Faults:
             router.kill()
             self._later(self._seconds(0.1, 1.0), lambda: None if router.is_up else router.start())
 
+    def pause_router(self) -> None:
+        router = self._random.choice(self._cluster.routers)
+        process = router.process
+        if process is not None and process.alive and not process.paused:
+            self._note("pause router", router.name)
+            process.paused = True
+            self._later(self._seconds(), lambda: self._resume(router))
+
+    def kill_client(self) -> None:
+        """In the middle of a transaction over groups, as a rule: what it began is finished by others."""
+        victim = self.victim
+        if victim is None:
+            return
+        self._note("kill client")
+
+        async def work(client: overdb.Client) -> None:
+            while True:
+                await victim(client)
+
+        process = self._cluster.client("victim", work)
+
+        def kill() -> None:
+            process.alive = False
+            self._world.network.process_died(process)
+
+        self._later(self._random.uniform(0.0, 0.1), kill)
+
+    # --- members ------------------------------------------------------------------------------------
+
+    def wipe_disk(self) -> None:
+        """Lose everything, and start again under the old id (FAULTS 38); replace it some time later."""
+        node = self._damageable()
+        if node is None or node in self.operators.off or node.group in self.operators.busy:
+            return
+        self._note("wiped disk", node.name)
+        node.kill()
+        node.wipe()
+        self.lost[node] = node.replica_id
+        self._later(self._seconds(0.0, 1.0), lambda: self._start(node))
+        self._later(self._seconds(1.0, 4.0), lambda: self._replace(node))
+
+    def _replace(self, node: Node) -> None:
+        self.operators.replace(node)
+
+    def replace_node(self) -> None:
+        """A sound one, the leader too."""
+        node = self._a_leader() if self._random.random() < 0.5 else self._node()
+        if node is not None and self.operators.replace(node):
+            self._note("replace", node.name)
+
     def hand_over(self) -> None:
         node = self._a_leader()
         if node is None or node.replica is None or node.process is None or node.process.paused:
@@ -224,7 +317,9 @@ class Faults:
     # --- the network --------------------------------------------------------------------------------
 
     def _names(self) -> list[str]:
-        return [n.name for n in self._cluster.nodes] + [r.name for r in self._cluster.routers]
+        clients = [client.name for client in self._cluster.clients if client.alive]
+        servers = [n.name for n in self._cluster.nodes] + [r.name for r in self._cluster.routers]
+        return list(dict.fromkeys([*servers, *clients]))
 
     def _cut(self, kind: str, links: set[tuple[str, str]]) -> None:
         network = self._world.network
@@ -327,7 +422,11 @@ class Faults:
             self._later(self._seconds(0.1, 1.0), lambda: self._start(node))
 
     def _damageable(self) -> Node | None:
-        nodes = [node for node in self._cluster.nodes if node.group not in self._damaged]
+        nodes = [
+            node
+            for node in self._cluster.nodes
+            if node.group not in self._damaged and node not in self.operators.off
+        ]
         if not nodes:
             return None
         node = self._random.choice(nodes)

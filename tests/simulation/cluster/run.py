@@ -21,6 +21,7 @@ from tests.simulation.cluster.history import NO_ANSWER, Recorder
 from tests.simulation.cluster.invariants.base import Invariant, Look, Seen, Violation, look
 from tests.simulation.cluster.invariants.durable_votes import DurableVotes
 from tests.simulation.cluster.workloads import ALL
+from tests.simulation.cluster.workloads.counters import Counters
 
 HEALING_SECONDS_MAX = 40.0
 CLIENTS = 6
@@ -134,6 +135,8 @@ class Run:
         """Some of the workloads, each client at home in one of them."""
         chosen = random.sample(ALL, random.randint(2, len(ALL)))
         self.workloads = [kind(self.recorder) for kind in chosen]
+        pairs = [w.add_pair for w in self.workloads if isinstance(w, Counters)]
+        self.faults.victim = pairs[0] if pairs else None
         for number in range(CLIENTS):
             workload = self.workloads[number % len(self.workloads)]
 
@@ -222,14 +225,17 @@ class Run:
     def _why_not_converged(self) -> str:
         if self.recorder.running:
             return f"{self.recorder.running} clients have no answer"
+        if not self.faults.repair():
+            return f"being replaced: {list(self.faults.operators.busy.values())}"
         for group in range(self.cluster.groups):
             leader = self.cluster.leader(group)
             if leader is None or leader.replica is None:
                 return f"group {group} has no leader"
             raft = leader.replica.raft
+            voters = {node.replica_id for node in self.cluster.group(group)}
+            if set(raft.voters) != voters or len(raft.log.members) != len(voters):
+                return f"group {group} has the members {raft.log.members}"
             for node in self.cluster.group(group):
-                if node.name in self.faults.out_of_order:
-                    continue
                 if node.replica is None or node.replica.raft.applied != raft.log.last_index:
                     return f"{node.name} has not caught up"
             participant = leader.replica.machine.participant
@@ -241,7 +247,7 @@ class Run:
         for group in range(self.cluster.groups):
             states = {}
             for node in self.cluster.group(group):
-                if node.replica is not None and node.name not in self.faults.out_of_order:
+                if node.replica is not None:
                     data = node.replica.storage.data
                     page = data.scan(
                         b"",

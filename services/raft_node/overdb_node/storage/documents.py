@@ -19,7 +19,7 @@ def encode(content: Mapping[str, Any]) -> bytes:
 def decode(raw: str, newest: int, *, checked_if: str = "") -> dict[str, Any]:
     """The content of a file. Raises ValueError when it is damaged or no JSON object.
 
-    One of a ``format`` beyond ``newest`` is returned unchecked, for the caller to refuse. ``checked_if`` names
+    A ``format`` beyond ``newest`` is returned unchecked, for the caller to refuse. ``checked_if`` names
     a field that came with the checksum: a file without both is from before, and taken.
     """
     content = json.loads(raw)

@@ -25,7 +25,7 @@ class Counters:
         if draw < 0.5:
             await self._add(client, random.choice(self.keys))
         elif draw < 0.75:
-            await self._add_pair(client, random.choice(self.pairs))
+            await self.add_pair(client)
         else:
             await self._read_pair(client, random.choice(self.pairs))
 
@@ -50,7 +50,9 @@ class Counters:
         self.added[key] += 1
         recorder.counts["add"] += 1
 
-    async def _add_pair(self, client: overdb.Client, pair: tuple[bytes, bytes]) -> None:
+    async def add_pair(self, client: overdb.Client) -> None:
+        """To both or to none, also when this client dies in the middle."""
+        pair = self._recorder.random.choice(self.pairs)
         operations = [overdb.Add(key) for key in pair]
         try:
             await client.transact(then=operations)
