@@ -52,7 +52,7 @@ class Comparing:
         self._reason = quarantine.read(replica.storage.data_path)
         self._contents: dict[int, int] = {}  # index -> digest
         self._digesting = False
-        self._differences = Differences()
+        self.differences = Differences()
         self._next_compare = self._loop.time() + self._seconds
         self._next_ask = 0.0
         self._asking: asyncio.Task[None] | None = None
@@ -77,14 +77,14 @@ class Comparing:
 
     @property
     def others_diverged(self) -> frozenset[int]:
-        return frozenset(self._differences.others)
+        return frozenset(self.differences.others)
 
     @property
     def problem(self) -> str:
         """What an operator should know; empty when all is equal."""
         if self._reason:
             return self._reason
-        return "; ".join(_tell(*one) for one in self._differences.others.items())
+        return "; ".join(_tell(*one) for one in self.differences.others.items())
 
     def checksums(self) -> shard_pb2.ChecksumsResponse:
         settings = self._replica.settings
@@ -209,7 +209,7 @@ class Comparing:
         return Report(values, answer.diverged)
 
     async def _judge(self, reports: Mapping[int, Report]) -> None:
-        replica, differences = self._replica, self._differences
+        replica, differences = self._replica, self.differences
         group, me = replica.settings.group, replica.settings.node_id
         own, voters = self._own(), replica.raft.voters
         verdict = judge(me, voters, own, reports)
@@ -252,7 +252,7 @@ class Comparing:
     def restart(self) -> None:
         """A leader's snapshot has replaced the state: nothing of what was found holds for it."""
         self._contents.clear()
-        self._differences.clear()
+        self.differences.clear()
         if self._reason:
             self._reason = ""  # the mark went with the state
             self._replica.raft.may_lead = True

@@ -188,6 +188,7 @@ class Cluster:
         self.overrides = overrides
         self.snapshot_log_bytes = world.random.choice((4096, 16_384, 65_536))
         self.chunk_bytes = world.random.choice((512, 4096))
+        self.compare_seconds = world.random.choice((0.5, 3.0))
         self.nodes_by_process: dict[Process, Node] = {}
         self.nodes = [Node(self, g, n) for g in range(groups) for n in range(replicas)]
         self._founders = {node: node.replica_id for node in self.nodes}
@@ -213,7 +214,11 @@ class Cluster:
             seeds=",".join(n.address for n in self.nodes),
             listen=node.address,
             join=node.joins,
-            **{"disk_free_bytes_min": 1 << 20, **self.overrides},
+            **{
+                "disk_free_bytes_min": 1 << 20,
+                "compare_seconds": self.compare_seconds,
+                **self.overrides,
+            },
         )
 
     def router_settings(self, router: RouterNode) -> RouterSettings:

@@ -281,7 +281,7 @@ class Faults:
     def wipe_disk(self) -> None:
         """Lose everything, and start again under the old id (FAULTS 38); replace it some time later."""
         node = self._damageable()
-        if node is None or node in self.operators.off or node.group in self.operators.busy:
+        if node is None:
             return
         self._note("wiped disk", node.name)
         node.kill()
@@ -294,9 +294,11 @@ class Faults:
         self.operators.replace(node)
 
     def replace_node(self) -> None:
-        """A sound one, the leader too."""
+        """A sound one, the leader too; not while another one of its group is broken."""
         node = self._a_leader() if self._random.random() < 0.5 else self._node()
-        if node is not None and self.operators.replace(node):
+        if node is None or node.group in self._damaged:
+            return
+        if self.operators.replace(node):
             self._note("replace", node.name)
 
     def hand_over(self) -> None:
@@ -425,7 +427,7 @@ class Faults:
         nodes = [
             node
             for node in self._cluster.nodes
-            if node.group not in self._damaged and node not in self.operators.off
+            if node.group not in self._damaged and node.group not in self.operators.busy
         ]
         if not nodes:
             return None

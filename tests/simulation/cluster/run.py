@@ -127,6 +127,10 @@ class Run:
         self.outcome.counts.update(recorder.counts)
         self.outcome.counts.update({f"fault: {kind}": n for kind, n in faults.counts.items()})
         self.outcome.counts.update({f"net: {kind}": n for kind, n in world.network.counts.items()})
+        for node in cluster.nodes:
+            if node.replica is not None:
+                differences = node.replica.comparing.differences
+                self.outcome.counts["checksums compared"] += differences.compared
         for _, _, event, details in world.timeline:
             if not details.get("fault"):
                 self.outcome.counts[f"event: {event}"] += 1
@@ -236,6 +240,8 @@ class Run:
             if set(raft.voters) != voters or len(raft.log.members) != len(voters):
                 return f"group {group} has the members {raft.log.members}"
             for node in self.cluster.group(group):
+                if node.replica is not None and node.replica.problem:
+                    return f"{node.name}: {node.replica.problem}"
                 if node.replica is None or node.replica.raft.applied != raft.log.last_index:
                     return f"{node.name} has not caught up"
             participant = leader.replica.machine.participant
