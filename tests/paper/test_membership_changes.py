@@ -545,7 +545,7 @@ def test_a_removed_follower_deposes_nobody() -> None:
 
 
 def test_a_leader_that_fails_in_its_own_removal_is_in_the_way_of_the_next_one() -> None:
-    """The price of PROTOCOL 3.4 with 3.6, and why a replica first hands over. (Dissertation 4.2.2 lets it campaign.)
+    """The price of PROTOCOL 3.4 with 3.6, and why a replica first hands over (dissertation 4.2.2: campaigns).
 
     Three of four voters answer each other, and nobody can lead: that with the longest log is no voter in it,
     and the other two need its vote. With the fourth, one of the others is elected without it.
