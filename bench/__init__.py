@@ -1,0 +1,1 @@
+"""OverDB measured, side by side with other stores: `make bench`."""

@@ -11,10 +11,10 @@ echo "verify: mypy"
 echo "verify: generated code"
 fresh=$(mktemp -d)
 trap 'rm -rf "$fresh"' EXIT
-scripts/generate.sh "$fresh"
+scripts/generate.sh "$fresh/services/client" "$fresh"
 for file in $(cd "$fresh" && find . -type f | LC_ALL=C sort); do
-  cmp -s "$fresh/$file" "services/client/$file" || {
-    echo "verify: services/client/${file#./} is not what protos/ generate: run 'make generate'" >&2
+  cmp -s "$fresh/$file" "$file" || {
+    echo "verify: ${file#./} is not what its .proto generates: run 'make generate'" >&2
     exit 1
   }
 done
