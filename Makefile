@@ -51,9 +51,9 @@ generate: setup ## compile protos/ into the stubs
 lock: setup ## write requirements/*.txt anew (needs uv)
 	@scripts/lock.sh
 
-bench: ## measure puts/s and gets/s with latencies (BENCH_ARGS="--seconds 5")
+bench: ## measure side by side with etcd into bench/RESULTS.md (BENCH_ARGS="--quick")
 	@scripts/setup.sh dev
-	@.venv/bin/python -m bench.bench $(BENCH_ARGS)
+	@.venv/bin/python -m bench $(BENCH_ARGS)
 
 sim: ## simulate a whole cluster under one seed (SEED=1 SECONDS=10 LINES=60)
 	@scripts/setup.sh dev

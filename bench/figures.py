@@ -1,0 +1,163 @@
+"""Figures of a run, pure: percentiles, ratios, tables, goals."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One workload of one system in one alternation. Latencies in ms, CPU in s, sizes in bytes."""
+
+    system: str
+    workload: str
+    callers: int
+    alternation: int
+    items_per_call: int
+    calls: int
+    seconds: float
+    errors: dict[str, int]
+    p50_ms: float
+    p99_ms: float
+    p999_ms: float
+    cpu_seconds: dict[str, float]
+    resident_bytes: dict[str, int]
+    written_bytes: dict[str, int]
+
+    @property
+    def rate(self) -> float:
+        """Items (puts, gets, ...; calls where a call is one item) a second."""
+        return self.calls * self.items_per_call / self.seconds
+
+    @property
+    def cpu_us_per_item(self) -> float:
+        """CPU of all processes, client included, for one item."""
+        return sum(self.cpu_seconds.values()) * 1e6 / max(1, self.calls * self.items_per_call)
+
+    @property
+    def server_us_per_item(self) -> float:
+        """CPU of all server processes for one item."""
+        client = self.cpu_seconds.get("client", 0.0)
+        total = sum(self.cpu_seconds.values()) - client
+        return total * 1e6 / max(1, self.calls * self.items_per_call)
+
+
+def percentile(ordered: Sequence[float], share: float) -> float:
+    """Return the nearest-rank percentile of sorted values; NaN of none. ``share`` in (0, 1]."""
+    if not ordered:
+        return float("nan")
+    rank = -int(-len(ordered) * share // 1)  # rounded up
+    return ordered[min(len(ordered), max(1, rank)) - 1]
+
+
+def spread(values: Iterable[float]) -> tuple[float, float, float]:
+    """Return least, median and greatest."""
+    ordered = sorted(values)
+    return ordered[0], statistics.median(ordered), ordered[-1]
+
+
+def chosen(samples: Iterable[Sample], system: str, workload: str, callers: int) -> list[Sample]:
+    """The samples of one row, by alternation."""
+    wanted = (system, workload, callers)
+    rows = [s for s in samples if (s.system, s.workload, s.callers) == wanted]
+    return sorted(rows, key=lambda s: s.alternation)
+
+
+def ratios(ours: Sequence[Sample], theirs: Sequence[Sample]) -> list[float]:
+    """Our rate over theirs, alternation by alternation; those without both are left out."""
+    rates = {s.alternation: s.rate for s in theirs if s.calls}
+    return [s.rate / rates[s.alternation] for s in ours if s.alternation in rates]
+
+
+def table(samples: Sequence[Sample], reference: str = "overdb") -> str:
+    """A Markdown table: a line per workload, callers and system; medians over the alternations."""
+    lines = [
+        "| workload | callers | system | items/s | p50 ms | p99 ms | p99.9 ms | CPU s per 1,000 "
+        "| resident MiB | bytes written per item | errors | OverDB / it, min-median-max |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for workload, callers, system in dict.fromkeys(
+        (s.workload, s.callers, s.system) for s in samples
+    ):
+        rows = chosen(samples, system, workload, callers)
+
+        def middle(values: Iterable[float]) -> float:
+            return statistics.median(values)
+
+        against = ""
+        if system != reference:
+            found = ratios(chosen(samples, reference, workload, callers), rows)
+            against = "-".join(f"{r:.2f}" for r in spread(found)) if found else ""
+        items = [max(1, s.calls * s.items_per_call) for s in rows]
+        written = [sum(s.written_bytes.values()) / n for s, n in zip(rows, items, strict=True)]
+        lines.append(
+            f"| {workload} | {callers:,} | {system} | {middle(s.rate for s in rows):,.0f} "
+            f"| {middle(s.p50_ms for s in rows):.2f} | {middle(s.p99_ms for s in rows):.2f} "
+            f"| {middle(s.p999_ms for s in rows):.2f} "
+            f"| {middle(s.cpu_us_per_item for s in rows) / 1000:.3f} "
+            f"| {middle(sum(s.resident_bytes.values()) for s in rows) / 2**20:,.0f} "
+            f"| {middle(written):,.0f} | {sum(sum(s.errors.values()) for s in rows)} | {against} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def goals(samples: Sequence[Sample]) -> str:
+    """The goals that a run can judge, as a Markdown table; etcd is taken at its better endpoint."""
+
+    def rate(system: str, workload: str, callers: int) -> float | None:
+        rows = chosen(samples, system, workload, callers)
+        return statistics.median(s.rate for s in rows) if rows else None
+
+    def p50(system: str, workload: str, callers: int) -> float | None:
+        rows = chosen(samples, system, workload, callers)
+        return statistics.median(s.p50_ms for s in rows) if rows else None
+
+    def best(values: Iterable[float | None], least: bool = False) -> float | None:
+        known = [v for v in values if v is not None]
+        return (min(known) if least else max(known)) if known else None
+
+    def over(ours: float | None, theirs: float | None) -> float | None:
+        return ours / theirs if ours is not None and theirs else None
+
+    etcd = ("etcd-leader", "etcd-spread")
+    etcd_puts = best(rate(s, "put", 256) for s in etcd)
+    etcd_gets = best(rate(s, "get", 256) for s in etcd)
+    puts = [s for s in samples if s.system == "overdb" and s.workload == "put" and s.calls]
+    busiest = max(puts, key=lambda s: s.rate, default=None)
+    judged: list[tuple[str, float | None, float, bool]] = [
+        ("puts/s, 256 callers", rate("overdb", "put", 256), 20_000, True),
+        ("puts/s over etcd's, 256", over(rate("overdb", "put", 256), etcd_puts), 10, True),
+        ("strict gets/s, 256 callers", rate("overdb", "get", 256), 30_000, True),
+        ("strict gets/s over etcd's, 256", over(rate("overdb", "get", 256), etcd_gets), 10, True),
+        (
+            "put p50 over etcd's, one caller",
+            over(p50("overdb", "put", 1), best((p50(s, "put", 1) for s in etcd), least=True)),
+            1.0,
+            False,
+        ),
+        (
+            "transactions over two groups/s over etcd's puts/s, 256",
+            over(rate("overdb", "txn-two-groups", 256), etcd_puts),
+            2,
+            True,
+        ),
+        ("puts/s, 100 a call, 16 callers", rate("overdb", "batch-100", 16), 50_000, True),
+        (
+            "server CPU per put at saturation, us",
+            busiest.server_us_per_item if busiest else None,
+            90,
+            False,
+        ),
+    ]
+    lines = ["| goal | wanted | measured | |", "|---|---|---|---|"]
+    for name, value, bound, is_least in judged:
+        verdict = "not measured"
+        if value is not None:
+            verdict = (
+                "reached" if (value >= bound if is_least else value <= bound) else "NOT reached"
+            )
+        shown = "" if value is None else f"{value:,.2f}"
+        lines.append(f"| {name} | {'>=' if is_least else '<='} {bound:,} | {shown} | {verdict} |")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,80 @@
+"""The stores that are compared, as one asyncio client process calls them."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from typing import Protocol
+
+import grpc.aio
+
+import overdb
+from bench.etcd import rpc_pb2, rpc_pb2_grpc
+from overdb.sharding import slot_of
+
+
+class Store(Protocol):
+    """What every store can be asked; errors are raised."""
+
+    async def put(self, key: bytes, value: bytes) -> None: ...
+    async def get(self, key: bytes) -> bytes | None: ...
+    async def put_all(self, keys: list[bytes], value: bytes) -> None: ...
+    async def scan(self, start: bytes, limit: int) -> int: ...
+    async def close(self) -> None: ...
+
+
+class OverDB:
+    """Our own client, through the router."""
+
+    def __init__(self, endpoints: list[str]) -> None:
+        self._client = overdb.Client(endpoints, timeout=30.0)
+
+    async def put(self, key: bytes, value: bytes) -> None:
+        await self._client.put(key, value)
+
+    async def get(self, key: bytes) -> bytes | None:
+        found = await self._client.get(key)
+        return None if found is None else found.value
+
+    async def put_all(self, keys: list[bytes], value: bytes) -> None:
+        """One transaction."""
+        await self._client.transact(then=[overdb.Put(key, value) for key in keys])
+
+    async def scan(self, start: bytes, limit: int) -> int:
+        return len([item async for item in self._client.scan(start, limit=limit)])
+
+    async def close(self) -> None:
+        await self._client.close()
+
+
+class Etcd:
+    """Unary calls, in turn to each of the given endpoints; reads are linearizable."""
+
+    def __init__(self, endpoints: list[str]) -> None:
+        self._channels = [grpc.aio.insecure_channel(e) for e in endpoints]
+        self._stubs = itertools.cycle([rpc_pb2_grpc.KVStub(c) for c in self._channels])
+
+    async def put(self, key: bytes, value: bytes) -> None:
+        await next(self._stubs).Put(rpc_pb2.PutRequest(key=key, value=value), timeout=30)
+
+    async def get(self, key: bytes) -> bytes | None:
+        found = await next(self._stubs).Range(rpc_pb2.RangeRequest(key=key), timeout=30)
+        return found.kvs[0].value if found.kvs else None
+
+    async def put_all(self, keys: list[bytes], value: bytes) -> None:
+        """One Txn."""
+        puts = [rpc_pb2.PutRequest(key=key, value=value) for key in keys]
+        request = rpc_pb2.TxnRequest(success=[rpc_pb2.RequestOp(request_put=p) for p in puts])
+        await next(self._stubs).Txn(request, timeout=30)
+
+    async def scan(self, start: bytes, limit: int) -> int:
+        request = rpc_pb2.RangeRequest(key=start, range_end=b"\0", limit=limit)
+        return len((await next(self._stubs).Range(request, timeout=30)).kvs)
+
+    async def close(self) -> None:
+        await asyncio.gather(*(c.close() for c in self._channels))
+
+
+def by_group(keys: list[bytes], groups: int) -> list[list[bytes]]:
+    """The keys of each group of an OverDB cluster."""
+    return [[k for k in keys if slot_of(k) % groups == group] for group in range(groups)]
