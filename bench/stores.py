@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol, cast
 
 import grpc.aio
 
 import overdb
 from bench.etcd import rpc_pb2, rpc_pb2_grpc
 from overdb.sharding import slot_of
+
+if TYPE_CHECKING:
+    from bench.etcd.rpc_pb2_grpc import KVAsyncStub  # known to type checkers only
 
 
 class Store(Protocol):
@@ -52,7 +55,9 @@ class Etcd:
 
     def __init__(self, endpoints: list[str]) -> None:
         self._channels = [grpc.aio.insecure_channel(e) for e in endpoints]
-        self._stubs = itertools.cycle([rpc_pb2_grpc.KVStub(c) for c in self._channels])
+        self._stubs = itertools.cycle(
+            [cast("KVAsyncStub", rpc_pb2_grpc.KVStub(c)) for c in self._channels]
+        )
 
     async def put(self, key: bytes, value: bytes) -> None:
         await next(self._stubs).Put(rpc_pb2.PutRequest(key=key, value=value), timeout=30)
