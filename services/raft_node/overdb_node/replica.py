@@ -98,6 +98,8 @@ class Replica:
         self.comparing = Comparing(self)
         self._proposals: list[tuple[bytes, int, Answers]] = []
         self._proposed_bytes = 0
+        self._limits = codec.encode_limits(settings.machine_settings())
+        self._limited_term = 0  # the last in which they were proposed
         self._newest_token = 0
         self._persisting_since: float | None = None  # an fsync is waited for; None: nothing is
         self._after_persist: deque[tuple[int, list[tuple[int, Message]]]] = deque()
@@ -381,14 +383,18 @@ class Replica:
             self.fatal(f"{type(violation).__name__}: {violation}")
 
     def _propose_waiting(self) -> None:
-        if not self._proposals:
+        begins = self.raft.is_leader and self._limited_term != self.raft.term
+        if not self._proposals and not begins:
             return
         proposals, self._proposals = self._proposals, []
         self._proposed_bytes = 0
         stamp = time.time_ns() // 1000
+        waiting = [commands for commands, _, _ in proposals]
+        if begins:  # before anything else in this term
+            waiting.insert(0, self._limits)
         try:
             index = self.raft.propose(
-                [codec.encode_envelope(stamp, commands) for commands, _, _ in proposals]
+                [codec.encode_envelope(stamp, commands) for commands in waiting]
             )
         except NotLeader:
             for _, sequence, answers in proposals:
@@ -404,7 +410,8 @@ class Replica:
             return
         self.metrics.proposed(len(proposals))
         term = self.raft.term
-        for offset, (_, sequence, answers) in enumerate(proposals):
+        self._limited_term = term
+        for offset, (_, sequence, answers) in enumerate(proposals, start=int(begins)):
             self._waiting.add(index + offset, term, sequence, answers)
 
     def _carry_out(self, output: Output) -> None:
