@@ -70,6 +70,7 @@ class Machine:
         """The state of a new group."""
         # Limits of the log take the place of those that the process was started with.
         self._settings = settings = replace(self._started_with)
+        self._limited = False  # by the log
         self._limits_written = True
         self._clock = Clock()
         self._slots = Slots(settings.group, settings.groups)
@@ -102,7 +103,9 @@ class Machine:
         slots = self._reader.record(_SLOTS_RECORD)
         self._slots.load(slots)
         self._slots_written = slots is not None
-        self._settings.load(self._reader.record(_LIMITS_RECORD))
+        limits = self._reader.record(_LIMITS_RECORD)
+        self._settings.load(limits)
+        self._limited = limits is not None
         self._sessions.load()
         self.participant.load()
         self.chain.load(self._reader.record(CHAIN_RECORD))
@@ -347,7 +350,7 @@ class Machine:
             return Refused(Code.INVALID_ARGUMENT, "a limit is 0")
         if command.limits != self._settings.limits:
             self._settings.limit(command.limits)
-        self._limits_written = False
+        self._limited, self._limits_written = True, False
         return Acknowledged()
 
     def take_released(self) -> list[tuple[Token, Result]]:
@@ -374,7 +377,7 @@ class Machine:
         state = (
             self._clock.value,
             self._clock.physical,
-            self._settings.limits,
+            self._settings.limits if self._limited else (),
             self._slots.epoch,
             self._slots.bitmap,
             self._sessions.digest_items(),
