@@ -22,7 +22,7 @@ class Refuses(raft_pb2_grpc.RaftServicer):
     def __init__(self) -> None:
         self.streams = 0
 
-    async def Deliver(self, request_iterator: AsyncIterator[Any], context: Any) -> None:  # type: ignore[override]
+    async def Deliver(self, request_iterator: AsyncIterator[Any], context: Any) -> None:  # type: ignore[override]  # noqa: N802
         self.streams += 1
         async for _ in request_iterator:
             await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "another disk")
