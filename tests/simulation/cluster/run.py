@@ -61,6 +61,7 @@ class Run:
         pause: float = 0.0,
         traced: bool = False,
         only: Collection[str] = (),
+        workloads: Collection[str] = (),
         **overrides: Any,
     ) -> None:
         self.seed = seed
@@ -72,6 +73,7 @@ class Run:
         self.outcome = Outcome(seed, seconds)
         self.traced = traced
         self.only = only
+        self._wanted = workloads  # names of those that are to run; none: some of all
         self._overrides = overrides
         self._invariants = Invariants()
         self._looks: dict[Node, tuple[int, Look]] = {}
@@ -138,6 +140,8 @@ class Run:
     def _start_workloads(self, random: Random) -> None:
         """Some of the workloads, each client at home in one of them."""
         chosen = random.sample(ALL, random.randint(2, len(ALL)))
+        if self._wanted:
+            chosen = [kind for kind in ALL if kind.name in self._wanted]
         self.workloads = [kind(self.recorder) for kind in chosen]
         pairs = [w.add_pair for w in self.workloads if isinstance(w, Counters)]
         self.faults.victim = pairs[0] if pairs else None
