@@ -62,13 +62,12 @@ def middle_corruption_cut(patch: MonkeyPatch) -> None:
 
 
 def applied_index_first(patch: MonkeyPatch) -> None:
-    """FAULTS 35: the applied index reaches the disk without the data."""
+    """FAULTS 35: the applied index and the data are two writes: a flush may come between them."""
     whole = SimulatedDataStore.write
 
     def write(self: Any, versions: Any, records: Any, index: int, term: int) -> None:
+        whole(self, (), (), index, term)
         whole(self, versions, records, index, term)
-        self._changed_rows.clear()
-        self._changed_records.clear()
 
     patch.setattr(SimulatedDataStore, "write", write)
 
@@ -108,8 +107,11 @@ def reads_before_applied(patch: MonkeyPatch) -> None:
 def clock_of_the_wall(patch: MonkeyPatch) -> None:
     """FAULTS 57: the clock follows the leader's wall clock, back too."""
 
+    whole = Clock.begin_entry
+
     def begin(self: Clock, stamp: int) -> None:
-        if stamp:
+        whole(self, stamp)
+        if 0 < stamp < self.physical:
             self.value = self.physical = stamp
 
     patch.setattr(Clock, "begin_entry", begin)
