@@ -231,7 +231,7 @@ class Faults:
         def look() -> None:
             for node in self._cluster.nodes:
                 if node.is_up and node.replica is not None and node.replica.raft.installing:
-                    self._later(self._seconds(0.0, 0.01), lambda: strike(node))
+                    self._later(self._seconds(0.0, 0.01), lambda node=node: strike(node))  # type: ignore[misc]
                     return
             if self._world.loop.time() < end:
                 self._later(0.001, look)

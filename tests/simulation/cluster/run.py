@@ -141,7 +141,7 @@ class Run:
         """Some of the workloads, each client at home in one of them."""
         chosen = random.sample(ALL, random.randint(2, len(ALL)))
         if self._wanted:
-            chosen = [kind for kind in ALL if kind.name in self._wanted]
+            chosen = [kind for kind in ALL if kind.__name__.lower() in self._wanted]
         self.workloads = [kind(self.recorder) for kind in chosen]
         pairs = [w.add_pair for w in self.workloads if isinstance(w, Counters)]
         self.faults.victim = pairs[0] if pairs else None

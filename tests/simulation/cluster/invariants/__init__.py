@@ -6,6 +6,7 @@ from tests.simulation.cluster.invariants.base import EntryInvariant, Invariant
 from tests.simulation.cluster.invariants.bounds import Bounds
 from tests.simulation.cluster.invariants.clock_growth import ClockGrowth
 from tests.simulation.cluster.invariants.durability import Durability
+from tests.simulation.cluster.invariants.durable_quorum import DurableQuorum
 from tests.simulation.cluster.invariants.durable_votes import DurableVotes
 from tests.simulation.cluster.invariants.election_safety import ElectionSafety
 from tests.simulation.cluster.invariants.exactly_once import ExactlyOnce
@@ -21,6 +22,7 @@ class Invariants:
 
     def __init__(self) -> None:
         equality = StateEquality()
+        votes = TransactionVotes()
         self.votes = DurableVotes()  # looks at packets too
         self.of_steps: list[Invariant] = [
             ElectionSafety(),
@@ -28,9 +30,10 @@ class Invariants:
             LeaderCompleteness(),
             Bounds(),
             Durability(),
+            DurableQuorum(),
             self.votes,
             equality,
-            TransactionVotes(),
+            votes,
             LocksHeld(),
         ]
-        self.of_entries: list[EntryInvariant] = [equality, ClockGrowth(), ExactlyOnce()]
+        self.of_entries: list[EntryInvariant] = [equality, ClockGrowth(), ExactlyOnce(), votes]
