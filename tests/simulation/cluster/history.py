@@ -9,6 +9,7 @@ from random import Random
 from typing import Any, TypeVar
 
 import overdb
+from overdb.sharding import slot_of
 from overdb_simulation.loop import VirtualLoop
 
 T = TypeVar("T")
@@ -22,6 +23,19 @@ NOT_RUN = (
 )
 # No answer to a read, or a write that was never sent.
 NO_ANSWER = (*NOT_RUN, overdb.DeadlineExceeded)
+
+GROUPS = 2  # of the simulated cluster
+
+
+def spread(prefix: bytes, count: int, first: int = 0) -> list[bytes]:
+    """Keys in the groups ``first``, ``first + 1``, ... in turn: what is to meet over groups must not be left
+    to how names happen to hash."""
+    keys = []
+    for number in range(count):
+        names = (prefix + b"%02d%c" % (number, letter) for letter in range(ord("a"), ord("z") + 1))
+        group = (first + number) % GROUPS
+        keys.append(next(name for name in names if slot_of(name) % GROUPS == group))
+    return keys
 
 
 class Recorder:

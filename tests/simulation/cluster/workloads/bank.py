@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import overdb
-from tests.simulation.cluster.history import NO_ANSWER, Recorder
+from tests.simulation.cluster.history import NO_ANSWER, Recorder, spread
 
 _PREFIX, _BEHIND = b"account-", b"account."
 
@@ -13,7 +13,7 @@ class Bank:
 
     def __init__(self, recorder: Recorder, accounts: int = 8, each: int = 100) -> None:
         self._recorder = recorder
-        self.keys = [b"account-%02d" % n for n in range(accounts)]
+        self.keys = spread(_PREFIX, accounts)
         self.each = each
         self._opened = False
         self._opening = False

@@ -7,7 +7,7 @@ from typing import Any
 import overdb
 from overdb_torture.checkers import check_lists
 from overdb_torture.history import Append, ListTransaction, Outcome, Read
-from tests.simulation.cluster.history import NO_ANSWER, Recorder
+from tests.simulation.cluster.history import NO_ANSWER, Recorder, spread
 
 
 class Lists:
@@ -15,7 +15,7 @@ class Lists:
 
     def __init__(self, recorder: Recorder, keys: int = 5) -> None:
         self._recorder = recorder
-        self.keys = [b"list-%d" % n for n in range(keys)]
+        self.keys = spread(b"list-", keys)
         self.history: list[ListTransaction] = []
         self._mark = 0
 

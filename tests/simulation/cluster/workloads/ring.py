@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import overdb
-from tests.simulation.cluster.history import NO_ANSWER, Recorder
+from tests.simulation.cluster.history import NO_ANSWER, Recorder, spread
 
 
 class Ring:
@@ -11,7 +11,7 @@ class Ring:
 
     def __init__(self, recorder: Recorder, size: int = 6) -> None:
         self._recorder = recorder
-        self.keys = [b"ring-%02d" % n for n in range(size)]
+        self.keys = spread(b"ring-", size)
         self._opened = False
         self._opening = False
 
