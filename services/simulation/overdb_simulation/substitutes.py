@@ -230,7 +230,6 @@ def substitutions(world: World, disk_seconds: Callable[[], float]) -> list[Subst
                 overdb._call,
                 overdb._tries,
                 overdb.transaction,
-                overdb_node.applying,
                 overdb_node.comparing,
                 overdb_node.replica,
                 overdb_node.storage.group_commit,

@@ -392,7 +392,7 @@ class Faults:
         # The router reaches the other groups: only of this one it hears nothing new.
         apart = {(node.name, o) for o in others} | {(router, o) for o in others if o in group}
         self._cut("strand the leader", apart | {(b, a) for a, b in apart})
-        self._pause(node, self._seconds(0.8, 1.5))
+        self._pause(node, self._seconds(1.0, 2.5))
 
     def split(self) -> None:
         names = self._names()

@@ -38,6 +38,40 @@ def spread(prefix: bytes, count: int, first: int = 0) -> list[bytes]:
     return keys
 
 
+class Opening:
+    """What a workload writes once before its load, in one transaction."""
+
+    def __init__(self, recorder: Recorder, puts: list[overdb.Put]) -> None:
+        self._recorder = recorder
+        self._puts = puts
+        self._running = False
+        self.done = False
+
+    async def run(self, client: overdb.Client) -> None:
+        """Try, unless another client does."""
+        if self._running:
+            return
+        self._running = True
+        try:
+            await client.transact(then=self._puts)
+            self.done = True
+        except overdb.OutcomeUnknown as error:
+            # If that stays unknown, nobody tries under another id: the first may come late, over the load's.
+            self.done = await self._recorder.until_known(error, self._again(client)) is not None
+        except NO_ANSWER:
+            self._running = False
+
+    def _again(self, client: overdb.Client) -> Callable[[overdb.RequestId], Awaitable[Any]]:
+        return lambda request_id: client.transact(then=self._puts, request_id=request_id)
+
+    async def finish(self, client: overdb.Client) -> None:
+        """At the end, when nothing is wrong any more: a run in which it never came to be is told."""
+        if not self.done:
+            self._recorder.counts["opened at the end only"] += 1
+            await client.transact(then=self._puts)
+            self.done = True
+
+
 class Recorder:
     """Shared by the workloads of one run: time, randomness, pace, and what was done."""
 
