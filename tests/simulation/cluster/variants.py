@@ -12,7 +12,6 @@ from overdb_node.machine.clock import Clock
 from overdb_node.machine.locks import Locks
 from overdb_node.machine.sessions import Sessions
 from overdb_node.raft.types import HardState
-from overdb_node.reads import Reads
 from overdb_node.replica import Replica
 from overdb_node.storage.log import DurableLog
 from overdb_router.txn.commit import Commit, State
@@ -95,16 +94,6 @@ def reads_without_a_round(patch: MonkeyPatch) -> None:
         complete(self.raft.is_leader)
 
     patch.setattr(Replica, "read", read)
-
-
-def reads_before_applied(patch: MonkeyPatch) -> None:
-    """FAULTS 26: a confirmed read does not wait until its index is applied."""
-
-    def add(self: Reads, read: Any, index: int) -> None:
-        del self, index
-        read.complete(True)
-
-    patch.setattr(Reads, "add", add)
 
 
 def clock_of_the_wall(patch: MonkeyPatch) -> None:
