@@ -28,6 +28,7 @@ class Process:
 
     __slots__ = (
         "alive",
+        "busy_until",
         "clock_drift",
         "clock_offset_ns",
         "context",
@@ -42,6 +43,7 @@ class Process:
         self.name = name
         self.alive = True
         self.paused = False
+        self.busy_until = 0.0  # its one thread works until then: whatever is due waits
         self.watched = False  # whether the step hook is called for it
         self.clock_offset_ns = 0
         self.clock_drift = 0.0  # seconds a second, since ``drift_since``
@@ -108,6 +110,7 @@ class VirtualLoop(asyncio.AbstractEventLoop):
 
     def __init__(self) -> None:
         self._now = 1000.0
+        self._outside = copy_context()  # of no process
         self._ready: deque[Handle] = deque()
         self._timers: list[tuple[float, int, Timer]] = []
         self._number = 0
@@ -256,7 +259,7 @@ class VirtualLoop(asyncio.AbstractEventLoop):
             return
         if not process.alive:
             return
-        if process.paused:
+        if process.paused or process.busy_until > self._now:
             process.held.append((callback, args, context))
             return
         self.steps += 1
@@ -273,6 +276,19 @@ class VirtualLoop(asyncio.AbstractEventLoop):
     def resume(self, process: Process) -> None:
         """Let a paused process go on: all that was due in the meantime runs now, in its order."""
         process.paused = False
+        if process.busy_until <= self._now:
+            self._release(process)
+
+    def work(self, process: Process, seconds: float) -> None:
+        """The running callback of a process keeps its thread for so long."""
+        process.busy_until = max(process.busy_until, self._now + seconds)
+        self.call_at(process.busy_until, self._worked, process, context=self._outside)
+
+    def _worked(self, process: Process) -> None:
+        if not process.paused and process.busy_until <= self._now:
+            self._release(process)
+
+    def _release(self, process: Process) -> None:
         held, process.held = process.held, []
         for callback, args, context in held:
             self.call_soon(callback, *args, context=context)

@@ -16,6 +16,7 @@ from pathlib import Path
 from tests.simulation.cluster.run import Outcome, Run
 
 FAILING_SEEDS = Path("failing-seeds.txt")
+UNDECIDED_MAX = 0.001  # of all registers
 # What a campaign must have reached, or it has not tested what it is for.
 RARE = (
     "event: elected",
@@ -110,6 +111,11 @@ class Campaign:
         """Rare branches that no seed has reached."""
         return [what for what in RARE if not self.counts[what]]
 
+    @property
+    def undecided(self) -> float:
+        """Share of registers whose check was given up: those have been judged by nobody."""
+        return self.counts["registers undecided"] / max(1, self.counts["registers checked"])
+
     def add(self, outcome: Outcome) -> None:
         self.seeds += 1
         self.simulated += outcome.simulated_seconds
@@ -154,6 +160,8 @@ def campaign(first: int, count: int, seconds: float, jobs: int) -> int:
         print(f"  {number:9} {what}")
     if done.missing:
         print(f"NEVER REACHED: {', '.join(done.missing)}")
+    if done.undecided > UNDECIDED_MAX:
+        print(f"UNDECIDED: {done.undecided:.1%} of the registers")
     if done.failed:
         print(f"FAILED: seeds {sorted(o.seed for o in done.failed)}; replay: make sim SEED=n")
-    return 1 if done.failed or done.missing else 0
+    return 1 if done.failed or done.missing or done.undecided > UNDECIDED_MAX else 0

@@ -25,6 +25,8 @@ WEATHERS = (
     Weather(latency=0.005, jitter=0.02, reordering=0.2),
 )
 
+INSTALLATION_SECONDS = 4.0  # for which an installation is waited for
+
 
 class Faults:
     """Draws and carries out faults; ``heal`` ends all of them."""
@@ -54,6 +56,7 @@ class Faults:
             (4, self.pause_the_leader),
             (6, self.isolate),
             (6, self.isolate_the_leader),
+            (4, self.strand_the_leader),
             (4, self.split),
             (4, self.one_way),
             (4, self.some_links),
@@ -69,6 +72,7 @@ class Faults:
             (3, self.hand_over),
             (3, self.restart_quickly),
             (4, self.lose_power_in_a_start),
+            (4, self.kill_at_an_installation),
             (3, self.pause_router),
             (4, self.kill_client),
             (2, self.wipe_disk),
@@ -220,6 +224,29 @@ class Faults:
 
             self._later(self._seconds(0.1, 1.0), again)
 
+    def kill_at_an_installation(self) -> None:
+        """Whoever installs a snapshot within the next seconds: in the middle of it, or right behind."""
+        end = self._world.loop.time() + INSTALLATION_SECONDS
+
+        def look() -> None:
+            for node in self._cluster.nodes:
+                if node.is_up and node.replica is not None and node.replica.raft.installing:
+                    self._later(self._seconds(0.0, 0.01), lambda node=node: strike(node))  # type: ignore[misc]
+                    return
+            if self._world.loop.time() < end:
+                self._later(0.001, look)
+
+        def strike(node: Node) -> None:
+            if node.is_up:
+                installing = node.replica is not None and node.replica.raft.installing
+                self._note(
+                    "kill in an installation" if installing else "kill behind one", node.name
+                )
+                node.kill(power=self._random.random() < 0.5)
+                self._later(self._seconds(), lambda: self._start(node))
+
+        look()
+
     def lose_power_everywhere(self) -> None:
         self._note("power loss everywhere")
         for node in self._cluster.nodes:
@@ -235,12 +262,12 @@ class Faults:
         if node is not None:
             self._pause(node)
 
-    def _pause(self, node: Node) -> None:
+    def _pause(self, node: Node, seconds: float = 0.0) -> None:
         process = node.process
         if process is not None and process.alive and not process.paused:
             self._note("pause", node.name)
             process.paused = True
-            self._later(self._seconds(), lambda: self._resume(node))
+            self._later(seconds or self._seconds(), lambda: self._resume(node))
 
     def kill_router(self) -> None:
         router = self._random.choice(self._cluster.routers)
@@ -351,6 +378,21 @@ class Faults:
             if self._random.random() < 0.5:
                 links |= self._apart({node.name})
             self._cut("isolate the leader", links)
+
+    def strand_the_leader(self) -> None:
+        """Alone with one router, which reaches nobody else, and paused: it goes on when another one leads,
+        and is asked for reads before it can know (FAULTS 21, 23)."""
+        node = self._a_leader()
+        if node is None:
+            return
+        router = self._random.choice(self._cluster.routers).name
+        side = {node.name, router}
+        others = [name for name in self._names() if name not in side]
+        group = {n.name for n in self._cluster.group(node.group)}
+        # The router reaches the other groups: only of this one it hears nothing new.
+        apart = {(node.name, o) for o in others} | {(router, o) for o in others if o in group}
+        self._cut("strand the leader", apart | {(b, a) for a, b in apart})
+        self._pause(node, self._seconds(1.0, 2.5))
 
     def split(self) -> None:
         names = self._names()
