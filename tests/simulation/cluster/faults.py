@@ -39,7 +39,8 @@ class Faults:
         self._random = random
         self.counts: Counter[str] = Counter()
         self.refusals: list[str] = []  # starts that should have succeeded
-        self.expected_fatal: set[str] = set()  # nodes that may give up, by what was done to them
+        self._full_in: dict[str, int] = {}  # nodes whose disk was full -> in which life at last
+        self._fsync_fails: set[str] = set()  # nodes that give up over this, once
         self.damaged_nodes: set[str] = set()
         self._damaged: set[int] = set()  # groups with a replica whose disk was damaged
         self.lost: dict[Node, int] = {}  # nodes whose disk is empty, and the id that it had
@@ -160,11 +161,19 @@ class Faults:
             self.operators.replace(node)
         return not broken and not self.operators.busy
 
+    def explains_fatal(self, node: Node) -> bool:
+        """Whether a replica may give up, by what was done to its disk: in that life, and for that once."""
+        if node.name in self._fsync_fails and not node.disk.fail_fsyncs:
+            self._fsync_fails.discard(node.name)
+            return True
+        full = node.disk.full or self._full_in.get(node.name) == node.lives
+        return full or node.name in self.damaged_nodes
+
     def _replaced(self, node: Node) -> None:
         """It is as good as new."""
         self.lost.pop(node, None)
         self.damaged_nodes.discard(node.name)
-        self.expected_fatal.discard(node.name)
+        self._fsync_fails.discard(node.name)
         self._damaged.discard(node.group)
 
     def _resume(self, node: Node | RouterNode) -> None:
@@ -435,10 +444,10 @@ class Faults:
         node = self._node()
         self._note("full disk", node.name)
         node.disk.full = True
-        self.expected_fatal.add(node.name)
 
         def free() -> None:
             node.disk.full = False
+            self._full_in[node.name] = node.lives
             self._start(node)
 
         self._later(self._seconds(), free)
@@ -447,7 +456,7 @@ class Faults:
         node = self._damageable()
         if node is not None and node.is_up:
             self._note("failed fsync", node.name)
-            self.expected_fatal.add(node.name)
+            self._fsync_fails.add(node.name)
             node.disk.fail_fsyncs = 1
             self._later(self._seconds(), lambda: self._start(node))
 
@@ -456,7 +465,6 @@ class Faults:
         node = self._damageable()
         if node is not None:
             node.kill()
-            self.expected_fatal.add(node.name)
             self.damaged_nodes.add(node.name)
             flips = self._random.random() < 0.7
             what = (

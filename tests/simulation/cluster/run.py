@@ -225,7 +225,7 @@ class Run:
             self.world.note(node.name, "VIOLATION", what=str(violation))
 
     def _on_fatal(self, node: Node, reason: str) -> None:
-        if node.name not in self.faults.expected_fatal and not self.violation:
+        if not self.faults.explains_fatal(node) and not self.violation:
             self.violation = f"{node.name} gave up: {reason}"
 
     # --- healing ----------------------------------------------------------------------------------

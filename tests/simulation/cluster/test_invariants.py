@@ -23,7 +23,7 @@ def _log(*entries: tuple[int, bytes]) -> Log:
         for index, (term, payload) in enumerate(entries, 1)
     ]
     nobody = Configuration(())
-    return Log(Snapshot(0, 0, 0, nobody), made, lambda _: nobody)
+    return Log(Snapshot(0, 0, 0, ()), made, lambda _: nobody)
 
 
 def _seen(
