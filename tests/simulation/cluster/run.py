@@ -134,6 +134,9 @@ class Run:
             if node.replica is not None:
                 differences = node.replica.comparing.differences
                 self.outcome.counts["checksums compared"] += differences.compared
+        once = self._invariants.once
+        self.outcome.counts["requests answered from what was kept"] += once.repeated
+        self.outcome.counts["requests that waited for locks"] += once.waited
         for _, _, event, details in world.timeline:
             if not details.get("fault"):
                 self.outcome.counts[f"event: {event}"] += 1

@@ -23,6 +23,7 @@ class Invariants:
     def __init__(self) -> None:
         equality = StateEquality()
         votes = TransactionVotes()
+        self.once = ExactlyOnce()
         self.votes = DurableVotes()  # looks at packets too
         self.of_steps: list[Invariant] = [
             ElectionSafety(),
@@ -36,4 +37,4 @@ class Invariants:
             votes,
             LocksHeld(),
         ]
-        self.of_entries: list[EntryInvariant] = [equality, ClockGrowth(), ExactlyOnce(), votes]
+        self.of_entries: list[EntryInvariant] = [equality, ClockGrowth(), self.once, votes]

@@ -12,6 +12,7 @@ from overdb_node.machine.types import (
     Transact,
     Transacted,
     TransactionId,
+    Waits,
     Written,
 )
 from tests.simulation.cluster.invariants.base import Applied, Violation
@@ -26,6 +27,7 @@ class ExactlyOnce:
         self._ran: dict[tuple[int, TransactionId], Effect] = {}
         self._results: dict[tuple[int, int], list[Result]] = {}  # of each entry of each group
         self.repeated = 0  # answers from what was kept
+        self.waited = 0
 
     def check_entry(self, applied: Applied) -> None:
         key = (applied.group, applied.index)
@@ -37,6 +39,7 @@ class ExactlyOnce:
                     f"elsewhere it is {first}"
                 )
             return
+        self.waited += sum(type(one) is Waits for one in applied.results)
         for identity, result in _answers(applied):
             ran = self._ran.setdefault((applied.group, identity), result)
             if ran.version != result.version:
