@@ -391,8 +391,12 @@ class Replica:
         except Exception as violation:  # RocksDB's errors are plain Exceptions
             self.fatal(f"{type(violation).__name__}: {violation}")
 
+    def _begins_term(self) -> bool:
+        """Whether the limits are still to be put into the log: before anything else that this leader proposes."""
+        return self.raft.serves and self._limited_term != self.raft.term
+
     def _propose_waiting(self) -> None:
-        begins = self.raft.serves and self._limited_term != self.raft.term
+        begins = self._begins_term()
         if not self._proposals and not begins:
             return
         proposals, self._proposals = self._proposals, []

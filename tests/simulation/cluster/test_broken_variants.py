@@ -88,7 +88,7 @@ CASES: list[tuple[Callable[[Patch], None], str, Setting]] = [
         Setting(("pause_router", "change_weather"), ("bank", "lists"), 0.03),
     ),
     (
-        of_raft.no_no_op,
+        variants.no_entry_of_the_own_term,
         r"healed cluster does not answer|no answer to a healed cluster's client",
         Setting(("restart_quickly",), READS, 6.0),
     ),

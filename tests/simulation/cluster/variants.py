@@ -20,6 +20,7 @@ from overdb_simulation.data import SimulatedDataStore
 from overdb_simulation.disk import Handle, SimulatedDisk
 from overdb_simulation.inodes import FileNode
 from overdb_simulation.loop import current_process
+from tests.unit.raft import variants as of_raft
 
 
 def fsync_off(patch: MonkeyPatch) -> None:
@@ -155,3 +156,9 @@ def snapshot_forgets_the_vote(patch: MonkeyPatch) -> None:
         return log
 
     patch.setattr(DurableLog, "create", classmethod(create))
+
+
+def no_entry_of_the_own_term(patch: MonkeyPatch) -> None:
+    """Paper 8: a new leader appends nothing, the limits of its state machine neither."""
+    of_raft.no_no_op(patch)
+    patch.setattr(Replica, "_begins_term", lambda _: False)
