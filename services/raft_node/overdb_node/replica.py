@@ -392,7 +392,7 @@ class Replica:
             self.fatal(f"{type(violation).__name__}: {violation}")
 
     def _begins_term(self) -> bool:
-        """Whether the limits are still to be put into the log: before anything else that this leader proposes."""
+        """Whether the limits are still to be put into the log, before anything else of this leader."""
         return self.raft.serves and self._limited_term != self.raft.term
 
     def _propose_waiting(self) -> None:
