@@ -48,7 +48,7 @@ class Process:
         self.clock_offset_ns = 0
         self.clock_drift = 0.0  # seconds a second, since ``drift_since``
         self.drift_since = 0.0
-        self.held: list[tuple[Callable[..., object], tuple[Any, ...], Context]] = []
+        self.held: list[Timer | Handle] = []  # what was due meanwhile, and may still be cancelled
         self.context = copy_context()
         self.context.run(_PROCESS.set, self)
 
@@ -111,7 +111,7 @@ class VirtualLoop(asyncio.AbstractEventLoop):
     def __init__(self) -> None:
         self._now = 1000.0
         self._outside = copy_context()  # of no process
-        self._ready: deque[Handle] = deque()
+        self._ready: deque[Timer | Handle] = deque()
         self._timers: list[tuple[float, int, Timer]] = []
         self._number = 0
         self._tasks: list[asyncio.Task[Any]] = []  # kept: a killed one must not be collected
@@ -234,21 +234,20 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         while True:
             while ready:
                 handle = ready.popleft()
-                callback = handle.callback
-                if callback is not None:
-                    run(callback, handle.args, handle.context)
+                if handle.callback is not None:
+                    run(handle)
             if not timers or timers[0][0] > end:
                 break
             when, _, timer = pop(timers)
             if timer.callback is None:
                 continue
             self._now = max(self._now, when)
-            run(timer.callback, timer.args, timer.context)
+            run(timer)
         self._now = end
 
-    def _run(
-        self, callback: Callable[..., object], args: tuple[Any, ...], context: Context
-    ) -> None:
+    def _run(self, handle: Timer | Handle) -> None:
+        callback, args, context = handle.callback, handle.args, handle.context
+        assert callback is not None
         process: Process | None = context.get(_PROCESS)
         if process is None:
             context.run(callback, *args)
@@ -260,7 +259,7 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         if not process.alive:
             return
         if process.paused or process.busy_until > self._now:
-            process.held.append((callback, args, context))
+            process.held.append(handle)
             return
         self.steps += 1
         try:
@@ -290,8 +289,7 @@ class VirtualLoop(asyncio.AbstractEventLoop):
 
     def _release(self, process: Process) -> None:
         held, process.held = process.held, []
-        for callback, args, context in held:
-            self.call_soon(callback, *args, context=context)
+        self._ready += held
 
     def end(self) -> None:
         """The run is over: let every coroutine come to its end, those of killed processes too."""

@@ -170,6 +170,9 @@ class Run:
             raise Violation(self.faults.refusals[0])
         if self.recorder.problems:
             raise Violation(self.recorder.problems[0])
+        for router in self.cluster.routers:
+            if router.router is not None and router.router.failure is not None:
+                raise Violation(f"{router.name} failed: {router.router.failure!r}")
         if self.world.loop.failures:
             raise Violation("; ".join(self.world.loop.failures[:3]))
 
