@@ -213,11 +213,21 @@ class VirtualLoop(asyncio.AbstractEventLoop):
 
     def run_for(self, seconds: float) -> None:
         """Run everything that is due within the next ``seconds`` of virtual time."""
+        self.run_until(self._now + seconds)
+
+    def run_until(self, end: float) -> None:
+        """Run everything that is due until then; time does not go back."""
         asyncio._set_running_loop(self)
         try:
-            self._run_until(self._now + seconds)
+            self._run_until(max(self._now, end))
         finally:
             asyncio._set_running_loop(None)
+
+    def next_due(self) -> float:
+        """When something is to be run next; infinity when nothing is."""
+        if self._ready:
+            return self._now
+        return self._timers[0][0] if self._timers else float("inf")
 
     def inside(self, process: Process, function: Callable[..., Any], *args: Any) -> Any:
         """Call a function at once, as code of a process."""

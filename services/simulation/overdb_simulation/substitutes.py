@@ -55,13 +55,14 @@ class World:
         self.loop = VirtualLoop()  # type: ignore[abstract]  # what nobody calls is left out
         self.network = Network(self.loop, Random(self.random.getrandbits(64)))
         self.timeline: list[tuple[float, str, str, dict[str, Any]]] = []
+        self.wall_at_start_ns = WALL_AT_START_NS  # when the loop's time was 0
 
     # --- clocks -----------------------------------------------------------------------------------
 
     def wall_ns(self) -> int:
         """The wall clock of the process that asks: it may have jumped, and drift."""
         seconds = self.loop.time()
-        wall = WALL_AT_START_NS + int(seconds * 1e9)
+        wall = self.wall_at_start_ns + int(seconds * 1e9)
         process = current_process()
         if process is not None:
             drifted = process.clock_drift * (seconds - process.drift_since)
