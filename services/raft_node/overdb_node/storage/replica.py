@@ -183,7 +183,7 @@ class ReplicaStorage:
     ) -> Snapshot:
         """Complete a checkpoint by the members as of its index; it can be sent and compacted to now.
 
-        Raises Overtaken when a snapshot that was installed meanwhile, in the log thread, has made it needless:
+        Raises Overtaken when a snapshot installed meanwhile, in the log thread, has made it needless:
         then it is being released under our hands.
         """
         clock = clock_of(taken.clock_record)
