@@ -8,12 +8,14 @@ import os
 import signal
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
 
+from tests.simulation.cluster.faults import FAULTS
 from tests.simulation.cluster.run import Outcome, Run
+from tests.simulation.cluster.workloads import ALL
 
 FAILING_SEEDS = Path("failing-seeds.txt")
 UNDECIDED_MAX = 0.001  # of all registers
@@ -42,9 +44,12 @@ def _worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def one(arguments: tuple[int, float]) -> Outcome:
+def one(
+    arguments: tuple[int, float], only: Collection[str] = (), workloads: Collection[str] = ()
+) -> Outcome:
+    """Run a seed; the choice of faults and workloads as for Run."""
     seed, seconds = arguments
-    outcome = Run(seed, seconds).run()
+    outcome = Run(seed, seconds, only=only, workloads=workloads).run()
     if not outcome.problem:
         outcome.timeline = []  # not worth its way to the parent
     return outcome
@@ -73,14 +78,19 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--seconds", type=float, default=10.0, help="simulated, with faults")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes")
     parser.add_argument("--lines", type=int, default=60, help="of the timeline")
+    parser.add_argument("--faults", default="", help="with --seed: only these, as kill,isolate")
+    parser.add_argument("--workloads", default="", help="with --seed: only these, as bank,lists")
     parser.add_argument("--trace", action="store_true", help="print all that happened in --seed")
     options = parser.parse_args(arguments)
     quiet()
+    only = _chosen(parser, "--faults", options.faults, [kind for _, kind in FAULTS])
+    workloads = _chosen(parser, "--workloads", options.workloads, [str(vars(w)["name"]) for w in ALL])
     if options.seed is not None and options.trace:
-        print("\n".join(Run(options.seed, options.seconds, traced=True).run().lines()))
+        run = Run(options.seed, options.seconds, traced=True, only=only, workloads=workloads)
+        print("\n".join(run.run().lines()))
         return 0
     if options.seed is not None:
-        outcome = one((options.seed, options.seconds))
+        outcome = one((options.seed, options.seconds), only, workloads)
         if outcome.problem:
             report(outcome, options.lines)
             return 1
@@ -94,6 +104,17 @@ def main(arguments: list[str]) -> int:
             print(f"  {count:7} {what}")
         return 0
     return campaign(options.first, options.count, options.seconds, options.jobs)
+
+
+def _chosen(
+    parser: argparse.ArgumentParser, option: str, given: str, known: list[str]
+) -> tuple[str, ...]:
+    """Names from a list with commas; ends with what there is when one is not known."""
+    names = tuple(name.strip() for name in given.split(",") if name.strip())
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        parser.error(f"{option}: no {unknown[0]!r}; there are {', '.join(sorted(known))}")
+    return names
 
 
 @dataclass

@@ -28,6 +28,40 @@ WEATHERS = (
 INSTALLATION_SECONDS = 4.0  # for which an installation is waited for
 
 
+# How often, and the method that does it.
+FAULTS = (
+    (8, "kill"),
+    (4, "lose_power"),
+    (5, "lose_power_in_an_operation"),
+    (2, "lose_power_everywhere"),
+    (5, "pause"),
+    (4, "pause_the_leader"),
+    (6, "isolate"),
+    (6, "isolate_the_leader"),
+    (4, "strand_the_leader"),
+    (4, "split"),
+    (4, "one_way"),
+    (4, "some_links"),
+    (6, "change_weather"),
+    (3, "slow_disk"),
+    (3, "stall_disk"),
+    (3, "fill_disk"),
+    (2, "fail_fsync"),
+    (2, "damage_disk"),
+    (4, "jump_clock"),
+    (3, "drift_clock"),
+    (5, "kill_router"),
+    (3, "hand_over"),
+    (3, "restart_quickly"),
+    (4, "lose_power_in_a_start"),
+    (4, "kill_at_an_installation"),
+    (3, "pause_router"),
+    (4, "kill_client"),
+    (2, "wipe_disk"),
+    (2, "replace_node"),
+)
+
+
 class Faults:
     """Draws and carries out faults; ``heal`` ends all of them."""
 
@@ -49,35 +83,7 @@ class Faults:
             None  # what killed clients do
         )
         self._kinds: list[tuple[int, Callable[[], None]]] = [
-            (8, self.kill),
-            (4, self.lose_power),
-            (5, self.lose_power_in_an_operation),
-            (2, self.lose_power_everywhere),
-            (5, self.pause),
-            (4, self.pause_the_leader),
-            (6, self.isolate),
-            (6, self.isolate_the_leader),
-            (4, self.strand_the_leader),
-            (4, self.split),
-            (4, self.one_way),
-            (4, self.some_links),
-            (6, self.change_weather),
-            (3, self.slow_disk),
-            (3, self.stall_disk),
-            (3, self.fill_disk),
-            (2, self.fail_fsync),
-            (2, self.damage_disk),
-            (4, self.jump_clock),
-            (3, self.drift_clock),
-            (5, self.kill_router),
-            (3, self.hand_over),
-            (3, self.restart_quickly),
-            (4, self.lose_power_in_a_start),
-            (4, self.kill_at_an_installation),
-            (3, self.pause_router),
-            (4, self.kill_client),
-            (2, self.wipe_disk),
-            (2, self.replace_node),
+            (weight, getattr(self, name)) for weight, name in FAULTS
         ]
         # A run has a taste: some kinds often, some never.
         for position, (weight, kind) in enumerate(self._kinds):

@@ -114,6 +114,12 @@ CASES: list[tuple[Callable[[Patch], None], str, Setting]] = [
         r"gets version \d+ behind \d+",
         Setting(("kill_router",), ("bank", "counters"), 0.1),
     ),
+    (
+        variants.another_disk_takes_part,
+        r"started (with|in term)|entries; \d+ are committed|both lead|gave up: ProtocolViolation"
+        r"|without the committed entry|committed there before|granted its vote|on the disks",
+        Setting(("wipe_disk", "isolate", "kill"), (), 0.06),
+    ),
 ]
 
 

@@ -8,9 +8,11 @@ from typing import Any
 from pytest import MonkeyPatch  # noqa: PT013  # it is the type of every argument here
 
 from overdb_node.applying import Applier
+from overdb_node.founding import Finding, Founding, Verdict
 from overdb_node.machine.clock import Clock
 from overdb_node.machine.locks import Locks
 from overdb_node.machine.sessions import Sessions
+from overdb_node.membership import Membership
 from overdb_node.raft.types import HardState
 from overdb_node.replica import Replica
 from overdb_node.storage.log import DurableLog
@@ -162,3 +164,18 @@ def no_entry_of_the_own_term(patch: MonkeyPatch) -> None:
     """Paper 8: a new leader appends nothing, the limits of its state machine neither."""
     of_raft.no_no_op(patch)
     patch.setattr(Replica, "_begins_term", lambda _: False)
+
+
+def another_disk_takes_part(patch: MonkeyPatch) -> None:
+    """PROTOCOL 3.5: a replica that lost its disk votes and acknowledges on, under the id that it had."""
+    whole = Membership.admit
+
+    def admit(self: Membership, *who: Any) -> str:
+        self.founders.clear()
+        self._disks.clear()
+        whole(self, *who)
+        return ""
+
+    patch.setattr(Membership, "admit", admit)
+    new = Finding(Verdict.NEW, {})
+    patch.setattr(Founding, "judge", lambda *_: new)
