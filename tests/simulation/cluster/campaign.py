@@ -84,7 +84,9 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     quiet()
     only = _chosen(parser, "--faults", options.faults, [kind for _, kind in FAULTS])
-    workloads = _chosen(parser, "--workloads", options.workloads, [str(vars(w)["name"]) for w in ALL])
+    workloads = _chosen(
+        parser, "--workloads", options.workloads, [str(vars(w)["name"]) for w in ALL]
+    )
     if options.seed is not None and options.trace:
         run = Run(options.seed, options.seconds, traced=True, only=only, workloads=workloads)
         print("\n".join(run.run().lines()))
