@@ -11,6 +11,7 @@ BASE_PORT ?= 7400
 FAULTS ?=
 TORTURE_ARGS ?=
 PYTEST_ARGS ?=
+SIM_ARGS ?=
 SEED ?= 1
 SECONDS ?= 10
 FIRST ?= 0
@@ -55,9 +56,9 @@ bench: ## measure side by side with etcd into bench/RESULTS.md (BENCH_ARGS="--qu
 	@scripts/setup.sh dev
 	@.venv/bin/python -m bench $(BENCH_ARGS)
 
-sim: ## simulate a whole cluster under one seed (SEED=1 SECONDS=10 LINES=60)
+sim: ## simulate a whole cluster under one seed (SEED=1 SECONDS=10 LINES=60 SIM_ARGS="--faults kill --workloads bank")
 	@scripts/setup.sh dev
-	@.venv/bin/python -m tests.simulation.cluster --seed $(SEED) --seconds $(SECONDS) --lines $(or $(LINES),60)
+	@.venv/bin/python -m tests.simulation.cluster --seed $(SEED) --seconds $(SECONDS) --lines $(or $(LINES),60) $(SIM_ARGS)
 
 campaign: ## simulate seed after seed until stopped; failing ones are kept (FIRST=0 COUNT=0 SECONDS=10)
 	@scripts/setup.sh dev

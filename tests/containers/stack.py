@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 from dataclasses import dataclass, field
@@ -82,6 +83,26 @@ class Stack:
         except CommandFailedError as failed:
             logs = self.run("scripts/compose.sh", "logs", "--no-color", "--tail", "5").stdout
             raise CommandFailedError(f"{failed}\n{logs}") from None
+
+    def image_of_version(self, version: str) -> str:
+        """The present image with another version of the program in it; its id."""
+        base = self.environment.get("OVERDB_IMAGE", "overdb:latest")
+        program = "/opt/overdb/program/overdb-*.dist-info/METADATA"
+        edit = f"sed -i 's/^Version: .*/Version: {version}/' {program}"
+        recipe = f"FROM {base}\nUSER root\nRUN {edit}\nUSER overdb\n"
+        image, _ = self.engine.images.build(
+            fileobj=io.BytesIO(recipe.encode()), network_mode="none", rm=True
+        )
+        return str(image.id)
+
+    def replace_image(self, service: str, image: str) -> None:
+        """Make a service's container anew from another image, and wait until it is healthy."""
+        before = self.environment
+        self.environment = {**before, "OVERDB_IMAGE": image}
+        try:
+            self.compose("up", "-d", "--no-deps", "--wait", service)
+        finally:
+            self.environment = before
 
     def down(self) -> None:
         """What ``make down`` does."""

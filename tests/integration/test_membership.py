@@ -248,36 +248,3 @@ def test_a_router_finds_a_group_whose_members_it_knew_are_all_gone(small: LocalC
         assert value.value == b"kept"
         cluster.nodes[cluster.leader(0, besides=1)].kill()
         client.put(b"key", b"2")
-
-
-def test_rolling_restart_of_everything_under_load_fails_no_request(cluster: LocalCluster) -> None:
-    """Nodes one after the other, leaders hand over first, then the router: every add counts once."""
-
-    async def run() -> None:
-        counts = [0] * 12
-        stopping = asyncio.Event()
-
-        async def count(number: int, client: overdb.Client) -> None:
-            key = b"counter-%d" % number
-            while not stopping.is_set():
-                await client.transact(then=[overdb.Add(key, 1)])
-                counts[number] += 1
-
-        async with overdb.Client(cluster.endpoints, timeout=30.0) as client:
-            tasks = [asyncio.create_task(count(n, client)) for n in range(len(counts))]
-            for process in [*cluster.nodes.values(), *cluster.router_processes]:
-                before = sum(counts)
-                code = await to_thread(process.stop)
-                assert code == 0, process.log_tail()
-                process.start()
-                await to_thread(cluster.wait_until_serving)
-                while sum(counts) < before + 50:
-                    await asyncio.sleep(0.02)
-            stopping.set()
-            await asyncio.gather(*tasks)  # none failed
-            for number, expected in enumerate(counts):
-                value = await client.get(b"counter-%d" % number)
-                assert value is not None
-                assert int(value.value) == expected
-
-    asyncio.run(run())

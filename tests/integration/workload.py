@@ -107,3 +107,66 @@ class Writers:
                 value = await client.get(key)
                 found[key] = None if value is None else int(value.value)
             return found
+
+
+class Adders:
+    """Callers that add to counters in two groups at once, each one retry after the other under the same id.
+
+    What they were told to have run must have run once, and nothing may fail: ``problems`` is for the end.
+    """
+
+    def __init__(self, client: overdb.Client, prefix: str, count: int = 8) -> None:
+        self._client = client
+        self._pairs = [
+            (b"%s-a-%d" % (prefix.encode(), n), b"%s-b-%d" % (prefix.encode(), n))
+            for n in range(count)
+        ]
+        self.done = [0] * count
+        self.unknown = 0
+        self.longest_seconds = 0.0
+        self._stopping = False
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def __aenter__(self) -> Adders:
+        self._tasks = [asyncio.create_task(self._add(n)) for n in range(len(self._pairs))]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._stopping = True
+        await asyncio.gather(*self._tasks)
+
+    async def _add(self, number: int) -> None:
+        loop = asyncio.get_running_loop()
+        operations = [overdb.Add(key) for key in self._pairs[number]]
+        while not self._stopping:
+            began = loop.time()
+            request_id: overdb.RequestId | None = None
+            while True:
+                try:
+                    await self._client.transact(then=operations, request_id=request_id)
+                    break
+                except overdb.OutcomeUnknown as error:
+                    self.unknown += 1
+                    request_id = error.request_id
+            self.done[number] += 1
+            self.longest_seconds = max(self.longest_seconds, loop.time() - began)
+
+    async def more(self, count: int, seconds_max: float = 20.0) -> None:
+        """Return when ``count`` more adds are done."""
+        goal = sum(self.done) + count
+        async with asyncio.timeout(seconds_max):
+            while sum(self.done) < goal:
+                for task in self._tasks:
+                    if task.done():
+                        task.result()  # what it failed with
+                await asyncio.sleep(0.02)
+
+    async def problems(self, client: overdb.Client) -> list[str]:
+        """Counters that are not what was acknowledged."""
+        found = []
+        for number, pair in enumerate(self._pairs):
+            values = [await client.get(key) for key in pair]
+            counts = [int(value.value) if value else 0 for value in values]
+            if counts != [self.done[number]] * 2:
+                found.append(f"{pair}: {counts}, acknowledged {self.done[number]}")
+        return found

@@ -10,7 +10,7 @@ Option = tuple[str, int | str]
 
 # The largest request is 4 MiB by default and 8 MiB at most; what carries it needs some room.
 MESSAGE_BYTES_MAX = 16 << 20
-WINDOW_BYTES = 8 << 20
+WINDOW_BYTES = 1 << 20
 
 # A peer whose machine vanished is noticed after 4 + 4 s. A peer that is merely slow answers pings from
 # threads of gRPC, so this does not hang on a busy event loop.

@@ -59,11 +59,11 @@ class Deferred:
 
     def take_all(self) -> Iterable[tuple[int, Answers]]:
         """Every request with something that waits, once."""
-        taken = {
+        taken = dict.fromkeys(  # not a set: in the order in which they came
             (sequence, answers)
             for waiting in self._by_token.values()
             for answers, sequence, _ in waiting
-        }
+        )
         self._by_token.clear()
         return taken
 

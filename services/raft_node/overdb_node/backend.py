@@ -89,7 +89,7 @@ class ReplicaBackend:
         if not request.stale:
             while _holds_up(replica.machine, request, version):
                 await replica.blocked_reads.next_release()
-                if not replica.raft.is_leader or replica.raft.installing or replica.failed:
+                if not replica.raft.serves or replica.raft.installing or replica.failed:
                     failure = replica.failure(_Reason.REASON_NOT_LEADER)
                     return shard_pb2.ScanPageResponse(failure=failure)
             refusal = replica.machine.check_version(version)  # it may have waited for long

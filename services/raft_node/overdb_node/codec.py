@@ -10,6 +10,7 @@ from google.protobuf.message import DecodeError
 from overdb.internal.v1 import log_pb2, shard_pb2
 from overdb.v1 import kv_pb2
 from overdb_node import transaction_codec
+from overdb_node.machine.settings import LIMITS, MachineSettings
 from overdb_node.machine.types import (
     Acknowledged,
     Advance,
@@ -18,6 +19,7 @@ from overdb_node.machine.types import (
     Code,
     Command,
     CompareReplicas,
+    Configure,
     Delete,
     Deleted,
     Put,
@@ -73,7 +75,15 @@ def _decode_command(command: log_pb2.Command) -> Command | Refused:
         return Advance(command.advance.version)
     if kind == "compare":
         return CompareReplicas()
+    if kind == "configure":
+        return Configure(tuple(getattr(command.configure, name) for name in LIMITS))
     return transaction_codec.decode(command, kind) or _UNREADABLE
+
+
+def encode_limits(settings: MachineSettings) -> bytes:
+    """Commands that put the limits of the state machine into the log."""
+    limits = log_pb2.Configure(**dict(zip(LIMITS, settings.limits, strict=True)))
+    return log_pb2.Commands(commands=[log_pb2.Command(configure=limits)]).SerializeToString()
 
 
 def stores_values(commands: bytes) -> bool:
@@ -85,7 +95,7 @@ def stores_values(commands: bytes) -> bool:
     return any(command.WhichOneof("command") not in _STORE_NOTHING for command in parsed.commands)
 
 
-_STORE_NOTHING = frozenset(("delete", "resolve", "inquire", "forget", "compare"))
+_STORE_NOTHING = frozenset(("delete", "resolve", "inquire", "forget", "compare", "configure"))
 
 
 # --- results -----------------------------------------------------------------------------------------

@@ -52,6 +52,7 @@ class Comparing:
         self._reason = quarantine.read(replica.storage.data_path)
         self._contents: dict[int, int] = {}  # index -> digest
         self._digesting = False
+        self._state = 0  # grows when the state is replaced
         self.differences = Differences()
         self._next_compare = self._loop.time() + self._seconds
         self._next_ask = 0.0
@@ -78,6 +79,11 @@ class Comparing:
     @property
     def others_diverged(self) -> frozenset[int]:
         return frozenset(self.differences.others)
+
+    @property
+    def known_diverged(self) -> frozenset[int]:
+        """Those that say it of themselves. Of two that differ it is not known which one is wrong."""
+        return frozenset(self.differences.diverged)
 
     @property
     def problem(self) -> str:
@@ -136,7 +142,7 @@ class Comparing:
         """Lead, and have something new to compare; one digest after the other."""
         replica = self._replica
         return (
-            replica.raft.is_leader
+            replica.raft.serves
             and not self._digesting
             and not replica.disk_full
             and replica.raft.log.last_index > replica.machine.compared
@@ -153,11 +159,12 @@ class Comparing:
         index = self._replica.machine.compared
         digest = self._replica.storage.data.begin_digest(canonical)
         running = self._loop.run_in_executor(self._thread, _run, digest)
-        running.add_done_callback(lambda done: self._digested(index, done))
+        state = self._state
+        running.add_done_callback(lambda done: self._digested(state, index, done))
 
-    def _digested(self, index: int, done: asyncio.Future[int | None]) -> None:
+    def _digested(self, state: int, index: int, done: asyncio.Future[int | None]) -> None:
         self._digesting = False
-        if self._replica.failed or done.cancelled():
+        if self._replica.failed or done.cancelled() or state != self._state:
             return
         error = done.exception()
         if error is not None:  # a file of the database is damaged: as for any read of it
@@ -251,6 +258,7 @@ class Comparing:
 
     def restart(self) -> None:
         """A leader's snapshot has replaced the state: nothing of what was found holds for it."""
+        self._state += 1
         self._contents.clear()
         self.differences.clear()
         if self._reason:

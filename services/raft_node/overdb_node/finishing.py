@@ -66,7 +66,7 @@ class Finisher:
     def tick(self) -> None:
         """Called at every tick of the replica."""
         replica = self._replica
-        if not replica.raft.is_leader or replica.raft.installing:
+        if not replica.raft.serves or replica.raft.installing:
             return
         participant = replica.machine.participant
         now = asyncio.get_running_loop().time()
@@ -127,7 +127,7 @@ class Finisher:
         """(!) The answers count only while the own vote is open: it may have been finished meanwhile."""
         replica = self._replica
         now = replica.machine.participant.open.get(transaction.id)
-        return replica.raft.is_leader and now is not None and now.attempt == transaction.attempt
+        return replica.raft.serves and now is not None and now.attempt == transaction.attempt
 
     async def _tell(self, outcomes: Sequence[tuple[Transaction, Resolve]]) -> None:
         """Resolve everywhere; where all have acknowledged a commit, have it forgotten."""

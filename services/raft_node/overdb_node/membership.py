@@ -10,7 +10,7 @@ import structlog
 
 from overdb.internal.v1 import shard_pb2
 from overdb.v1 import kv_pb2
-from overdb_common.addresses import split_addresses
+from overdb_common.addresses import check_reachable_address, split_addresses
 from overdb_node import codec
 from overdb_node.founding import Founding, Verdict
 from overdb_node.raft import errors
@@ -40,6 +40,8 @@ _CODES: dict[type[Exception], tuple[int, str]] = {
     errors.IdRetired: (_FAILED_PRECONDITION, "ID_RETIRED"),
     errors.AddressConflict: (_FAILED_PRECONDITION, "ADDRESS_CONFLICT"),
     errors.NoSuchMember: (_NOT_FOUND, "NO_SUCH_MEMBER"),
+    errors.Damaged: (_FAILED_PRECONDITION, "DAMAGED"),
+    errors.TooManyMembers: (_FAILED_PRECONDITION, "TOO_MANY_MEMBERS"),
     errors.NotCaughtUp: (_FAILED_PRECONDITION, "NOT_CAUGHT_UP"),
     errors.LastVoter: (_FAILED_PRECONDITION, "LAST_VOTER"),
     errors.QuorumAtRisk: (_FAILED_PRECONDITION, "QUORUM_AT_RISK"),
@@ -212,7 +214,13 @@ class Membership:
         """Carry out a change, and answer when it is committed; or refuse it."""
         replica = self._replica
         deadline = replica.loop.time() + (request.wait_ms / 1000 or CHANGE_SECONDS_MAX)
-        change = self._read(request)
+        try:
+            change = self._read(request)
+        except ValueError as error:
+            return shard_pb2.ChangeMembersResponse(error=kv_pb2.Error(code=3, message=str(error)))
+        if change.replica_id in replica.comparing.known_diverged and isinstance(change, Promote):
+            wrong = f"the state of replica {change.replica_id} differs from the others': replace it"
+            return _refused(errors.Damaged(wrong))
         if self._hands_over_before(change):
             return self._failure(shard_pb2.Failure.REASON_NOT_LEADER)
         while True:
@@ -250,18 +258,20 @@ class Membership:
         replica = self._replica
         if not isinstance(change, Remove) or change.replica_id != replica.settings.node_id:
             return False
-        if change.forced or not replica.raft.is_voter or len(replica.raft.voters) < 2:
+        if not replica.raft.is_voter or len(replica.raft.voters) < 2:
             return False
         try:
+            replica.raft.membership.check(change)  # no new leader for a change that is refused
             replica.transfer_to(replica.best_follower())
-        except (NotLeader, ValueError):
+        except (NotLeader, ValueError, MembershipRefused):
             return False
         return True
 
     def _read(self, request: shard_pb2.ChangeMembersRequest) -> Change:
+        """Raises ValueError for an address that cannot be one."""
         kind = request.WhichOneof("change")
         if kind == "add":
-            return AddLearner(request.add.id, request.add.address)
+            return AddLearner(request.add.id, check_reachable_address(request.add.address))
         if kind == "promote":
             known = {
                 **self._disks,

@@ -109,7 +109,8 @@ class BlockedReads:
     def take_all(self) -> Iterable[tuple[int, Answers]]:
         """Every request with a read that waits, once; pages look again by themselves."""
         self._wake_pages()
-        taken = {(two[1], two[0]) for ones in self._blocked.values() for two in ones}
+        # Not a set: in the order in which they came.
+        taken = dict.fromkeys((two[1], two[0]) for ones in self._blocked.values() for two in ones)
         self._blocked.clear()
         self._count = 0
         return taken

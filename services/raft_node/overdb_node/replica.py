@@ -98,6 +98,8 @@ class Replica:
         self.comparing = Comparing(self)
         self._proposals: list[tuple[bytes, int, Answers]] = []
         self._proposed_bytes = 0
+        self._limits = codec.encode_limits(settings.machine_settings())
+        self._limited_term = 0  # the last in which they were proposed
         self._newest_token = 0
         self._persisting_since: float | None = None  # an fsync is waited for; None: nothing is
         self._after_persist: deque[tuple[int, list[tuple[int, Message]]]] = deque()
@@ -152,19 +154,26 @@ class Replica:
         if not self.raft.is_leader:
             raise NotLeader
         progress = self.raft.leading.progress
-        odd = self.comparing.others_diverged
+        wrong, differs = self.comparing.known_diverged, self.comparing.others_diverged
         voters = [
-            r for r in self.raft.voters if r in progress and progress[r].active and r not in odd
+            r for r in self.raft.voters if r in progress and progress[r].active and r not in wrong
         ]
         if not voters:
             raise ValueError("no other voter of this group answers")
-        return max(voters, key=lambda replica: progress[replica].match)
+        # Of two that differ it is not known which one is wrong: better than nobody.
+        return max(voters, key=lambda replica: (replica not in differs, progress[replica].match))
 
     def stand_aside(self) -> None:
-        """Lead no more, and let another one take over at once if there is one."""
-        with contextlib.suppress(NotLeader, ValueError):
-            self.transfer_to(self.best_follower())
+        """Serve no more; another one takes over as soon as it can."""
         self.raft.stand_aside()
+        self._fail_waiting()
+        self._make_way()
+
+    def _make_way(self) -> None:
+        """Hand over what this replica leads and must not serve."""
+        if self.raft.is_leader and not self.raft.may_lead and not self.raft.leading.transfer_to:
+            with contextlib.suppress(NotLeader, ValueError):  # nobody answers: at the next tick
+                self.transfer_to(self.best_follower())
         self.schedule_turn()
 
     @property
@@ -223,6 +232,7 @@ class Replica:
         self.snapshotting.tick()
         self.finisher.tick()
         self.comparing.tick()
+        self._make_way()
         if self.raft.installing is None:
             self._sweeper.tick(self.machine, self.storage.data)
         self.schedule_turn()
@@ -268,7 +278,7 @@ class Replica:
 
     def propose(self, commands: bytes, sequence: int, answers: Answers) -> None:
         """Take in a router's commands; they become one entry at the end of this turn."""
-        if not self.raft.is_leader:
+        if not self.raft.serves:
             self.refuse(sequence, answers, _NOT_LEADER)
             return
         if self._proposed_bytes + len(commands) > self.settings.proposed_bytes_max:
@@ -325,7 +335,8 @@ class Replica:
         self, reason: shard_pb2.Failure.Reason.ValueType, message: str = ""
     ) -> shard_pb2.Failure:
         """A failure that names the leader as far as this replica knows it."""
-        leader = 0 if self._stopping and self.raft.is_leader else self.raft.leader_id
+        leaves = self.raft.is_leader and (self._stopping or not self.raft.may_lead)
+        leader = 0 if leaves else self.raft.leader_id
         addresses = {member.replica_id: self.address_of(member) for member in self.raft.log.members}
         return shard_pb2.Failure(
             reason=reason,
@@ -380,15 +391,23 @@ class Replica:
         except Exception as violation:  # RocksDB's errors are plain Exceptions
             self.fatal(f"{type(violation).__name__}: {violation}")
 
+    def _begins_term(self) -> bool:
+        """Whether the limits are still to be put into the log, before anything else of this leader."""
+        return self.raft.serves and self._limited_term != self.raft.term
+
     def _propose_waiting(self) -> None:
-        if not self._proposals:
+        begins = self._begins_term()
+        if not self._proposals and not begins:
             return
         proposals, self._proposals = self._proposals, []
         self._proposed_bytes = 0
         stamp = time.time_ns() // 1000
+        waiting = [commands for commands, _, _ in proposals]
+        if begins:  # before anything else in this term
+            waiting.insert(0, self._limits)
         try:
             index = self.raft.propose(
-                [codec.encode_envelope(stamp, commands) for commands, _, _ in proposals]
+                [codec.encode_envelope(stamp, commands) for commands in waiting]
             )
         except NotLeader:
             for _, sequence, answers in proposals:
@@ -404,7 +423,8 @@ class Replica:
             return
         self.metrics.proposed(len(proposals))
         term = self.raft.term
-        for offset, (_, sequence, answers) in enumerate(proposals):
+        self._limited_term = term
+        for offset, (_, sequence, answers) in enumerate(proposals, start=int(begins)):
             self._waiting.add(index + offset, term, sequence, answers)
 
     def _carry_out(self, output: Output) -> None:

@@ -12,7 +12,7 @@ import structlog
 from overdb_node.raft.messages import Chunk
 from overdb_node.raft.output import ChunkToSend, Install, Stage
 from overdb_node.raft.types import Snapshot
-from overdb_node.storage.errors import CorruptSnapshot
+from overdb_node.storage.errors import CorruptSnapshot, Overtaken
 from overdb_node.storage.snapshots import Taken
 
 if TYPE_CHECKING:
@@ -69,7 +69,14 @@ class Snapshotting:
             self._taking = False
             return
         storage = self._replica.storage
-        self._run(lambda: storage.seal_snapshot(taken, then.members, then.retired), self._sealed)
+
+        def seal() -> Snapshot | None:
+            try:
+                return storage.seal_snapshot(taken, then.members, then.retired)
+            except Overtaken:
+                return None
+
+        self._run(seal, self._sealed)
 
     def _is_overtaken(self, index: int, term: int) -> bool:
         """Whether a snapshot that was installed meanwhile has put the log beyond this one."""
@@ -80,9 +87,9 @@ class Snapshotting:
             or raft.log.term_at(index) != term
         )
 
-    def _sealed(self, snapshot: Snapshot) -> None:
+    def _sealed(self, snapshot: Snapshot | None) -> None:
         """Make it the log's first element: on disk first, in its place among the log's writes."""
-        if self._is_overtaken(snapshot.index, snapshot.term):
+        if snapshot is None or self._is_overtaken(snapshot.index, snapshot.term):
             self._taking = False
             return
         storage = self._replica.storage

@@ -8,7 +8,7 @@ import grpc
 
 from overdb.internal.v1 import shard_pb2
 from overdb.v1 import cluster_pb2
-from overdb_common.addresses import split_address
+from overdb_common.addresses import check_reachable_address
 from overdb_router import refusals
 from overdb_router.core import RouterCore
 from overdb_router.exchange import BACKOFF_SECONDS_MIN
@@ -88,12 +88,9 @@ class Members:
 
     def _check_address(self, address: str) -> None:
         try:
-            _, port = split_address(address)
+            check_reachable_address(address)
         except ValueError as error:
             raise Refused(refusals.invalid("address", str(error))) from None
-        if port == 0 or address.startswith(("0.0.0.0:", "[::]:")):
-            description = f"'{address}' is not where others can reach it"
-            raise Refused(refusals.invalid("address", description))
 
     def _check_elsewhere(self, request: cluster_pb2.AddMemberRequest) -> None:
         """An id, and an address, belong to one group of the cluster."""

@@ -266,7 +266,8 @@ class Topology:
         newer = not view.members or (
             not view.reachable and answer.members_index > view.members_index
         )
-        if members and (answer.role == "leader" or newer):
+        leads = answer.role == "leader" and (view.leader is None or answer.term >= view.leader.term)
+        if members and (leads or newer):
             view.members = members
             view.members_index = answer.members_index
 

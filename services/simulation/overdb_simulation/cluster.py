@@ -56,6 +56,12 @@ class Node:
         self.process: Process | None = None
         self.replica: Replica | None = None
         self.refused = ""  # why it did not start
+        # What was set is each node's own affair: what counts is in the log.
+        random = cluster.world.random
+        self.limits = {
+            "client_id_seconds": random.choice((60, 3600)),
+            "operations_max": random.choice((512, 1024)),
+        }
         self.lives = 0
         self.wipes = 0
 
@@ -217,6 +223,7 @@ class Cluster:
             **{
                 "disk_free_bytes_min": 1 << 20,
                 "compare_seconds": self.compare_seconds,
+                **node.limits,
                 **self.overrides,
             },
         )

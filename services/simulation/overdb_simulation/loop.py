@@ -28,6 +28,7 @@ class Process:
 
     __slots__ = (
         "alive",
+        "busy_until",
         "clock_drift",
         "clock_offset_ns",
         "context",
@@ -42,11 +43,12 @@ class Process:
         self.name = name
         self.alive = True
         self.paused = False
+        self.busy_until = 0.0  # its one thread works until then: whatever is due waits
         self.watched = False  # whether the step hook is called for it
         self.clock_offset_ns = 0
         self.clock_drift = 0.0  # seconds a second, since ``drift_since``
         self.drift_since = 0.0
-        self.held: list[tuple[Callable[..., object], tuple[Any, ...], Context]] = []
+        self.held: list[Timer | Handle] = []  # what was due meanwhile, and may still be cancelled
         self.context = copy_context()
         self.context.run(_PROCESS.set, self)
 
@@ -108,7 +110,8 @@ class VirtualLoop(asyncio.AbstractEventLoop):
 
     def __init__(self) -> None:
         self._now = 1000.0
-        self._ready: deque[Handle] = deque()
+        self._outside = copy_context()  # of no process
+        self._ready: deque[Timer | Handle] = deque()
         self._timers: list[tuple[float, int, Timer]] = []
         self._number = 0
         self._tasks: list[asyncio.Task[Any]] = []  # kept: a killed one must not be collected
@@ -210,11 +213,21 @@ class VirtualLoop(asyncio.AbstractEventLoop):
 
     def run_for(self, seconds: float) -> None:
         """Run everything that is due within the next ``seconds`` of virtual time."""
+        self.run_until(self._now + seconds)
+
+    def run_until(self, end: float) -> None:
+        """Run everything that is due until then; time does not go back."""
         asyncio._set_running_loop(self)
         try:
-            self._run_until(self._now + seconds)
+            self._run_until(max(self._now, end))
         finally:
             asyncio._set_running_loop(None)
+
+    def next_due(self) -> float:
+        """When something is to be run next; infinity when nothing is."""
+        if self._ready:
+            return self._now
+        return self._timers[0][0] if self._timers else float("inf")
 
     def inside(self, process: Process, function: Callable[..., Any], *args: Any) -> Any:
         """Call a function at once, as code of a process."""
@@ -231,21 +244,20 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         while True:
             while ready:
                 handle = ready.popleft()
-                callback = handle.callback
-                if callback is not None:
-                    run(callback, handle.args, handle.context)
+                if handle.callback is not None:
+                    run(handle)
             if not timers or timers[0][0] > end:
                 break
             when, _, timer = pop(timers)
             if timer.callback is None:
                 continue
             self._now = max(self._now, when)
-            run(timer.callback, timer.args, timer.context)
+            run(timer)
         self._now = end
 
-    def _run(
-        self, callback: Callable[..., object], args: tuple[Any, ...], context: Context
-    ) -> None:
+    def _run(self, handle: Timer | Handle) -> None:
+        callback, args, context = handle.callback, handle.args, handle.context
+        assert callback is not None
         process: Process | None = context.get(_PROCESS)
         if process is None:
             context.run(callback, *args)
@@ -256,8 +268,8 @@ class VirtualLoop(asyncio.AbstractEventLoop):
             return
         if not process.alive:
             return
-        if process.paused:
-            process.held.append((callback, args, context))
+        if process.paused or process.busy_until > self._now:
+            process.held.append(handle)
             return
         self.steps += 1
         try:
@@ -273,9 +285,21 @@ class VirtualLoop(asyncio.AbstractEventLoop):
     def resume(self, process: Process) -> None:
         """Let a paused process go on: all that was due in the meantime runs now, in its order."""
         process.paused = False
+        if process.busy_until <= self._now:
+            self._release(process)
+
+    def work(self, process: Process, seconds: float) -> None:
+        """The running callback of a process keeps its thread for so long."""
+        process.busy_until = max(process.busy_until, self._now + seconds)
+        self.call_at(process.busy_until, self._worked, process, context=self._outside)
+
+    def _worked(self, process: Process) -> None:
+        if not process.paused and process.busy_until <= self._now:
+            self._release(process)
+
+    def _release(self, process: Process) -> None:
         held, process.held = process.held, []
-        for callback, args, context in held:
-            self.call_soon(callback, *args, context=context)
+        self._ready += held
 
     def end(self) -> None:
         """The run is over: let every coroutine come to its end, those of killed processes too."""

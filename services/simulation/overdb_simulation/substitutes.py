@@ -41,6 +41,8 @@ from overdb_simulation.loop import VirtualLoop, current_process, run_thread_work
 from overdb_simulation.network import Network, SimulatedPeer
 
 SEGMENT_BYTES = 64 << 10
+LONG_APPLY_PROBABILITY = 0.03  # of an entry
+LONG_APPLY_SECONDS = 0.006  # more than a slice may take
 WALL_AT_START_NS = 1_790_000_000 * 10**9
 Substitution = tuple[object, str, object]
 
@@ -53,13 +55,14 @@ class World:
         self.loop = VirtualLoop()  # type: ignore[abstract]  # what nobody calls is left out
         self.network = Network(self.loop, Random(self.random.getrandbits(64)))
         self.timeline: list[tuple[float, str, str, dict[str, Any]]] = []
+        self.wall_at_start_ns = WALL_AT_START_NS  # when the loop's time was 0
 
     # --- clocks -----------------------------------------------------------------------------------
 
     def wall_ns(self) -> int:
         """The wall clock of the process that asks: it may have jumped, and drift."""
         seconds = self.loop.time()
-        wall = WALL_AT_START_NS + int(seconds * 1e9)
+        wall = self.wall_at_start_ns + int(seconds * 1e9)
         process = current_process()
         if process is not None:
             drifted = process.clock_drift * (seconds - process.drift_since)
@@ -75,6 +78,19 @@ class World:
             perf_counter=self.loop.time,
             sleep=lambda _: None,  # a thread's work is one moment
         )
+
+    def applying_time(self) -> types.SimpleNamespace:
+        """Stands for ``time`` where entries are applied: now and then that takes long (a slice ends), and
+        the process is busy for as long."""
+
+        def monotonic() -> float:
+            now, process = self.loop.time(), current_process()
+            if process is None or self.random.random() > LONG_APPLY_PROBABILITY:
+                return now
+            self.loop.work(process, LONG_APPLY_SECONDS)
+            return now + LONG_APPLY_SECONDS
+
+        return types.SimpleNamespace(monotonic=monotonic)
 
     def random_bytes(self, count: int) -> bytes:
         return self.random.randbytes(count)
@@ -208,13 +224,13 @@ def substitutions(world: World, disk_seconds: Callable[[], float]) -> list[Subst
         (overdb_node.snapshotting, "ThreadPoolExecutor", worker),
         (overdb_node.comparing, "ThreadPoolExecutor", worker),
         (overdb_node.storage.founding, "secrets", secrets),
+        (overdb_node.applying, "time", world.applying_time()),
         *(
             (module, "time", time)
             for module in (
                 overdb._call,
                 overdb._tries,
                 overdb.transaction,
-                overdb_node.applying,
                 overdb_node.comparing,
                 overdb_node.replica,
                 overdb_node.storage.group_commit,

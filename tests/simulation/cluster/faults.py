@@ -25,6 +25,42 @@ WEATHERS = (
     Weather(latency=0.005, jitter=0.02, reordering=0.2),
 )
 
+INSTALLATION_SECONDS = 4.0  # for which an installation is waited for
+
+
+# How often, and the method that does it.
+FAULTS = (
+    (8, "kill"),
+    (4, "lose_power"),
+    (5, "lose_power_in_an_operation"),
+    (2, "lose_power_everywhere"),
+    (5, "pause"),
+    (4, "pause_the_leader"),
+    (6, "isolate"),
+    (6, "isolate_the_leader"),
+    (4, "strand_the_leader"),
+    (4, "split"),
+    (4, "one_way"),
+    (4, "some_links"),
+    (6, "change_weather"),
+    (3, "slow_disk"),
+    (3, "stall_disk"),
+    (3, "fill_disk"),
+    (2, "fail_fsync"),
+    (2, "damage_disk"),
+    (4, "jump_clock"),
+    (3, "drift_clock"),
+    (5, "kill_router"),
+    (3, "hand_over"),
+    (3, "restart_quickly"),
+    (4, "lose_power_in_a_start"),
+    (4, "kill_at_an_installation"),
+    (3, "pause_router"),
+    (4, "kill_client"),
+    (2, "wipe_disk"),
+    (2, "replace_node"),
+)
+
 
 class Faults:
     """Draws and carries out faults; ``heal`` ends all of them."""
@@ -37,7 +73,8 @@ class Faults:
         self._random = random
         self.counts: Counter[str] = Counter()
         self.refusals: list[str] = []  # starts that should have succeeded
-        self.expected_fatal: set[str] = set()  # nodes that may give up, by what was done to them
+        self._full_in: dict[str, int] = {}  # nodes whose disk was full -> in which life at last
+        self._fsync_fails: set[str] = set()  # nodes that give up over this, once
         self.damaged_nodes: set[str] = set()
         self._damaged: set[int] = set()  # groups with a replica whose disk was damaged
         self.lost: dict[Node, int] = {}  # nodes whose disk is empty, and the id that it had
@@ -46,33 +83,7 @@ class Faults:
             None  # what killed clients do
         )
         self._kinds: list[tuple[int, Callable[[], None]]] = [
-            (8, self.kill),
-            (4, self.lose_power),
-            (5, self.lose_power_in_an_operation),
-            (2, self.lose_power_everywhere),
-            (5, self.pause),
-            (4, self.pause_the_leader),
-            (6, self.isolate),
-            (6, self.isolate_the_leader),
-            (4, self.split),
-            (4, self.one_way),
-            (4, self.some_links),
-            (6, self.change_weather),
-            (3, self.slow_disk),
-            (3, self.stall_disk),
-            (3, self.fill_disk),
-            (2, self.fail_fsync),
-            (2, self.damage_disk),
-            (4, self.jump_clock),
-            (3, self.drift_clock),
-            (5, self.kill_router),
-            (3, self.hand_over),
-            (3, self.restart_quickly),
-            (4, self.lose_power_in_a_start),
-            (3, self.pause_router),
-            (4, self.kill_client),
-            (2, self.wipe_disk),
-            (2, self.replace_node),
+            (weight, getattr(self, name)) for weight, name in FAULTS
         ]
         # A run has a taste: some kinds often, some never.
         for position, (weight, kind) in enumerate(self._kinds):
@@ -156,11 +167,19 @@ class Faults:
             self.operators.replace(node)
         return not broken and not self.operators.busy
 
+    def explains_fatal(self, node: Node) -> bool:
+        """Whether a replica may give up, by what was done to its disk: in that life, and for that once."""
+        if node.name in self._fsync_fails and not node.disk.fail_fsyncs:
+            self._fsync_fails.discard(node.name)
+            return True
+        full = node.disk.full or self._full_in.get(node.name) == node.lives
+        return full or node.name in self.damaged_nodes
+
     def _replaced(self, node: Node) -> None:
         """It is as good as new."""
         self.lost.pop(node, None)
         self.damaged_nodes.discard(node.name)
-        self.expected_fatal.discard(node.name)
+        self._fsync_fails.discard(node.name)
         self._damaged.discard(node.group)
 
     def _resume(self, node: Node | RouterNode) -> None:
@@ -220,6 +239,29 @@ class Faults:
 
             self._later(self._seconds(0.1, 1.0), again)
 
+    def kill_at_an_installation(self) -> None:
+        """Whoever installs a snapshot within the next seconds: in the middle of it, or right behind."""
+        end = self._world.loop.time() + INSTALLATION_SECONDS
+
+        def look() -> None:
+            for node in self._cluster.nodes:
+                if node.is_up and node.replica is not None and node.replica.raft.installing:
+                    self._later(self._seconds(0.0, 0.01), lambda node=node: strike(node))  # type: ignore[misc]
+                    return
+            if self._world.loop.time() < end:
+                self._later(0.001, look)
+
+        def strike(node: Node) -> None:
+            if node.is_up:
+                installing = node.replica is not None and node.replica.raft.installing
+                self._note(
+                    "kill in an installation" if installing else "kill behind one", node.name
+                )
+                node.kill(power=self._random.random() < 0.5)
+                self._later(self._seconds(), lambda: self._start(node))
+
+        look()
+
     def lose_power_everywhere(self) -> None:
         self._note("power loss everywhere")
         for node in self._cluster.nodes:
@@ -235,12 +277,12 @@ class Faults:
         if node is not None:
             self._pause(node)
 
-    def _pause(self, node: Node) -> None:
+    def _pause(self, node: Node, seconds: float = 0.0) -> None:
         process = node.process
         if process is not None and process.alive and not process.paused:
             self._note("pause", node.name)
             process.paused = True
-            self._later(self._seconds(), lambda: self._resume(node))
+            self._later(seconds or self._seconds(), lambda: self._resume(node))
 
     def kill_router(self) -> None:
         router = self._random.choice(self._cluster.routers)
@@ -352,6 +394,21 @@ class Faults:
                 links |= self._apart({node.name})
             self._cut("isolate the leader", links)
 
+    def strand_the_leader(self) -> None:
+        """Alone with one router, which reaches nobody else, and paused: it goes on when another one leads,
+        and is asked for reads before it can know (FAULTS 21, 23)."""
+        node = self._a_leader()
+        if node is None:
+            return
+        router = self._random.choice(self._cluster.routers).name
+        side = {node.name, router}
+        others = [name for name in self._names() if name not in side]
+        group = {n.name for n in self._cluster.group(node.group)}
+        # The router reaches the other groups: only of this one it hears nothing new.
+        apart = {(node.name, o) for o in others} | {(router, o) for o in others if o in group}
+        self._cut("strand the leader", apart | {(b, a) for a, b in apart})
+        self._pause(node, self._seconds(1.0, 2.5))
+
     def split(self) -> None:
         names = self._names()
         side = set(self._random.sample(names, self._random.randint(1, len(names) - 1)))
@@ -393,10 +450,10 @@ class Faults:
         node = self._node()
         self._note("full disk", node.name)
         node.disk.full = True
-        self.expected_fatal.add(node.name)
 
         def free() -> None:
             node.disk.full = False
+            self._full_in[node.name] = node.lives
             self._start(node)
 
         self._later(self._seconds(), free)
@@ -405,7 +462,7 @@ class Faults:
         node = self._damageable()
         if node is not None and node.is_up:
             self._note("failed fsync", node.name)
-            self.expected_fatal.add(node.name)
+            self._fsync_fails.add(node.name)
             node.disk.fail_fsyncs = 1
             self._later(self._seconds(), lambda: self._start(node))
 
@@ -414,7 +471,6 @@ class Faults:
         node = self._damageable()
         if node is not None:
             node.kill()
-            self.expected_fatal.add(node.name)
             self.damaged_nodes.add(node.name)
             flips = self._random.random() < 0.7
             what = (

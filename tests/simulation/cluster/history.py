@@ -9,6 +9,7 @@ from random import Random
 from typing import Any, TypeVar
 
 import overdb
+from overdb.sharding import slot_of
 from overdb_simulation.loop import VirtualLoop
 
 T = TypeVar("T")
@@ -22,6 +23,53 @@ NOT_RUN = (
 )
 # No answer to a read, or a write that was never sent.
 NO_ANSWER = (*NOT_RUN, overdb.DeadlineExceeded)
+
+GROUPS = 2  # of the simulated cluster
+
+
+def spread(prefix: bytes, count: int, first: int = 0) -> list[bytes]:
+    """Keys in the groups ``first``, ``first + 1``, ... in turn: what is to meet over groups must not be left
+    to how names happen to hash."""
+    keys = []
+    for number in range(count):
+        names = (prefix + b"%02d%c" % (number, letter) for letter in range(ord("a"), ord("z") + 1))
+        group = (first + number) % GROUPS
+        keys.append(next(name for name in names if slot_of(name) % GROUPS == group))
+    return keys
+
+
+class Opening:
+    """What a workload writes once before its load, in one transaction."""
+
+    def __init__(self, recorder: Recorder, puts: list[overdb.Put]) -> None:
+        self._recorder = recorder
+        self._puts = puts
+        self._running = False
+        self.done = False
+
+    async def run(self, client: overdb.Client) -> None:
+        """Try, unless another client does."""
+        if self._running:
+            return
+        self._running = True
+        try:
+            await client.transact(then=self._puts)
+            self.done = True
+        except overdb.OutcomeUnknown as error:
+            # If that stays unknown, nobody tries under another id: the first may come late, over the load's.
+            self.done = await self._recorder.until_known(error, self._again(client)) is not None
+        except NO_ANSWER:
+            self._running = False
+
+    def _again(self, client: overdb.Client) -> Callable[[overdb.RequestId], Awaitable[Any]]:
+        return lambda request_id: client.transact(then=self._puts, request_id=request_id)
+
+    async def finish(self, client: overdb.Client) -> None:
+        """At the end, when nothing is wrong any more: a run in which it never came to be is told."""
+        if not self.done:
+            self._recorder.counts["opened at the end only"] += 1
+            await client.transact(then=self._puts)
+            self.done = True
 
 
 class Recorder:

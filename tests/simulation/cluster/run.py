@@ -12,19 +12,21 @@ from random import Random
 from typing import Any
 
 import overdb
+from overdb_node.machine.machine import Machine
 from overdb_simulation.cluster import Cluster, Node
-from overdb_simulation.loop import Process
+from overdb_simulation.loop import Process, current_process
 from overdb_simulation.substitutes import World, substituted
-from tests.simulation.cluster import invariants
 from tests.simulation.cluster.faults import Faults
 from tests.simulation.cluster.history import NO_ANSWER, Recorder
-from tests.simulation.cluster.invariants.base import Invariant, Look, Seen, Violation, look
-from tests.simulation.cluster.invariants.durable_votes import DurableVotes
+from tests.simulation.cluster.invariants import Invariants
+from tests.simulation.cluster.invariants.applying import every_entry
+from tests.simulation.cluster.invariants.base import Applied, Look, Seen, Violation, look
 from tests.simulation.cluster.workloads import ALL
 from tests.simulation.cluster.workloads.counters import Counters
 
 HEALING_SECONDS_MAX = 40.0
 CLIENTS = 6
+CLIENT_CLOCKS = 0.5  # seconds, ahead or behind at most
 PAUSES = (0.12, 0.25, 0.3, 0.4)
 
 
@@ -60,6 +62,7 @@ class Run:
         pause: float = 0.0,
         traced: bool = False,
         only: Collection[str] = (),
+        workloads: Collection[str] = (),
         **overrides: Any,
     ) -> None:
         self.seed = seed
@@ -71,9 +74,9 @@ class Run:
         self.outcome = Outcome(seed, seconds)
         self.traced = traced
         self.only = only
+        self._wanted = workloads  # names of those that are to run; none: some of all
         self._overrides = overrides
-        self._invariants: list[Invariant] = invariants.all_of_them()
-        self._votes = DurableVotes()
+        self._invariants = Invariants()
         self._looks: dict[Node, tuple[int, Look]] = {}
         self.violation = ""
 
@@ -81,7 +84,7 @@ class Run:
         began = time.perf_counter()
         world = self.world
         self.cluster = cluster = Cluster(world, **self._overrides)
-        with substituted(world, cluster.disk_seconds):
+        with substituted(world, cluster.disk_seconds), every_entry(self._on_entry):
             gc.disable()  # a run is short, and its objects are dropped together
             try:
                 self._run()
@@ -131,6 +134,9 @@ class Run:
             if node.replica is not None:
                 differences = node.replica.comparing.differences
                 self.outcome.counts["checksums compared"] += differences.compared
+        once = self._invariants.once
+        self.outcome.counts["requests answered from what was kept"] += once.repeated
+        self.outcome.counts["requests that waited for locks"] += once.waited
         for _, _, event, details in world.timeline:
             if not details.get("fault"):
                 self.outcome.counts[f"event: {event}"] += 1
@@ -138,6 +144,8 @@ class Run:
     def _start_workloads(self, random: Random) -> None:
         """Some of the workloads, each client at home in one of them."""
         chosen = random.sample(ALL, random.randint(2, len(ALL)))
+        if self._wanted:
+            chosen = [kind for kind in ALL if kind.__name__.lower() in self._wanted]
         self.workloads = [kind(self.recorder) for kind in chosen]
         pairs = [w.add_pair for w in self.workloads if isinstance(w, Counters)]
         self.faults.victim = pairs[0] if pairs else None
@@ -147,7 +155,9 @@ class Run:
             async def work(client: overdb.Client, workload: Any = workload) -> None:
                 await self.recorder.repeat(self.pause, lambda: workload.step(client))
 
-            self.cluster.client(f"client{number}", work)
+            process = self.cluster.client(f"client{number}", work)
+            # Who is older goes by the clients' clocks: without differences hardly anybody ever waits.
+            process.clock_offset_ns = int(random.uniform(-CLIENT_CLOCKS, CLIENT_CLOCKS) * 1e9)
 
     def _advance(self, seconds: float) -> None:
         self.world.loop.run_for(seconds)
@@ -160,11 +170,14 @@ class Run:
             raise Violation(self.faults.refusals[0])
         if self.recorder.problems:
             raise Violation(self.recorder.problems[0])
+        for router in self.cluster.routers:
+            if router.router is not None and router.router.failure is not None:
+                raise Violation(f"{router.name} failed: {router.router.failure!r}")
         if self.world.loop.failures:
             raise Violation("; ".join(self.world.loop.failures[:3]))
 
     def _on_packet(self, sender_id: int, receiver_id: int, messages: list[Any]) -> None:
-        self._votes.on_packet(sender_id, receiver_id, messages)
+        self._invariants.votes.on_packet(sender_id, receiver_id, messages)
         if self.traced:
             self.outcome.packets.append(
                 f"{self.world.loop.time():.9f} {sender_id} > {receiver_id} {messages}"
@@ -198,14 +211,27 @@ class Run:
         self._looks[node] = (node.lives, now)
         seen = Seen(node.name, node.group, node.replica_id, node.lives, replica, before, now)
         try:
-            for invariant in self._invariants:
+            for invariant in self._invariants.of_steps:
                 invariant.check(seen)
         except Violation as violation:
             self.violation = str(violation)
             self.world.note(node.name, "VIOLATION", what=str(violation))
 
+    def _on_entry(self, machine: Machine, index: int, *applied: Any) -> None:
+        """What it raises would be the replica's own failure: it is noted instead."""
+        node = self.cluster.nodes_by_process.get(current_process())  # type: ignore[arg-type]
+        if node is None or self.violation:
+            return
+        told = Applied(node.name, node.group, machine, index, *applied)
+        try:
+            for invariant in self._invariants.of_entries:
+                invariant.check_entry(told)
+        except Violation as violation:
+            self.violation = str(violation)
+            self.world.note(node.name, "VIOLATION", what=str(violation))
+
     def _on_fatal(self, node: Node, reason: str) -> None:
-        if node.name not in self.faults.expected_fatal and not self.violation:
+        if not self.faults.explains_fatal(node) and not self.violation:
             self.violation = f"{node.name} gave up: {reason}"
 
     # --- healing ----------------------------------------------------------------------------------

@@ -1,67 +1,146 @@
-"""Builds that are broken in one way each: the simulator goes red on every one, within its budget of seeds."""
+"""Builds that are broken in one way each: the simulator goes red on every one, within its budget of seeds,
+and by the promise that this build breaks."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import pytest
 
 from tests.simulation.cluster import variants
-from tests.simulation.cluster.run import Run
+from tests.simulation.cluster.run import Outcome, Run
 from tests.simulation.transactions import test_variants as of_transactions
 from tests.unit.raft import variants as of_raft
 
 Patch = pytest.MonkeyPatch
 SEEDS_MAX = 80
+CONTROL_SEEDS = 4
 SECONDS = 8.0
-MORE_LOAD = {"answer_before_fsync", "own_copy_counted_early"}  # the moment that they need is short
-# Each with the faults that bring it to light; none: all kinds.
-CASES: list[tuple[Callable[[Patch], None], tuple[str, ...]]] = [
-    (variants.fsync_off, ()),
-    (variants.directories_not_fsynced, ()),
-    (variants.failed_fsync_ignored, ("fail_fsync", "lose_power_everywhere")),
-    (variants.middle_corruption_cut, ("damage_disk",)),
-    (variants.applied_index_first, ("kill", "lose_power")),
-    (variants.answers_before_the_quorum, ()),
-    (variants.clock_of_the_wall, ()),
-    (variants.results_not_kept, ()),
-    (variants.commit_at_the_first_vote, ()),
-    (variants.state_of_its_own, ()),
-    (of_raft.no_no_op, ("restart_quickly", "kill")),
-    (of_raft.heartbeat_moves_commit, ()),
-    (of_raft.answer_before_fsync, ("lose_power_everywhere", "slow_disk")),
-    (of_raft.own_copy_counted_early, ("lose_power_everywhere", "slow_disk")),
-    (of_transactions.a_lock_freed_without_an_outcome, ("kill_router", "pause")),
-    (of_transactions.writes_look_through_locks, ("kill_router",)),
+
+
+@dataclass(frozen=True, order=True)
+class Setting:
+    """What brings it to light. ``faults``, ``workloads``: their names, none for all kinds."""
+
+    faults: tuple[str, ...] = ()
+    workloads: tuple[str, ...] = ()
+    pause: float = 0.0  # seconds between two steps of a client; 0: drawn
+
+    def run(self, seed: int) -> Outcome:
+        return Run(
+            seed, SECONDS, only=self.faults, workloads=self.workloads, pause=self.pause
+        ).run()
+
+
+ALL_KINDS = Setting()
+READS = ("registers",)
+# The broken build, what must be said of it (a regular expression), the setting.
+CASES: list[tuple[Callable[[Patch], None], str, Setting]] = [
+    (
+        variants.fsync_off,
+        r"does not start: .*(is corrupt|cannot be read)|started (with|in term)",
+        Setting(("lose_power", "lose_power_everywhere")),
+    ),
+    (
+        variants.directories_not_fsynced,
+        r"does not start|started (with 0|in term 0)|has lost its disk",
+        Setting(("lose_power", "lose_power_everywhere")),
+    ),
+    (
+        variants.failed_fsync_ignored,
+        r"does not start: .*is corrupt.*entry \d+ follows entry \d+|started (with|in term)",
+        Setting(("fail_fsync", "lose_power_everywhere")),
+    ),
+    (
+        variants.middle_corruption_cut,
+        r"started (with|in term)",
+        Setting(("damage_disk",)),
+    ),
+    (
+        variants.applied_index_first,
+        r"(clock|state|checksum) .* after entry \d+; it is .* elsewhere",
+        Setting(("kill", "lose_power")),
+    ),
+    (variants.answers_before_the_quorum, r"is committed and on the disks of", ALL_KINDS),
+    (
+        variants.clock_of_the_wall,
+        r"the clock went from",
+        Setting(("jump_clock", "restart_quickly", "hand_over")),
+    ),
+    (variants.results_not_kept, r"ran at \d+, and again at", ALL_KINDS),
+    (variants.commit_at_the_first_vote, r"alarm: .*another outcome|: decided", ALL_KINDS),
+    (variants.state_of_its_own, r"clock .* elsewhere", ALL_KINDS),
+    (
+        variants.reads_without_a_round,
+        r"registers: not linearizable.*kind='read'",
+        Setting(("strand_the_leader",), READS, 0.03),
+    ),
+    (
+        variants.snapshot_forgets_the_vote,
+        r"started in term 0",
+        Setting(("isolate", "pause", "kill_at_an_installation"), (), 0.06),
+    ),
+    (
+        variants.waiters_forgotten,
+        r"holds \d+ keys and misses \d+; somebody is ahead of it on",
+        Setting(("pause_router", "change_weather"), ("bank", "lists"), 0.03),
+    ),
+    (
+        variants.no_entry_of_the_own_term,
+        r"healed cluster does not answer|no answer to a healed cluster's client",
+        Setting(("restart_quickly",), READS, 6.0),
+    ),
+    (
+        of_raft.vote_not_saved,
+        r"started in term|gave its vote",
+        Setting(("restart_quickly", "kill")),
+    ),
+    (
+        of_raft.heartbeat_moves_commit,
+        r"was committed there before|is committed and on the disks of",
+        ALL_KINDS,
+    ),
+    (of_raft.answer_before_fsync, r"is committed and on the disks of", Setting(("slow_disk",))),
+    (of_raft.own_copy_counted_early, r"is committed and on the disks of", Setting(("slow_disk",))),
+    (
+        of_transactions.a_lock_freed_without_an_outcome,
+        r"is open and holds \d+ of its",
+        Setting(("kill_router", "pause")),
+    ),
+    (
+        of_transactions.writes_look_through_locks,
+        r"gets version \d+ behind \d+",
+        Setting(("kill_router",), ("bank", "counters"), 0.1),
+    ),
+    (
+        variants.another_disk_takes_part,
+        r"started (with|in term)|entries; \d+ are committed|both lead|gave up: ProtocolViolation"
+        r"|without the committed entry|committed there before|granted its vote|on the disks",
+        Setting(("wipe_disk", "isolate", "kill"), (), 0.06),
+    ),
 ]
 
 
-def _pause_of(variant: Callable[[Patch], None]) -> float:
-    return 0.06 if variant.__name__ in MORE_LOAD else 0.0
-
-
-@pytest.mark.parametrize(("variant", "faults"), CASES, ids=[case[0].__name__ for case in CASES])
+@pytest.mark.parametrize(
+    ("variant", "noticed", "setting"), CASES, ids=[case[0].__name__ for case in CASES]
+)
 def test_a_broken_build_goes_red(
-    variant: Callable[[Patch], None], faults: tuple[str, ...], monkeypatch: Patch
+    variant: Callable[[Patch], None], noticed: str, setting: Setting, monkeypatch: Patch
 ) -> None:
     variant(monkeypatch)
-    pause = _pause_of(variant)
     for seed in range(SEEDS_MAX):
-        outcome = Run(seed, SECONDS, only=faults, pause=pause).run()
-        if outcome.problem:
-            print(f"seed {seed}: {outcome.problem}")
+        problem = setting.run(seed).problem
+        if problem:
+            print(f"seed {seed}: {problem}")
+            assert re.search(noticed, problem, re.DOTALL), "red, and for another reason"
             return
     raise AssertionError(f"{SEEDS_MAX} seeds did not notice")
 
 
-CONTROL_SEEDS = 10
-SETTINGS = sorted({(faults, _pause_of(variant)) for variant, faults in CASES})
-
-
-@pytest.mark.parametrize(("faults", "pause"), SETTINGS)
-def test_the_whole_build_is_green_under_the_same_faults(
-    faults: tuple[str, ...], pause: float
-) -> None:
+@pytest.mark.parametrize("setting", sorted({setting for _, _, setting in CASES}), ids=str)
+def test_the_whole_build_is_green_under_the_same_faults(setting: Setting) -> None:
     for seed in range(CONTROL_SEEDS):
-        outcome = Run(seed, SECONDS, only=faults, pause=pause).run()
-        assert not outcome.problem, f"seed {seed}: {outcome.problem}"
+        problem = setting.run(seed).problem
+        assert not problem, f"seed {seed}: {problem}"

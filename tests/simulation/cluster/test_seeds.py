@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from tests.simulation.cluster.campaign import Campaign, report, run_seeds
+from tests.simulation.cluster.campaign import UNDECIDED_MAX, Campaign, report, run_seeds
 from tests.simulation.cluster.run import Run
 from tests.simulation.cluster.workloads.bank import Bank
 
@@ -25,6 +25,7 @@ def test_seeds_keep_every_promise() -> None:
             report(outcome)
     print(done)
     assert not done.failed, "see above for the timelines, and for how to replay them"
+    assert done.undecided <= UNDECIDED_MAX, f"{done.undecided:.1%} of the registers were not judged"
     assert not done.missing, f"never reached: {done.missing}"
     assert done.counts["appended"] + done.counts["write"] > 20 * SEEDS, "too little load"
 

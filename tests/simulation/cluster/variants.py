@@ -8,16 +8,21 @@ from typing import Any
 from pytest import MonkeyPatch  # noqa: PT013  # it is the type of every argument here
 
 from overdb_node.applying import Applier
+from overdb_node.founding import Finding, Founding, Verdict
 from overdb_node.machine.clock import Clock
+from overdb_node.machine.locks import Locks
 from overdb_node.machine.sessions import Sessions
+from overdb_node.membership import Membership
 from overdb_node.raft.types import HardState
-from overdb_node.reads import Reads
 from overdb_node.replica import Replica
 from overdb_node.storage.log import DurableLog
-from overdb_router.txn.commit import Commit
+from overdb_router.txn.commit import Commit, State
+from overdb_router.txn.types import Action, Branch, Prepared, Resolve
 from overdb_simulation.data import SimulatedDataStore
 from overdb_simulation.disk import Handle, SimulatedDisk
 from overdb_simulation.inodes import FileNode
+from overdb_simulation.loop import current_process
+from tests.unit.raft import variants as of_raft
 
 
 def fsync_off(patch: MonkeyPatch) -> None:
@@ -62,13 +67,12 @@ def middle_corruption_cut(patch: MonkeyPatch) -> None:
 
 
 def applied_index_first(patch: MonkeyPatch) -> None:
-    """FAULTS 35: the applied index reaches the disk without the data."""
+    """FAULTS 35: the applied index and the data are two writes: a flush may come between them."""
     whole = SimulatedDataStore.write
 
     def write(self: Any, versions: Any, records: Any, index: int, term: int) -> None:
+        whole(self, (), (), index, term)
         whole(self, versions, records, index, term)
-        self._changed_rows.clear()
-        self._changed_records.clear()
 
     patch.setattr(SimulatedDataStore, "write", write)
 
@@ -95,21 +99,14 @@ def reads_without_a_round(patch: MonkeyPatch) -> None:
     patch.setattr(Replica, "read", read)
 
 
-def reads_before_applied(patch: MonkeyPatch) -> None:
-    """FAULTS 26: a confirmed read does not wait until its index is applied."""
-
-    def add(self: Reads, read: Any, index: int) -> None:
-        del self, index
-        read.complete(True)
-
-    patch.setattr(Reads, "add", add)
-
-
 def clock_of_the_wall(patch: MonkeyPatch) -> None:
     """FAULTS 57: the clock follows the leader's wall clock, back too."""
 
+    whole = Clock.begin_entry
+
     def begin(self: Clock, stamp: int) -> None:
-        if stamp:
+        whole(self, stamp)
+        if 0 < stamp < self.physical:
             self.value = self.physical = stamp
 
     patch.setattr(Clock, "begin_entry", begin)
@@ -121,17 +118,21 @@ def results_not_kept(patch: MonkeyPatch) -> None:
 
 
 def commit_at_the_first_vote(patch: MonkeyPatch) -> None:
-    """PROTOCOL 2.3: the router answers when the first vote is in."""
-    whole = Commit.vote
+    """PROTOCOL 2.3: the first participant that votes is told of a commit at once."""
+    whole = Commit._prepared
 
-    def vote(self: Any, group: int, given: Any) -> Any:
-        actions = whole(self, group, given)
-        for other in self.participants:
-            if other != group:
-                actions = [*actions, *whole(self, other, given)]
+    def prepared(self: Commit, group: int, vote: Prepared) -> list[Action]:
+        actions = whole(self, group, vote)
+        if self.state is State.PREPARING and len(self._votes) == 1:
+            return [Resolve(group, self.attempt, Branch.THEN, vote.version), *actions]
         return actions
 
-    patch.setattr(Commit, "vote", vote)
+    patch.setattr(Commit, "_prepared", prepared)
+
+
+def waiters_forgotten(patch: MonkeyPatch) -> None:
+    """PROTOCOL 2.3: nobody is let in when keys are set free."""
+    patch.setattr(Locks, "promote", lambda *_: [])
 
 
 def state_of_its_own(patch: MonkeyPatch) -> None:
@@ -140,8 +141,9 @@ def state_of_its_own(patch: MonkeyPatch) -> None:
 
     def run(self: Applier) -> int:
         index = whole(self)
-        if index % 97 == 0:
-            self.machine._clock.value += id(self) % 3
+        process = current_process()
+        if index % 97 == 0 and process is not None and process.name.endswith("r0"):
+            self.machine._clock.value += 1
         return index
 
     patch.setattr(Applier, "run_slice", run)
@@ -156,3 +158,24 @@ def snapshot_forgets_the_vote(patch: MonkeyPatch) -> None:
         return log
 
     patch.setattr(DurableLog, "create", classmethod(create))
+
+
+def no_entry_of_the_own_term(patch: MonkeyPatch) -> None:
+    """Paper 8: a new leader appends nothing, the limits of its state machine neither."""
+    of_raft.no_no_op(patch)
+    patch.setattr(Replica, "_begins_term", lambda _: False)
+
+
+def another_disk_takes_part(patch: MonkeyPatch) -> None:
+    """PROTOCOL 3.5: a replica that lost its disk votes and acknowledges on, under the id that it had."""
+    whole = Membership.admit
+
+    def admit(self: Membership, *who: Any) -> str:
+        self.founders.clear()
+        self._disks.clear()
+        whole(self, *who)
+        return ""
+
+    patch.setattr(Membership, "admit", admit)
+    new = Finding(Verdict.NEW, {})
+    patch.setattr(Founding, "judge", lambda *_: new)

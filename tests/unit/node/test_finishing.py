@@ -44,7 +44,7 @@ class Cluster:
         settings = SimpleNamespace(group=0, seeds="", finish_seconds=1.0, forget_seconds=2.0)
         self.replica: Any = SimpleNamespace(
             settings=settings,
-            raft=SimpleNamespace(is_leader=True, installing=None),
+            raft=SimpleNamespace(serves=True, installing=None),
             machine=self.own.machine,
             propose=self._propose,
         )

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from overdb_common.errors import StartupError
-from overdb_node.raft.types import Entry, HardState
+from overdb_node.raft.types import Entry, EntryKind, HardState
 from overdb_node.storage import frames
 from overdb_node.storage.errors import StorageFailure
 from overdb_node.storage.log import DurableLog
@@ -283,7 +283,22 @@ def test_a_segment_of_a_newer_format_is_refused(
     three: Written, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("overdb_node.storage.log._FORMAT", 0)
-    assert "format 1, this program knows up to 0" in refused(three, three.last[0])
+    assert "format 2, this program knows up to 0" in refused(three, three.last[0])
+
+
+def test_a_flipped_bit_in_a_last_frame_that_ended_in_zeros_is_refused(tmp_path: Path) -> None:
+    """A payload may end in any number of them; the frame does not, or it would look torn."""
+    written = write_log(
+        tmp_path / "log-1", [(None, [Entry(1, 1, EntryKind.COMMANDS, b"x" + bytes(40))])]
+    )
+    path, start, end = written.last
+    whole = path.read_bytes()
+    for position in range(start * 8, end * 8):
+        content = bytearray(whole)
+        content[position // 8] ^= 1 << position % 8
+        path.write_bytes(content)
+        with pytest.raises(StartupError):
+            DurableLog.open(written.directory, 0, SEGMENT_BYTES)
 
 
 def test_a_gap_between_entries_is_refused(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import json
 import re
 import struct
 from pathlib import Path
+from typing import Any
 
 import google_crc32c
 import pytest
@@ -63,7 +64,7 @@ def test_a_newer_segment_is_refused(directory: Path) -> None:
     head = struct.pack(">8sIQ", b"OverDBlg", 9, struct.unpack_from(">Q", content, 12)[0])
     content[:HEADER_BYTES] = head + struct.pack(">I", google_crc32c.value(head))
     path.write_bytes(content)
-    refused(directory, "has log format 9", "knows up to 1", "start a newer version")
+    refused(directory, "has log format 9", "knows up to 2", "start a newer version")
 
 
 @pytest.mark.parametrize(
@@ -84,7 +85,7 @@ def test_a_record_of_an_unknown_kind_is_refused(directory: Path, body: bytes, wh
     whole = struct.pack(">4sIIQ", frames.MAGIC, len(body), crc, sequence + 1) + body
     content[offset : offset + len(whole)] = whole
     path.write_bytes(content)
-    refused(directory, what, "log format 1", "start the version of overdb that wrote it")
+    refused(directory, what, "log format 2", "start the version of overdb that wrote it")
 
 
 def test_a_current_from_before_retired_ids_still_opens(directory: Path) -> None:
@@ -130,10 +131,24 @@ def test_an_older_program_reads_what_is_written_now() -> None:
     assert written["members"] == [[1, "a:1", True]]
 
 
-def test_a_log_of_an_older_program_opens(tmp_path: Path) -> None:
-    """The format of the log is what it was."""
-    written = write_log(tmp_path / "log-1", [(HardState(3, 1, 0), entries(1, 2))])
+def test_a_log_of_an_older_program_opens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Format 1: frames without the byte at their end. What is appended now has it."""
+    present = frames.encode
+
+    def of_format_1(sequence: int, *rest: Any) -> bytes:
+        body = present(sequence, *rest)[frames._FRAME.size : -1]
+        crc = google_crc32c.extend(google_crc32c.value(struct.pack(">Q", sequence)), body)
+        return struct.pack(">4sIIQ", frames.MAGIC, len(body), crc, sequence) + body
+
+    with monkeypatch.context() as old:
+        old.setattr(frames, "encode", of_format_1)
+        old.setattr("overdb_node.storage.log._FORMAT", 1)
+        written = write_log(tmp_path / "log-1", [(HardState(3, 1, 0), entries(1, 2))])
     assert re.search(rb"^OverDBlg\x00\x00\x00\x01", written.last[0].read_bytes()[:12])
     log, found = DurableLog.open(written.directory, 0, SEGMENT_BYTES)
-    log.close()
     assert len(found) == 2
+    log.append(None, entries(3, 4))
+    log.close()
+    log, found = DurableLog.open(written.directory, 0, SEGMENT_BYTES)
+    log.close()
+    assert [one.index for one in found] == [1, 2, 3, 4]

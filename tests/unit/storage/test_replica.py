@@ -11,6 +11,7 @@ import pytest
 from overdb_common.errors import StartupError
 from overdb_node.raft.types import HardState, Member, Snapshot
 from overdb_node.storage import files, replica
+from overdb_node.storage.errors import Overtaken
 from overdb_node.storage.replica import ReplicaStorage
 from tests.unit.storage.log_files import entries, entry
 from tests.unit.storage.replicas import (
@@ -302,6 +303,30 @@ def test_an_installed_snapshot_can_be_sent_on_and_replaced(
             third.stage(32, 2, 0, second.size, whole_stream(storage, second))
         third.install(second, False)
         assert third.data.applied() == (32, 2)
+
+
+def test_a_snapshot_that_an_install_overtakes_is_given_up(
+    directory: Path, leader: ReplicaStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One thread completes it while the other one installs a newer one and releases what is older."""
+    with opened(directory) as storage:
+        taken = storage.take_snapshot()
+        assert taken is not None
+        snapshot = sent(leader, storage)
+        assert snapshot.index > taken.index
+        storage.install(snapshot, keep_entries_after=False)
+        assert not taken.path.exists()
+        with pytest.raises(Overtaken):
+            storage.seal_snapshot(taken, ())
+
+
+def test_a_checkpoint_that_vanished_by_itself_is_an_error(directory: Path) -> None:
+    with opened(directory) as storage:
+        taken = storage.take_snapshot()
+        assert taken is not None
+        shutil.rmtree(taken.path)
+        with pytest.raises(FileNotFoundError):
+            storage.seal_snapshot(taken, ())
 
 
 def test_the_steps_of_an_install_have_their_order(directory: Path, leader: ReplicaStorage) -> None:

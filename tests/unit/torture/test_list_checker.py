@@ -84,6 +84,13 @@ def test_bad(name: str) -> None:
     assert name in kinds
 
 
+@pytest.mark.parametrize(
+    "text", ["ax1 rx", "rx1 ax1", "rx1 ax1 rx1", "ax1 rx12 ax2", "ax1 ax2 rx1"]
+)
+def test_a_transaction_sees_exactly_what_it_has_appended_so_far(text: str) -> None:
+    assert "internal" in {one.kind for one in check_lists([t(text)]).anomalies}
+
+
 def test_a_lost_append_is_found() -> None:
     """Acknowledged, and a later read does not show it, nor does anybody's."""
     found = check_lists([t("ax1", 0, 1), t("rx", 2, 3)]).anomalies
@@ -180,8 +187,11 @@ def histories(draw: st.DrawFn) -> list[ListTransaction]:
             st.lists(st.sampled_from([b"x", b"y"]), min_size=1, max_size=2, unique=True)
         ):
             values = state[key]
-            if draw(st.integers(0, 7)) == 0:
+            told_wrongly = draw(st.integers(0, 15))
+            if told_wrongly < 2:
                 values = values[:-1]
+            elif told_wrongly == 2:
+                values = (*values, number)  # that of this very transaction, which may come later
             if not maybe:
                 operations.append(Read(key, values))
             if draw(st.booleans()):

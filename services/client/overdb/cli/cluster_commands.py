@@ -50,16 +50,23 @@ def _status_table(session: Session, answer: ClusterStatus) -> None:
         console.line("")
         console.line(f"group {group.group}: {leader}, term {group.term}, {group.slots} slots")
         console.table(
-            ("replica", "address", "role", "lag", "applied", "log", "data", "problem"),
+            ("replica", "address", "role", "lag", "applied", "log", "data"),
             [_row(group, replica) for replica in group.replicas],
             right=("replica", "lag", "applied", "log", "data"),
         )
+        for replica in group.replicas:
+            if problem := _problem(replica):
+                console.line(f"replica {replica.id}: {problem}")
+
+
+def _problem(replica: ReplicaStatus) -> str:
+    """What is wrong with it, which is too long for a column."""
+    return replica.problem or ("" if replica.reachable else "does not answer")
 
 
 def _row(group: GroupStatus, replica: ReplicaStatus) -> tuple[str, ...]:
     if not replica.reachable:
-        problem = replica.problem or "does not answer"
-        return (str(replica.id), replica.address, "-", "-", "-", "-", "-", problem)
+        return (str(replica.id), replica.address, "-", "-", "-", "-", "-")
     return (
         str(replica.id),
         replica.address,
@@ -68,7 +75,6 @@ def _row(group: GroupStatus, replica: ReplicaStatus) -> tuple[str, ...]:
         str(replica.applied_index),
         size_text(replica.log_bytes),
         size_text(replica.data_bytes),
-        replica.problem,
     )
 
 

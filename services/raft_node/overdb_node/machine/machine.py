@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 
 import xxhash
 
@@ -30,6 +31,7 @@ from overdb_node.machine.types import (
     Code,
     Command,
     CompareReplicas,
+    Configure,
     Delete,
     Deleted,
     Forget,
@@ -52,6 +54,7 @@ __all__ = ["CHAIN_RECORD", "CLOCK_RECORD", "Machine", "MachineSettings"]
 
 CLOCK_RECORD = b"snapshot"  # clock and physical time: what a snapshot's element needs to know
 _SLOTS_RECORD = b"slots"
+_LIMITS_RECORD = b"limits"
 CHAIN_RECORD = b"sum"  # the running checksum, with the index that it is of
 
 
@@ -60,12 +63,15 @@ class Machine:
 
     def __init__(self, reader: Reader, settings: MachineSettings) -> None:
         self._reader = reader
-        self._settings = settings
+        self._started_with = settings
         self._begin()
 
     def _begin(self) -> None:
         """The state of a new group."""
-        settings = self._settings
+        # Limits of the log take the place of those that the process was started with.
+        self._settings = settings = replace(self._started_with)
+        self._limited = False  # by the log
+        self._limits_written = True
         self._clock = Clock()
         self._slots = Slots(settings.group, settings.groups)
         self._overlay = Overlay(self._reader)
@@ -97,6 +103,9 @@ class Machine:
         slots = self._reader.record(_SLOTS_RECORD)
         self._slots.load(slots)
         self._slots_written = slots is not None
+        limits = self._reader.record(_LIMITS_RECORD)
+        self._settings.load(limits)
+        self._limited = limits is not None
         self._sessions.load()
         self.participant.load()
         self.chain.load(self._reader.record(CHAIN_RECORD))
@@ -125,6 +134,11 @@ class Machine:
     def retention_floor(self) -> int:
         """Versions below it may be gone where newer ones have replaced them."""
         return max(0, self._clock.physical - self._settings.retention_us)
+
+    @property
+    def limits(self) -> tuple[int, ...]:
+        """Those in force, in the order of ``settings.LIMITS``."""
+        return self._settings.limits
 
     @property
     def sessions_open(self) -> int:
@@ -219,6 +233,8 @@ class Machine:
             return participant.inquire(command)
         if isinstance(command, Forget):
             return participant.forget(command)
+        if isinstance(command, Configure):
+            return self._configure(command)
         assert isinstance(command, CompareReplicas)
         self._compares = True  # at the end of the entry: what replicas compare is whole entries
         return Acknowledged()
@@ -329,6 +345,14 @@ class Machine:
         self._clock.advance(command.version)
         return Advanced(self._clock.value)
 
+    def _configure(self, command: Configure) -> Acknowledged | Refused:
+        if not all(command.limits):
+            return Refused(Code.INVALID_ARGUMENT, "a limit is 0")
+        if command.limits != self._settings.limits:
+            self._settings.limit(command.limits)
+        self._limited, self._limits_written = True, False
+        return Acknowledged()
+
     def take_released(self) -> list[tuple[Token, Result]]:
         """Answers to requests that were answered with Waits, since the last call."""
         return self.participant.take_released()
@@ -341,6 +365,9 @@ class Machine:
         if not self._slots_written:
             self._slots_written = True
             records.append((_SLOTS_RECORD, self._slots.pack()))
+        if not self._limits_written:
+            self._limits_written = True
+            records.append((_LIMITS_RECORD, self._settings.pack()))
         if (chain := self.chain.take()) is not None:
             records.append((CHAIN_RECORD, chain))
         return Batch(self._overlay.take(), records)
@@ -350,6 +377,7 @@ class Machine:
         state = (
             self._clock.value,
             self._clock.physical,
+            self._settings.limits if self._limited else (),
             self._slots.epoch,
             self._slots.bitmap,
             self._sessions.digest_items(),

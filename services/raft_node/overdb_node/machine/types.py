@@ -132,7 +132,24 @@ class CompareReplicas(NamedTuple):
     """Every replica notes its checksums behind this entry; nothing else changes."""
 
 
-Command = Put | Delete | Transact | Advance | Prepare | Resolve | Inquire | Forget | CompareReplicas
+class Configure(NamedTuple):
+    """The limits from here on, in the order of ``settings.LIMITS``."""
+
+    limits: tuple[int, ...]
+
+
+Command = (
+    Put
+    | Delete
+    | Transact
+    | Advance
+    | Prepare
+    | Resolve
+    | Inquire
+    | Forget
+    | CompareReplicas
+    | Configure
+)
 
 
 class Code(IntEnum):
@@ -214,7 +231,7 @@ class Vote(NamedTuple):
 
 
 class Acknowledged(NamedTuple):
-    """Result of a Resolve, a Forget or a CompareReplicas."""
+    """Result of a Resolve, a Forget, a CompareReplicas or a Configure."""
 
 
 class Token(NamedTuple):

@@ -78,7 +78,9 @@ class Raft:
         self.agreed_term = 0
         self.agreed = self.commit_index
         self.installing: Snapshot | None = None
-        self.may_lead = True  # False: the host has said that this replica must not serve
+        # False: the host has said that this replica must not serve. It leads then only where nobody else
+        # can be elected, proposes nothing and answers nothing, and hands over.
+        self.may_lead = True
 
         self._handed_out = applied  # last entry given to the host to apply
         self._persist_from = log.last_index + 1  # first entry not handed out to be fsynced
@@ -103,6 +105,11 @@ class Raft:
     @property
     def is_leader(self) -> bool:
         return self.role is Role.LEADER
+
+    @property
+    def serves(self) -> bool:
+        """Whether it leads and may propose and read."""
+        return self.is_leader and self.may_lead
 
     @property
     def voters(self) -> list[int]:
@@ -154,7 +161,7 @@ class Raft:
 
         Raises NotLeader.
         """
-        if not self.is_leader:
+        if not self.serves:
             raise NotLeader
         self.reading.waiting.append(read)
 
@@ -188,9 +195,15 @@ class Raft:
         self._check()
 
     def stand_aside(self) -> None:
-        """Neither lead nor campaign until ``may_lead`` is set again. Voting and the log go on."""
+        """Serve no more until ``may_lead`` is set again, and campaign only as the last resort.
+
+        Voting and the log go on. A leader keeps its office until the host has handed it over: its log may
+        have what the others lack.
+        """
         self.may_lead = False
-        if self.role is not Role.FOLLOWER:
+        if self.is_leader:
+            self.reading.fail_all()
+        elif self.role is not Role.FOLLOWER:
             self.become_follower(self.term)
         self._check()
 

@@ -11,6 +11,11 @@ if TYPE_CHECKING:
     from overdb_node.raft.core import Raft
 
 
+# A replica that must not serve waits so long for one of the others. Its log may have what they need to be
+# elected; then it leads until they have it.
+LAST_RESORT_TIMEOUTS = 3
+
+
 class Election:
     """The election timer and the votes of the present campaign."""
 
@@ -18,6 +23,7 @@ class Election:
         self._raft = raft
         self._elapsed = 0
         self._timeout = 0
+        self._silent_timeouts = 0  # since a leader was heard
         self._granted: dict[int, bool] = {}  # by replica: a duplicated answer counts once
         self._own_vote_pending = False
         self.restart_timer()
@@ -30,7 +36,7 @@ class Election:
         )
 
     def heard_from_leader(self) -> None:
-        self._elapsed = 0
+        self._elapsed = self._silent_timeouts = 0
 
     def tick(self) -> None:
         self._elapsed += 1
@@ -38,7 +44,9 @@ class Election:
             return
         self.restart_timer()
         self._raft.leader_id = 0
-        if self._raft.is_voter and self._raft.may_lead:  # PROTOCOL 3.6
+        self._silent_timeouts += 1
+        may_lead = self._raft.may_lead or self._silent_timeouts >= LAST_RESORT_TIMEOUTS
+        if self._raft.is_voter and may_lead:  # PROTOCOL 3.6
             self._pre_campaign()
 
     def _pre_campaign(self) -> None:

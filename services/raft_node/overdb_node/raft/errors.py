@@ -43,6 +43,14 @@ class NotCaughtUp(MembershipRefused):
     """A learner that lags too far, or does not answer, is not promoted (PROTOCOL 3.5)."""
 
 
+class Damaged(MembershipRefused):
+    """A learner whose log or state is known to be wrong will never be caught up."""
+
+
+class TooManyMembers(MembershipRefused):
+    """Every member costs the leader a copy of everything."""
+
+
 class LastVoter(MembershipRefused):
     """A group without voters can never commit anything again."""
 

@@ -135,7 +135,7 @@ class Leading:
 
     def propose(self, payloads: Sequence[bytes], kind: EntryKind) -> int:
         raft = self._raft
-        if not raft.is_leader or self.transfer_to:
+        if not raft.serves or self.transfer_to:
             raise NotLeader
         size = sum(map(len, payloads))
         if (

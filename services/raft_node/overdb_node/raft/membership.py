@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from overdb_node.raft.errors import (
     AddressConflict,
     ChangeInProgress,
+    Damaged,
     IdRetired,
     LastVoter,
     NoSuchMember,
@@ -16,6 +17,7 @@ from overdb_node.raft.errors import (
     NotCommittedInTerm,
     NotLeader,
     QuorumAtRisk,
+    TooManyMembers,
 )
 from overdb_node.raft.messages import TimeoutNow
 from overdb_node.raft.output import EventKind
@@ -23,6 +25,8 @@ from overdb_node.raft.types import Configuration, EntryKind, Member
 
 if TYPE_CHECKING:
     from overdb_node.raft.core import Raft
+
+MEMBERS_MAX = 16
 
 Encode = Callable[[Configuration], bytes]
 
@@ -64,21 +68,28 @@ class Membership:
 
     def change(self, change: Change, encode: Encode) -> int:
         raft = self._raft
-        if not raft.is_leader:
-            raise NotLeader
         before = raft.log.configuration
-        if _is_in_force(before, change):
+        after = self.check(change)
+        if after is before:
             return raft.log.configuration_index
-        self._refuse_out_of_turn(before)
-        if isinstance(change, AddLearner):
-            after = self._with_learner(before, change)
-        elif isinstance(change, Promote):
-            after = self._with_voter(before, change)
-        else:
-            after = self._without(before, change)
         index = raft.leading.propose([encode(after)], EntryKind.CONFIGURATION)
         raft.emit(EventKind.MEMBERS_CHANGING, change.replica_id, describe(before, after))
         return index
+
+    def check(self, change: Change) -> Configuration:
+        """What the configuration would be: the present one where it is in force. Raises as ``change``."""
+        raft = self._raft
+        if not raft.serves:
+            raise NotLeader
+        before = raft.log.configuration
+        if _is_in_force(before, change):
+            return before
+        self._refuse_out_of_turn(before)
+        if isinstance(change, AddLearner):
+            return self._with_learner(before, change)
+        if isinstance(change, Promote):
+            return self._with_voter(before, change)
+        return self._without(before, change)
 
     def _refuse_out_of_turn(self, present: Configuration) -> None:
         """One change at a time, in a term that has committed something, not while another takes over."""
@@ -115,6 +126,10 @@ class Membership:
                     f"replica {member.replica_id} answers at {change.address}: stop it first, or give "
                     f"replica {new} an address of its own"
                 )
+        if len(before.members) >= MEMBERS_MAX:
+            raise TooManyMembers(
+                f"the group has {len(before.members)} members, the limit is {MEMBERS_MAX}"
+            )
         learner = Member(new, change.address, voter=False)
         return replace(before, members=(*before.members, learner))
 
@@ -145,10 +160,10 @@ class Membership:
         lag = raft.log.last_index - progress.match
         lag_max = raft.settings.promote_lag_entries_max
         if progress.damaged:
-            raise NotCaughtUp(f"the log of replica {learner} contradicts the leader's: replace it")
+            raise Damaged(f"the log of replica {learner} contradicts the leader's: replace it")
         if not self._answers(learner):
             raise NotCaughtUp(
-                f"replica {learner} does not answer the leader; it lags by {lag} entries"
+                f"replica {learner} does not answer the leader: how far it lags is not known"
             )
         if progress.match < max(1, raft.log.first_index):
             raise NotCaughtUp(

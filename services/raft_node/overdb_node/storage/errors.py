@@ -9,3 +9,7 @@ class StorageFailure(Exception):  # noqa: N818  # it names what happened; nobody
 
 class CorruptSnapshot(Exception):  # noqa: N818
     """Bytes of a snapshot do not have the checksum that they were sent with. They were dropped."""
+
+
+class Overtaken(Exception):  # noqa: N818  # it names what happened
+    """A snapshot in the making is older than one that was installed meanwhile."""

@@ -1,14 +1,16 @@
 """How log records lie on disk: frames, one for each group commit, with one checksum each.
 
     frame   = magic (4) | length of body (4) | crc32c of sequence and body (4) | sequence (8) | body
-    body    = records
+    body    = records and, since format 2, the byte 3
     record  = 1 | term (8) | vote (8) | commit index (8)                      the hard state
             | 2 | kind (1) | term (8) | index (8) | length (4) | payload      an entry
 
 All numbers are big-endian. Sequences grow by one from frame to frame, over segments. A frame is only
 written when the fdatasync of the one before has returned. So a frame that is not whole is the torn end
 of the log if nothing valid follows it, and corruption if something does. A torn frame has a sector, or
-its end, still zero: sectors are written whole, and the file was zero before.
+its end, still zero: sectors are written whole, and the file was zero before. A whole one never ends in zero,
+so that a flipped bit in the last frame of all is not taken for the end of the log (unless a value in it has a
+whole sector of zeros).
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ _FRAME = struct.Struct(">4sIIQ")
 _SEQUENCE = struct.Struct(">Q")
 _HARD_STATE = struct.Struct(">BQQQ")
 _ENTRY = struct.Struct(">BBQQI")
-_IS_HARD_STATE, _IS_ENTRY = 1, 2
+_IS_HARD_STATE, _IS_ENTRY, _IS_END = 1, 2, 3
 _KINDS = {int(kind): kind for kind in EntryKind}
 
 
@@ -55,6 +57,7 @@ def encode(sequence: int, hard_state: HardState | None, entries: Sequence[Entry]
         payload = entry.payload
         parts.append(_ENTRY.pack(_IS_ENTRY, entry.kind, entry.term, entry.index, len(payload)))
         parts.append(payload)
+    parts.append(bytes((_IS_END,)))
     body = b"".join(parts)
     crc = google_crc32c.extend(google_crc32c.value(_SEQUENCE.pack(sequence)), body)
     return _FRAME.pack(MAGIC, len(body), crc, sequence) + body
@@ -141,6 +144,8 @@ def records(body: bytes) -> Iterator[HardState | Entry]:
             _, term, vote, commit_index = _HARD_STATE.unpack_from(body, offset)
             offset += _HARD_STATE.size
             yield HardState(term, vote, commit_index)
+        elif body[offset] == _IS_END:
+            offset += 1
         else:
             if body[offset] != _IS_ENTRY:
                 raise UnknownRecord(f"a record of kind {body[offset]}")

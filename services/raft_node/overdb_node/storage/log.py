@@ -25,7 +25,7 @@ from overdb_node.storage.files import fsync_path
 SEGMENT_BYTES = 8 << 20
 _HEADER = struct.Struct(">8sIQI")  # magic, format, segment number, crc32c of those
 _MAGIC = b"OverDBlg"
-_FORMAT = 1
+_FORMAT = 2  # 1: frames may end in zero
 _PREPARED = "next.tmp"
 _SUFFIX = ".seg"
 

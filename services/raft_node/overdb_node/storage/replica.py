@@ -12,6 +12,7 @@ end, or was; it is removed at the next open.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -29,6 +30,7 @@ from overdb_node.raft.types import Entry, HardState, Member, Snapshot
 from overdb_node.storage import configurations, snapshots
 from overdb_node.storage import identity as identities
 from overdb_node.storage.data import DataStore
+from overdb_node.storage.errors import Overtaken
 from overdb_node.storage.files import fsync_path, fsync_tree, remove, write_atomically
 from overdb_node.storage.identity import Identity
 from overdb_node.storage.log import DurableLog
@@ -179,10 +181,19 @@ class ReplicaStorage:
     def seal_snapshot(
         self, taken: Taken, members: tuple[Member, ...], retired: tuple[int, ...] = ()
     ) -> Snapshot:
-        """Complete a checkpoint by the members as of its index; it can be sent and compacted to now."""
+        """Complete a checkpoint by the members as of its index; it can be sent and compacted to now.
+
+        Raises Overtaken when a snapshot installed meanwhile, in the log thread, has made it needless:
+        then it is being released under our hands.
+        """
         clock = clock_of(taken.clock_record)
         bare = Snapshot(taken.index, taken.term, clock, members, retired=retired)
-        return snapshots.seal(bare, taken.path)
+        try:
+            return snapshots.seal(bare, taken.path)
+        except OSError as error:
+            if self._current.snapshot.index >= taken.index:
+                raise Overtaken from error
+            raise
 
     def compact(self, snapshot: Snapshot) -> None:
         """Make a sealed snapshot the first element, then drop the log before it. In the log thread."""
@@ -194,7 +205,10 @@ class ReplicaStorage:
         for path in (self._directory / _SNAPSHOTS).glob("*-*"):
             if path.name[0].isdigit() and int(path.name.split("-")[0]) < index:
                 self._readers.pop(path.name, None)
-                remove(path)
+                with contextlib.suppress(
+                    OSError
+                ):  # one that is being sealed: gone at the next time
+                    remove(path)
 
     def install(
         self,

@@ -23,6 +23,7 @@ QUEUED_BYTES_MAX = 32 << 20
 PACKET_BYTES_MAX = 4 << 20
 RECONNECT_SECONDS_MIN = 0.05
 RECONNECT_SECONDS_MAX = 0.5
+LIVED_SECONDS = 2.0  # a stream that was there so long was a good one
 _MESSAGE_OVERHEAD_BYTES = 64
 STRANGERS_MAX = 8  # links to replicas that wrote first and are no members by the own log
 
@@ -45,6 +46,7 @@ class Peer:
         self.member = member
         self._own_address = own_address
         self._introduced = False  # in this stream
+        self._refusal = ""  # what the peer has said last against this replica
         self._queue: list[tuple[Message, int]] = []
         self.queued_bytes = 0
         self.dropped = 0
@@ -77,6 +79,8 @@ class Peer:
         )
         backoff = RECONNECT_SECONDS_MIN
         connected = False
+        loop = asyncio.get_running_loop()
+        began = loop.time()
         try:
             while True:
                 try:
@@ -84,15 +88,16 @@ class Peer:
                     await call.wait_for_connection()
                     _log.debug("peer_connected", peer=self.member.replica_id)
                     connected = True
-                    backoff = RECONNECT_SECONDS_MIN
+                    began = loop.time()
                     self._drop_queue()  # what waited for the connection is older than a heartbeat
                     await self._deliver(call)
                 except grpc.aio.AioRpcError as error:
                     self._report(error, connected)
-                    connected = False
                 except Exception as error:  # a link must never end quietly: it is half of a quorum
                     _log.error("peer_link_failed", peer=self.member.replica_id, reason=repr(error))
-                    connected = False
+                if connected and loop.time() - began > LIVED_SECONDS:
+                    backoff = RECONNECT_SECONDS_MIN  # not one that takes the stream and refuses it
+                connected = False
                 await asyncio.sleep(backoff)
                 backoff = min(backoff * 2, RECONNECT_SECONDS_MAX)
         finally:
@@ -100,7 +105,11 @@ class Peer:
 
     def _report(self, error: grpc.aio.AioRpcError, connected: bool) -> None:
         if error.code() is grpc.StatusCode.FAILED_PRECONDITION:
-            _log.error("peer_refused_us", peer=self.member.replica_id, reason=error.details())
+            if (
+                error.details() != self._refusal
+            ):  # told once: it goes on until somebody does something
+                self._refusal = error.details() or ""
+                _log.error("peer_refused_us", peer=self.member.replica_id, reason=self._refusal)
         elif connected:
             _log.info("peer_lost", peer=self.member.replica_id, reason=error.details())
 

@@ -144,7 +144,12 @@ class _Check:
             self._found("internal", f"{self._name(number)} saw {key!r} change under itself")
         for value in others:
             writer = self._writer.get((key, value))
-            if writer is None:
+            if writer == number:
+                self._found(
+                    "internal",
+                    f"{self._name(number)} saw its own {value} in {key!r} before it appended it",
+                )
+            elif writer is None:
                 self._found(
                     "garbage", f"{self._name(number)} read {value} in {key!r}; nobody appended it"
                 )

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from tests.simulation.cluster.invariants.base import Invariant
+from tests.simulation.cluster.invariants.base import EntryInvariant, Invariant
 from tests.simulation.cluster.invariants.bounds import Bounds
+from tests.simulation.cluster.invariants.clock_growth import ClockGrowth
 from tests.simulation.cluster.invariants.durability import Durability
+from tests.simulation.cluster.invariants.durable_quorum import DurableQuorum
+from tests.simulation.cluster.invariants.durable_votes import DurableVotes
 from tests.simulation.cluster.invariants.election_safety import ElectionSafety
+from tests.simulation.cluster.invariants.exactly_once import ExactlyOnce
 from tests.simulation.cluster.invariants.leader_completeness import LeaderCompleteness
 from tests.simulation.cluster.invariants.locks_held import LocksHeld
 from tests.simulation.cluster.invariants.log_matching import LogMatching
@@ -13,15 +17,24 @@ from tests.simulation.cluster.invariants.state_equality import StateEquality
 from tests.simulation.cluster.invariants.transaction_votes import TransactionVotes
 
 
-def all_of_them() -> list[Invariant]:
-    """Fresh ones, for one run. ``DurableVotes`` looks at packets and is put in place by the run."""
-    return [
-        ElectionSafety(),
-        LogMatching(),
-        LeaderCompleteness(),
-        Bounds(),
-        Durability(),
-        StateEquality(),
-        TransactionVotes(),
-        LocksHeld(),
-    ]
+class Invariants:
+    """Fresh ones, for one run."""
+
+    def __init__(self) -> None:
+        equality = StateEquality()
+        votes = TransactionVotes()
+        self.once = ExactlyOnce()
+        self.votes = DurableVotes()  # looks at packets too
+        self.of_steps: list[Invariant] = [
+            ElectionSafety(),
+            LogMatching(),
+            LeaderCompleteness(),
+            Bounds(),
+            Durability(),
+            DurableQuorum(),
+            self.votes,
+            equality,
+            votes,
+            LocksHeld(),
+        ]
+        self.of_entries: list[EntryInvariant] = [equality, ClockGrowth(), self.once, votes]

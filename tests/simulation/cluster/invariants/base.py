@@ -1,10 +1,14 @@
-"""What an invariant sees: one replica, before and after a step in which something of it changed."""
+"""What an invariant sees: one replica, before and after a step in which something of it changed, or one
+entry that a replica has applied."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from overdb_node.machine.machine import Machine
+from overdb_node.machine.types import Command, Refused, Result
 from overdb_node.raft.output import Role
 from overdb_node.replica import Replica
 
@@ -61,9 +65,30 @@ class Seen:
     now: Look
 
 
+@dataclass(slots=True)
+class Applied:
+    """An entry that a replica's machine has applied, and what it wrote: (key, version, value or None)."""
+
+    name: str
+    group: int
+    machine: Machine
+    index: int
+    commands: Sequence[Command | Refused]
+    results: list[Result]
+    versions: Sequence[tuple[bytes, int, bytes | None]]
+
+
 class Invariant(Protocol):
     """One promise, looked at after every step that changed a replica."""
 
     def check(self, seen: Seen) -> None:
+        """Raises Violation."""
+        ...
+
+
+class EntryInvariant(Protocol):
+    """One promise, looked at whenever a replica has applied an entry."""
+
+    def check_entry(self, applied: Applied) -> None:
         """Raises Violation."""
         ...

@@ -6,11 +6,6 @@ from tests.simulation.cluster.invariants.base import Look, Seen, Violation
 
 
 class Bounds:
-    def __init__(self) -> None:
-        self._terms: dict[
-            int, tuple[int, int]
-        ] = {}  # replica -> newest term that it told, vote in it
-
     def check(self, seen: Seen) -> None:
         now = seen.now
         if (

@@ -6,11 +6,14 @@ from tests.simulation.cluster.invariants.base import Seen, Violation
 
 
 class LeaderCompleteness:
-    """Keeps the term of every committed entry, and who can have committed it."""
+    """Keeps the term of every committed entry, and in which term at the latest it was committed."""
 
     def __init__(self) -> None:
         self._committed: dict[int, dict[int, int]] = {}  # group -> index -> term
         self._newest: dict[int, int] = {}
+        self._newest_in: dict[
+            int, dict[int, int]
+        ] = {}  # group -> term -> what was committed by then
         self._checked: set[tuple[int, int]] = set()
 
     def check(self, seen: Seen) -> None:
@@ -39,18 +42,22 @@ class LeaderCompleteness:
                     f"that of term {committed[index]} was committed there before"
                 )
         self._newest[seen.group] = max(newest, now.commit)
+        in_term = self._newest_in.setdefault(seen.group, {})
+        in_term[now.term] = max(in_term.get(now.term, 0), now.commit)
 
     def _check_leader(self, seen: Seen) -> None:
-        log = seen.replica.raft.log
-        newest = self._newest.get(seen.group, 0)
-        if seen.now.last < newest:
+        """Of what was committed in lower terms: one that learns late of its election, when others have
+        led since, need not have what they committed."""
+        log, now = seen.replica.raft.log, seen.now
+        in_term = self._newest_in.get(seen.group, {})
+        newest = max((index for term, index in in_term.items() if term < now.term), default=0)
+        if now.last < newest:
             raise Violation(
-                f"{seen.name} leads term {seen.now.term} with {seen.now.last} entries; "
-                f"{newest} are committed"
+                f"{seen.name} leads term {now.term} with {now.last} entries; {newest} are committed"
             )
         committed = self._committed.get(seen.group, {})
-        for index in range(max(1, seen.now.first), newest + 1):
+        for index in range(max(1, now.first), newest + 1):
             if log.term_at(index) != committed.get(index, log.term_at(index)):
                 raise Violation(
-                    f"{seen.name} leads term {seen.now.term} without the committed entry {index}"
+                    f"{seen.name} leads term {now.term} without the committed entry {index}"
                 )

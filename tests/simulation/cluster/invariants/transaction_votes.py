@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.simulation.cluster.invariants.base import Seen, Violation
+from tests.simulation.cluster.invariants.base import Applied, Seen, Violation
 
 
 class TransactionVotes:
@@ -13,13 +13,16 @@ class TransactionVotes:
         self._outcomes: dict[tuple[Any, int], tuple[Any, int]] = {}
         self.seen = 0
 
+    def check_entry(self, applied: Applied) -> None:
+        """Before the replica reports them, and forgets."""
+        if applied.machine.participant.alarms:
+            raise Violation(f"{applied.name}: alarm: {applied.machine.participant.alarms}")
+
     def check(self, seen: Seen) -> None:
         now, before = seen.now, seen.before
         if now.installing or (before is not None and before.applied == now.applied):
             return
         participant = seen.replica.machine.participant
-        if participant.alarms:
-            raise Violation(f"{seen.name}: {participant.alarms}")
         for transactions in (participant.open, participant.unforgotten):
             for identity, one in transactions.items():
                 if one.vote is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import overdb
-from tests.simulation.cluster.history import NO_ANSWER, Recorder
+from tests.simulation.cluster.history import NO_ANSWER, Opening, Recorder, spread
 
 _PREFIX, _BEHIND = b"account-", b"account."
 
@@ -13,14 +13,14 @@ class Bank:
 
     def __init__(self, recorder: Recorder, accounts: int = 8, each: int = 100) -> None:
         self._recorder = recorder
-        self.keys = [b"account-%02d" % n for n in range(accounts)]
+        self.keys = spread(_PREFIX, accounts)
         self.each = each
-        self._opened = False
-        self._opening = False
+        puts: list[overdb.Put] = [overdb.Put(key, b"%d" % self.each) for key in self.keys]
+        self._opening = Opening(recorder, puts)
 
     async def step(self, client: overdb.Client) -> None:
-        if not self._opened:
-            await self._open(client)
+        if not self._opening.done:
+            await self._opening.run(client)
             return
         draw = self._recorder.random.random()
         if draw < 0.6:
@@ -29,23 +29,6 @@ class Bank:
             await self._read_strictly(client)
         else:
             await self._scan(client)
-
-    async def _open(self, client: overdb.Client) -> None:
-        if self._opening:
-            return
-        self._opening = True
-        puts = [overdb.Put(key, b"%d" % self.each) for key in self.keys]
-        try:
-            await client.transact(then=puts)
-        except overdb.OutcomeUnknown as error:
-            done = await self._recorder.until_known(
-                error, lambda again: client.transact(then=puts, request_id=again)
-            )
-            self._opened = done is not None
-        except NO_ANSWER:
-            self._opening = False
-        else:
-            self._opened = True
 
     async def _move(self, client: overdb.Client) -> None:
         random = self._recorder.random
@@ -84,6 +67,6 @@ class Bank:
         self._check_total([item.value for item in items], "scan")
 
     async def check(self, client: overdb.Client) -> None:
-        if self._opened:
-            found = await client.transact(then=[overdb.Get(key) for key in self.keys])
-            self._check_total([one.value or b"0" for one in found.results], "strict read")
+        await self._opening.finish(client)
+        found = await client.transact(then=[overdb.Get(key) for key in self.keys])
+        self._check_total([one.value or b"0" for one in found.results], "strict read")

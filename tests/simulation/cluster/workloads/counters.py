@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import overdb
-from tests.simulation.cluster.history import NO_ANSWER, Recorder
+from tests.simulation.cluster.history import NO_ANSWER, Recorder, spread
 
 
 class Counters:
@@ -13,8 +13,8 @@ class Counters:
 
     def __init__(self, recorder: Recorder, keys: int = 4) -> None:
         self._recorder = recorder
-        self.keys = [b"count-%d" % n for n in range(keys)]
-        self.pairs = [(b"left-%d" % n, b"right-%d" % n) for n in range(2)]
+        self.keys = spread(b"count-", keys)
+        self.pairs = list(zip(spread(b"left-", 2), spread(b"right-", 2, first=1), strict=True))
         self.added = dict.fromkeys(self.keys, 0)
         self.maybe = dict.fromkeys(self.keys, 0)
         self.seen = dict.fromkeys(self.keys, 0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import overdb
-from tests.simulation.cluster.history import NO_ANSWER, Recorder
+from tests.simulation.cluster.history import NO_ANSWER, Opening, Recorder, spread
 
 
 class Ring:
@@ -11,35 +11,20 @@ class Ring:
 
     def __init__(self, recorder: Recorder, size: int = 6) -> None:
         self._recorder = recorder
-        self.keys = [b"ring-%02d" % n for n in range(size)]
-        self._opened = False
-        self._opening = False
+        self.keys = spread(b"ring-", size)
+        following = self.keys[1:] + self.keys[:1]
+        puts: list[overdb.Put] = [
+            overdb.Put(key, to) for key, to in zip(self.keys, following, strict=True)
+        ]
+        self._opening = Opening(recorder, puts)
 
     async def step(self, client: overdb.Client) -> None:
-        if not self._opened:
-            await self._open(client)
+        if not self._opening.done:
+            await self._opening.run(client)
         elif self._recorder.random.random() < 0.6:
             await self._relink(client)
         else:
             await self._walk(client)
-
-    async def _open(self, client: overdb.Client) -> None:
-        if self._opening:
-            return
-        self._opening = True
-        following = self.keys[1:] + self.keys[:1]
-        puts = [overdb.Put(key, to) for key, to in zip(self.keys, following, strict=True)]
-        try:
-            await client.transact(then=puts)
-        except overdb.OutcomeUnknown as error:
-            done = await self._recorder.until_known(
-                error, lambda again: client.transact(then=puts, request_id=again)
-            )
-            self._opened = done is not None
-        except NO_ANSWER:
-            self._opening = False
-        else:
-            self._opened = True
 
     async def _relink(self, client: overdb.Client) -> None:
         """before -> moved -> behind, place -> next: becomes before -> behind, place -> moved -> next."""
@@ -83,8 +68,6 @@ class Ring:
         self._recorder.counts["ring walked"] += 1
 
     async def check(self, client: overdb.Client) -> None:
-        if self._opened:
-            found = await client.transact(then=[overdb.Get(key) for key in self.keys])
-            self._check(
-                {k: one.value or b"" for k, one in zip(self.keys, found.results, strict=True)}
-            )
+        await self._opening.finish(client)
+        found = await client.transact(then=[overdb.Get(key) for key in self.keys])
+        self._check({k: one.value or b"" for k, one in zip(self.keys, found.results, strict=True)})

@@ -150,6 +150,7 @@ class Command(google.protobuf.message.Message):
     INQUIRE_FIELD_NUMBER: builtins.int
     FORGET_FIELD_NUMBER: builtins.int
     COMPARE_FIELD_NUMBER: builtins.int
+    CONFIGURE_FIELD_NUMBER: builtins.int
     @property
     def put(self) -> overdb.v1.kv_pb2.PutRequest: ...
     @property
@@ -168,6 +169,8 @@ class Command(google.protobuf.message.Message):
     def forget(self) -> global___Forget: ...
     @property
     def compare(self) -> global___CompareReplicas: ...
+    @property
+    def configure(self) -> global___Configure: ...
     def __init__(
         self,
         *,
@@ -180,10 +183,11 @@ class Command(google.protobuf.message.Message):
         inquire: global___Inquire | None = ...,
         forget: global___Forget | None = ...,
         compare: global___CompareReplicas | None = ...,
+        configure: global___Configure | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["advance", b"advance", "command", b"command", "compare", b"compare", "delete", b"delete", "forget", b"forget", "inquire", b"inquire", "prepare", b"prepare", "put", b"put", "resolve", b"resolve", "transact", b"transact"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["advance", b"advance", "command", b"command", "compare", b"compare", "delete", b"delete", "forget", b"forget", "inquire", b"inquire", "prepare", b"prepare", "put", b"put", "resolve", b"resolve", "transact", b"transact"]) -> None: ...
-    def WhichOneof(self, oneof_group: typing.Literal["command", b"command"]) -> typing.Literal["put", "delete", "transact", "advance", "prepare", "resolve", "inquire", "forget", "compare"] | None: ...
+    def HasField(self, field_name: typing.Literal["advance", b"advance", "command", b"command", "compare", b"compare", "configure", b"configure", "delete", b"delete", "forget", b"forget", "inquire", b"inquire", "prepare", b"prepare", "put", b"put", "resolve", b"resolve", "transact", b"transact"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["advance", b"advance", "command", b"command", "compare", b"compare", "configure", b"configure", "delete", b"delete", "forget", b"forget", "inquire", b"inquire", "prepare", b"prepare", "put", b"put", "resolve", b"resolve", "transact", b"transact"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["command", b"command"]) -> typing.Literal["put", "delete", "transact", "advance", "prepare", "resolve", "inquire", "forget", "compare", "configure"] | None: ...
 
 global___Command = Command
 
@@ -357,6 +361,49 @@ class CompareReplicas(google.protobuf.message.Message):
     ) -> None: ...
 
 global___CompareReplicas = CompareReplicas
+
+@typing.final
+class Configure(google.protobuf.message.Message):
+    """The numbers that results depend on, from here on: a new leader's first words. They stand in the log, since
+    replicas that were started with different ones would come to different results of the same entry.
+    """
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CLIENT_ID_LIFETIME_US_FIELD_NUMBER: builtins.int
+    AHEAD_US_MAX_FIELD_NUMBER: builtins.int
+    RETENTION_US_FIELD_NUMBER: builtins.int
+    KEY_BYTES_MAX_FIELD_NUMBER: builtins.int
+    VALUE_BYTES_MAX_FIELD_NUMBER: builtins.int
+    REQUEST_BYTES_MAX_FIELD_NUMBER: builtins.int
+    OPERATIONS_MAX_FIELD_NUMBER: builtins.int
+    UNACKNOWLEDGED_PER_CLIENT_MAX_FIELD_NUMBER: builtins.int
+    PARKED_KEYS_MAX_FIELD_NUMBER: builtins.int
+    client_id_lifetime_us: builtins.int
+    ahead_us_max: builtins.int
+    retention_us: builtins.int
+    key_bytes_max: builtins.int
+    value_bytes_max: builtins.int
+    request_bytes_max: builtins.int
+    operations_max: builtins.int
+    unacknowledged_per_client_max: builtins.int
+    parked_keys_max: builtins.int
+    def __init__(
+        self,
+        *,
+        client_id_lifetime_us: builtins.int = ...,
+        ahead_us_max: builtins.int = ...,
+        retention_us: builtins.int = ...,
+        key_bytes_max: builtins.int = ...,
+        value_bytes_max: builtins.int = ...,
+        request_bytes_max: builtins.int = ...,
+        operations_max: builtins.int = ...,
+        unacknowledged_per_client_max: builtins.int = ...,
+        parked_keys_max: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["ahead_us_max", b"ahead_us_max", "client_id_lifetime_us", b"client_id_lifetime_us", "key_bytes_max", b"key_bytes_max", "operations_max", b"operations_max", "parked_keys_max", b"parked_keys_max", "request_bytes_max", b"request_bytes_max", "retention_us", b"retention_us", "unacknowledged_per_client_max", b"unacknowledged_per_client_max", "value_bytes_max", b"value_bytes_max"]) -> None: ...
+
+global___Configure = Configure
 
 @typing.final
 class Configuration(google.protobuf.message.Message):

@@ -1,0 +1,68 @@
+"""Every process is stopped in order and started again, one after the other, under load: nothing fails."""
+
+from __future__ import annotations
+
+import asyncio
+from asyncio import to_thread
+from pathlib import Path
+
+import pytest
+
+import overdb
+from tests.integration.cluster import LocalCluster, Process, wait_until
+from tests.integration.workload import Adders, Writers
+
+pytestmark = pytest.mark.timeout(180)
+
+# A leader that is told to stop hands over first: 0.4 s where the machine has nothing else to do. Waiting for
+# its silence to be noticed, and for an election, would take more than two seconds at the worst.
+LONGEST_SECONDS_MAX = 2.0
+
+
+def again(cluster: LocalCluster, process: Process) -> None:
+    """Stop it as an operator does, start it, and wait until it has what the others have."""
+    assert process.stop() == 0, process.log_tail()
+    process.start()
+
+    def whole() -> bool:
+        for number in range(cluster.routers):
+            status = cluster.status(number)
+            if status is None or not status.serving:
+                return False
+            for group in status.groups:
+                newest = max(replica.applied_index for replica in group.replicas)
+                if not all(r.reachable and newest - r.applied_index < 500 for r in group.replicas):
+                    return False
+        return True
+
+    wait_until(whole, f"{process.name} is back")
+
+
+def test_a_rolling_restart_fails_no_request_and_holds_none_up(tmp_path: Path) -> None:
+    async def run() -> None:
+        with LocalCluster(tmp_path, routers=2) as cluster:
+            async with (
+                overdb.Client(cluster.endpoints) as client,
+                Writers(cluster.endpoints, count=8, clients=2) as writers,
+                Adders(client, "rolling") as adders,
+            ):
+                for process in cluster.processes:
+                    await adders.more(30)
+                    await writers.acknowledged_more(100)
+                    await to_thread(again, cluster, process)
+                await adders.more(30)
+                await writers.stop()
+                assert writers.written.problems(await writers.read_back()) == []
+            async with overdb.Client(cluster.endpoints) as client:
+                assert await adders.problems(client) == []
+            gap = writers.written.longest_gap_seconds
+            told = f"longest add {adders.longest_seconds:.2f} s, gap {gap:.2f} s"
+            unknown = f"unknown {adders.unknown} and {writers.written.unknown}"
+            print(
+                f"{sum(adders.done)} adds, {writers.written.acknowledgements} puts, {told}, {unknown}"
+            )
+            assert adders.longest_seconds < LONGEST_SECONDS_MAX
+            assert gap < LONGEST_SECONDS_MAX
+            assert (adders.unknown, writers.written.unknown) == (0, 0)
+
+    asyncio.run(run())
