@@ -138,7 +138,7 @@ def a_finisher_acts_while_its_own_vote_is_open() -> None:
     late = directed.vote(other.one(directed.inquire(command)))
     outcome = decide(transaction.id, 0, [votes[0], late])
     assert outcome is not None
-    replica = SimpleNamespace(machine=own.machine, raft=SimpleNamespace(is_leader=True))
+    replica = SimpleNamespace(machine=own.machine, raft=SimpleNamespace(serves=True))
     finisher: Any = SimpleNamespace(_replica=replica)
     if finishing.Finisher._is_still_open(finisher, transaction):
         own.one(outcome)
