@@ -55,7 +55,7 @@ class Running:
 
     @property
     def leader(self) -> Replica | None:
-        return next((one for one in self.replicas.values() if one.raft.is_leader), None)
+        return next((one for one in self.replicas.values() if one.raft.serves), None)
 
     async def led(self) -> Replica:
         await until(lambda: self.leader and self.leader.raft.leading.committed_in_term)
