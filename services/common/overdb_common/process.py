@@ -19,6 +19,10 @@ from overdb_common.version import version
 
 # The hot paths make many short-lived objects and no cycles: look for cycles less often.
 _GC_THRESHOLDS = (20_000, 20, 50)
+# gRPC's older way to poll: the thread that waits for the socket handles what arrives. The newer one, its
+# "event engine", hands it to a second thread and that to a third, which costs half as much again for each
+# message. It is read when grpc is imported; a release that does not know it ignores it.
+_GRPC_EXPERIMENTS = "-event_engine_client,-event_engine_listener"
 _USAGE = "usage: {program} [--help | --version | --check]"
 
 
@@ -32,7 +36,8 @@ def run(
     """Run ``amain(settings, stop)`` until it returns and return the exit code of the process.
 
     ``stop`` is set by SIGTERM and SIGINT; ``amain`` then ends what it runs and returns. ``check`` is
-    what ``--check`` does: it returns whether the process that these settings configure serves.
+    what ``--check`` does: it returns whether the process that these settings configure serves. Neither may
+    have imported grpc before.
 
     Exit codes: 0 ended as asked (or the check holds), 1 failed (or the check does not hold), 2 wrong
     flag, 78 cannot work as configured (StartupError, told in one line on stderr).
@@ -49,6 +54,7 @@ def run(
         return 0
     # gRPC writes lines of its own about refused connections, which are everyday life in a cluster.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    os.environ.setdefault("GRPC_EXPERIMENTS", _GRPC_EXPERIMENTS)
     try:
         parent.end_with_parent()
         settings = load(settings_class, program)

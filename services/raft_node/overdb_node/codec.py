@@ -25,6 +25,7 @@ from overdb_node.machine.types import (
     Put,
     ReadRefusal,
     Refused,
+    RequestId,
     Result,
     Transacted,
     Vote,
@@ -36,6 +37,7 @@ from overdb_node.raft.types import Configuration, Member, Snapshot
 from overdb_node.storage.data import ScanPage
 from overdb_node.transaction_codec import decode_id, decode_transact, fill_error
 
+_new = tuple.__new__  # of a NamedTuple, without the call that its class puts before it
 _UNREADABLE = Refused(Code.INVALID_ARGUMENT, "the command cannot be read by this version")
 
 # --- log entries -------------------------------------------------------------------------------------
@@ -59,14 +61,25 @@ def decode_envelope(payload: bytes) -> tuple[int, list[Command | Refused]]:
         commands = log_pb2.Commands.FromString(envelope.commands)
     except DecodeError:
         return envelope.stamp, [_UNREADABLE]
-    return envelope.stamp, [_decode_command(command) for command in commands.commands]
+    return envelope.stamp, [
+        _decode_put(command.put) if command.HasField("put") else _decode_command(command)
+        for command in commands.commands
+    ]
+
+
+def _decode_put(put: kv_pb2.PutRequest) -> Put:
+    wire = put.id
+    request = (
+        wire.client_id,
+        wire.request_number,
+        wire.started_at,
+        wire.acknowledged_below,
+    )
+    return _new(Put, (put.key, put.value, _new(RequestId, request)))
 
 
 def _decode_command(command: log_pb2.Command) -> Command | Refused:
     kind = command.WhichOneof("command")
-    if kind == "put":
-        put = command.put
-        return Put(put.key, put.value, decode_id(put.id))
     if kind == "delete":
         return Delete(command.delete.key, decode_id(command.delete.id))
     if kind == "transact":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 
-from overdb_common import process, serving
+from overdb_common import process
 from overdb_router.settings import RouterSettings
 
 
@@ -15,12 +15,15 @@ async def _run(settings: RouterSettings, stop: asyncio.Event) -> None:
     await run(settings, stop)
 
 
+def _is_serving(settings: RouterSettings) -> bool:
+    from overdb_common import serving  # noqa: PLC0415  # grpc comes behind what process.run sets
+
+    return serving.is_serving(settings.listen)
+
+
 def main() -> None:
     """Entry point of ``overdb-router``."""
-    code = process.run(
-        "overdb-router", RouterSettings, _run, lambda settings: serving.is_serving(settings.listen)
-    )
-    sys.exit(code)
+    sys.exit(process.run("overdb-router", RouterSettings, _run, _is_serving))
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from overdb_node.machine.types import (
 )
 
 _HEAD = struct.Struct(">16sQQBI")  # client id, request number, fingerprint, tag, length of the rest
+_PUT = struct.Struct(">16sQQBIQ")  # the same of a put, with its rest
 _VERSION = struct.Struct(">Q")
 _DELETED = struct.Struct(">Q?")
 _TRANSACTED = struct.Struct(">?QI")
@@ -37,9 +38,13 @@ class Kept(NamedTuple):
     result: int | Result
 
 
-def pack(kept: Iterable[Kept]) -> bytes:
+def pack(kept: Iterable[tuple[bytes, int, int, int | Result]]) -> bytes:
+    """The fields of ``Kept``, for each."""
     parts: list[bytes] = []
     for client_id, number, fingerprint, result in kept:
+        if type(result) is int:  # most are
+            parts.append(_PUT.pack(client_id, number, fingerprint, _WRITTEN, 8, result))
+            continue
         tag, rest = _pack_result(result)
         parts.append(_HEAD.pack(client_id, number, fingerprint, tag, len(rest)))
         parts.append(rest)

@@ -77,7 +77,7 @@ class Participant:
         self._sessions = sessions
         self._run_parked = run_parked
         self.locks = Locks()
-        self._transactions: dict[bytes, dict[int, Transaction]] = {}  # by client, by number
+        self.by_client: dict[bytes, dict[int, Transaction]] = {}  # by client, by number
         self.parked: dict[TransactionId, Parked] = {}  # in log order
         self._parked_on: dict[bytes, dict[TransactionId, Parked]] = {}
         self._parked_keys = 0
@@ -140,11 +140,11 @@ class Participant:
     # --- what others ask ----------------------------------------------------------------------------
 
     def find(self, request: RequestId) -> Transaction | None:
-        numbers = self._transactions.get(request.client_id)
+        numbers = self.by_client.get(request.client_id)
         return None if numbers is None else numbers.get(request.request_number)
 
     def find_id(self, identity: TransactionId) -> Transaction | None:
-        return self._transactions.get(identity.client_id, {}).get(identity.request_number)
+        return self.by_client.get(identity.client_id, {}).get(identity.request_number)
 
     def stored_answer(self, request: RequestId, fingerprint: int) -> Result | None:
         """What a request inside this group is answered with, when its id is parked or a transaction's."""
@@ -167,7 +167,7 @@ class Participant:
         return version is None or holder.vote.version <= version
 
     def transactions(self) -> Iterator[Transaction]:
-        for numbers in self._transactions.values():
+        for numbers in self.by_client.values():
             yield from numbers.values()
 
     # --- Prepare (PROTOCOL 2.3) ---------------------------------------------------------------------
@@ -188,7 +188,7 @@ class Participant:
                 return refusal
             if self._sessions.is_gone(identity_of(command.id), self._clock.physical):
                 return Vote(VoteKind.STALE, command.attempt, refusal=self._stale(command.id))
-            kept = len(self._transactions.get(command.id.client_id, ()))
+            kept = len(self.by_client.get(command.id.client_id, ()))
             if kept >= self._settings.unacknowledged_per_client_max:
                 return Refused(
                     Code.RESOURCE_EXHAUSTED,
@@ -528,7 +528,7 @@ class Participant:
 
     def _store(self, transaction: Transaction) -> None:
         client_id, number = transaction.id
-        self._transactions.setdefault(client_id, {})[number] = transaction
+        self.by_client.setdefault(client_id, {})[number] = transaction
         self._touch(transaction)
         if transaction.is_open:
             self.open[transaction.id] = transaction
@@ -537,12 +537,12 @@ class Participant:
 
     def _drop(self, transaction: Transaction) -> None:
         client_id, number = transaction.id
-        numbers = self._transactions.get(client_id, {})
+        numbers = self.by_client.get(client_id, {})
         if numbers.get(number) is not transaction:
             return  # it has gone already
         del numbers[number]
         if not numbers:
-            del self._transactions[client_id]
+            del self.by_client[client_id]
         self._changed[transaction.name] = None
 
     def _is_gone(self, identity: TransactionId) -> bool:
@@ -563,7 +563,7 @@ class Participant:
 
     def _close(self, client_id: bytes, below: int | None) -> None:
         """The client will not ask for numbers below this again (None: for none)."""
-        numbers = self._transactions.get(client_id)
+        numbers = self.by_client.get(client_id)
         if numbers is None:
             return
         for transaction in list(numbers.values()):

@@ -32,9 +32,10 @@ EXPIRED_RESULTS_PER_ENTRY_MAX = 1024
 class Session:
     """What is kept of one client id. Holds exactly the results at and above ``acknowledged_below``."""
 
-    __slots__ = ("acknowledged_below", "results")
+    __slots__ = ("acknowledged_below", "created", "results")
 
-    def __init__(self, acknowledged_below: int) -> None:
+    def __init__(self, created: int, acknowledged_below: int) -> None:
+        self.created = created  # microseconds since the epoch, by the client
         self.acknowledged_below = acknowledged_below
         self.results: dict[int, tuple[int, int | Result, int]] = {}  # -> fingerprint, result, index
 
@@ -46,9 +47,12 @@ class Sessions:
         self._settings = settings
         self._reader = reader
         self._sessions: dict[bytes, Session] = {}
+        self.session_of = self._sessions.get
         self._by_creation: list[tuple[int, bytes]] = []  # a heap
-        self._open_in_entry: dict[int, int] = {}  # log index -> results still kept of it
-        self._entry: list[Kept] = []  # results of the entry that is being applied
+        # Log index -> results still kept of it. Of the entry that is being applied: minus those dropped.
+        self._open_in_entry: dict[int, int] = {}
+        # Results of the entry that is being applied, as Kept has them.
+        self._entry: list[tuple[bytes, int, int, int | Result]] = []
         self._index = 0
         self._records: dict[bytes, bytes | None] = {}  # of the entry
         self._batch: dict[bytes, bytes | None] = {}  # of all entries since they were taken
@@ -79,10 +83,7 @@ class Sessions:
     def end_entry(self) -> dict[bytes, bytes | None]:
         """Return the records that the entry has changed."""
         if self._entry:
-            if self._index in self._open_in_entry:
-                name = ENTRY_PREFIX + _NUMBER.pack(self._index)
-                self._records[name] = packing.pack(self._entry)
-            self._entry = []
+            self._end_results()
         if self._touched:
             for client_id in self._touched:
                 below = self._sessions[client_id].acknowledged_below
@@ -93,6 +94,16 @@ class Sessions:
         changed, self._records = self._records, {}
         self._batch.update(changed)
         return changed
+
+    def _end_results(self) -> None:
+        """Count the entry's results, less those that a later request in it has acknowledged already."""
+        added, self._entry = self._entry, []
+        self.kept += len(added)
+        left = self._open_in_entry.pop(self._index, 0) + len(added)
+        if left:
+            self._open_in_entry[self._index] = left
+        name = ENTRY_PREFIX + _NUMBER.pack(self._index)
+        self._records[name] = packing.pack(added) if left else None
 
     def find(self, request: RequestId, fingerprint: int) -> Result | None:
         """The answer that is stored under this id. It comes before everything else (PROTOCOL 2.10)."""
@@ -115,7 +126,7 @@ class Sessions:
                     f"below {session.acknowledged_below}; it was not run again",
                 )
             if session.acknowledged_below < acknowledged_below <= number:
-                self._acknowledge(session, client_id, acknowledged_below)
+                self.acknowledge(session, client_id, acknowledged_below)
             if len(session.results) >= self._settings.unacknowledged_per_client_max:
                 return Refused(
                     Code.RESOURCE_EXHAUSTED,
@@ -194,18 +205,24 @@ class Sessions:
         session = self._sessions.get(request.client_id)
         if session is None or request.request_number < session.acknowledged_below:
             return
-        session.results[request.request_number] = (fingerprint, result, self._index)
-        self._entry.append(Kept(request.client_id, request.request_number, fingerprint, result))
-        self._open_in_entry[self._index] = self._open_in_entry.get(self._index, 0) + 1
-        self.kept += 1
+        self.keep_in(session, request.client_id, request.request_number, fingerprint, result)
+
+    def keep_in(
+        self, session: Session, client_id: bytes, number: int, fingerprint: int, result: int | Result
+    ) -> None:
+        """Keep the result of a request that was admitted to this session, and not acknowledged since."""
+        session.results[number] = (fingerprint, result, self._index)
+        self._entry.append((client_id, number, fingerprint, result))
 
     # --- forgetting -------------------------------------------------------------------------------
 
     def _open(self, client_id: bytes, acknowledged_below: int) -> None:
-        self._sessions[client_id] = Session(acknowledged_below)
-        heapq.heappush(self._by_creation, (_created_us(client_id), client_id))
+        created = _created_us(client_id)
+        self._sessions[client_id] = Session(created, acknowledged_below)
+        heapq.heappush(self._by_creation, (created, client_id))
 
-    def _acknowledge(self, session: Session, client_id: bytes, below: int) -> None:
+    def acknowledge(self, session: Session, client_id: bytes, below: int) -> None:
+        """Forget the results below a number: the client will not ask again."""
         results, start = session.results, session.acknowledged_below
         session.acknowledged_below = below
         self._touched[client_id] = None
@@ -223,6 +240,9 @@ class Sessions:
     def _drop(self, index: int) -> None:
         """One result of the entry at ``index`` is kept no more; its record goes with the last one."""
         self.kept -= 1
+        if index == self._index:  # it is being applied, and its results are counted at its end
+            self._open_in_entry[index] = self._open_in_entry.get(index, 0) - 1
+            return
         left = self._open_in_entry[index] - 1
         if left:
             self._open_in_entry[index] = left
@@ -244,7 +264,7 @@ class Sessions:
             client_id = heap[0][1]
             session = self._sessions[client_id]
             if len(session.results) > results_left:
-                self._acknowledge(session, client_id, sorted(session.results)[results_left])
+                self.acknowledge(session, client_id, sorted(session.results)[results_left])
                 return
             results_left -= len(session.results)
             heapq.heappop(heap)

@@ -13,15 +13,19 @@ FOUNDING_EPOCH = 1
 class Slots:
     """A bitmap: bit ``slot % 8`` of byte ``slot // 8``."""
 
-    __slots__ = ("bitmap", "epoch")
+    __slots__ = ("bitmap", "epoch", "owned")
 
     def __init__(self, group: int, groups: int) -> None:
         self.epoch = FOUNDING_EPOCH
-        self.bitmap = founding_slots(group, groups)
+        self._take(founding_slots(group, groups))
+
+    def _take(self, bitmap: bytes) -> None:
+        self.bitmap = bitmap
+        # The same, a byte for each slot, as it is asked for each request.
+        self.owned = bytes(bitmap[slot >> 3] >> (slot & 7) & 1 for slot in range(SLOTS))
 
     def owns(self, key: bytes) -> bool:
-        slot = slot_of(key)
-        return bool(self.bitmap[slot >> 3] >> (slot & 7) & 1)
+        return bool(self.owned[slot_of(key)])
 
     @property
     def count(self) -> int:
@@ -34,4 +38,4 @@ class Slots:
         if packed is not None:
             assert len(packed) == _EPOCH.size + SLOTS // 8
             self.epoch = _EPOCH.unpack_from(packed)[0]
-            self.bitmap = packed[_EPOCH.size :]
+            self._take(packed[_EPOCH.size :])

@@ -26,6 +26,9 @@ SEGMENT_BYTES = 8 << 20
 _HEADER = struct.Struct(">8sIQI")  # magic, format, segment number, crc32c of those
 _MAGIC = b"OverDBlg"
 _FORMAT = 2  # 1: frames may end in zero
+# The page cache keeps what was written at once in one piece, up to megabytes on newer kernels, and then goes
+# over all of that piece at each append to it. So: pieces of the size of an append.
+_ZEROED_AT_ONCE = 16 << 10
 _PREPARED = "next.tmp"
 _SUFFIX = ".seg"
 
@@ -167,12 +170,11 @@ class DurableLog:
         self._prepared = self._maker.submit(self._make_segment)
 
     def _make_segment(self) -> None:
-        with (self._directory / _PREPARED).open("wb") as file:
-            block = bytes(1 << 20)
+        with (self._directory / _PREPARED).open("wb", buffering=0) as file:
+            block = bytes(_ZEROED_AT_ONCE)
             left = self._segment_bytes
             while left > 0:
                 left -= file.write(block[:left])
-            file.flush()
             os.fsync(file.fileno())
 
     def drop_below(self, index: int) -> None:
