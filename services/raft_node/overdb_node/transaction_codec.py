@@ -120,10 +120,11 @@ _TARGETS = {"value": Target.VALUE, "version": Target.VERSION, "exists": Target.E
 
 def _decode_operation(wire: kv_pb2.Operation) -> Operation | None:
     kind = wire.WhichOneof("operation")
+    if kind == "put":
+        put = wire.put
+        return Operation(OperationKind.PUT, put.key, put.value)
     if kind == "get":
         return Operation(OperationKind.GET, wire.get.key)
-    if kind == "put":
-        return Operation(OperationKind.PUT, wire.put.key, wire.put.value)
     if kind == "delete":
         return Operation(OperationKind.DELETE, wire.delete.key)
     if kind == "add":

@@ -113,10 +113,14 @@ class DataStore:
         self._no_wal = WriteOptions()
         self._no_wal.disable_wal = True  # type: ignore[method-assign, assignment]  # a property
         self._digest: ContentDigest | None = None
+        # What ``newest`` reads with: to make one costs more than to read. Shows the state behind the last
+        # write, and goes with the next.
+        self._rows: RdictIter | None = None
 
     def close(self) -> None:
-        """No iterator outlives a call of this class, and a digest ends here, unfinished: so nothing keeps
-        the database open behind this."""
+        """Iterators end here at the latest, and so does a digest, unfinished: so nothing keeps the database
+        open behind this."""
+        self._rows = None
         if self._digest is not None:
             self._digest.close()
         self._db.close()
@@ -139,6 +143,7 @@ class DataStore:
         applied_term: int,
     ) -> None:
         """One atomic batch: versions (key, version, value or None), records, and how far it got."""
+        self._rows = None
         batch = WriteBatch(raw_mode=True)
         put = batch.put
         for key, version, value in versions:
@@ -160,7 +165,9 @@ class DataStore:
 
     def newest(self, key: bytes, at: int | None = None) -> tuple[int, bytes | None] | None:
         """Newest version of a key at or below ``at``: (version, value; None for a tombstone)."""
-        return _newest(self._db.iter(), key, at)
+        if self._rows is None:
+            self._rows = self._db.iter()
+        return _newest(self._rows, key, at)
 
     def newest_many(
         self, wanted: Sequence[tuple[bytes, int | None]]
@@ -219,6 +226,7 @@ class DataStore:
         ``floor``, and a tombstone that is the newest at or below it. Visits ``rows_max`` rows at most
         (2 or more), also of one key.
         """
+        self._rows = None  # it shows what is removed here
         rows = self._db.iter()
         rows.seek(cursor or _VERSIONS)
         doomed: list[bytes] = []
