@@ -1,7 +1,7 @@
 # OverDB. `make` alone lists what there is.
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help run up down test verify format generate lock bench clean setup sim campaign torture
+.PHONY: help run up down test verify format generate lock bench clean setup growth sim campaign torture
 
 DATA ?= overdb-data
 GROUPS ?= 2
@@ -52,9 +52,14 @@ generate: setup ## compile protos/ into the stubs
 lock: setup ## write requirements/*.txt anew (needs uv)
 	@scripts/lock.sh
 
-bench: ## measure side by side with etcd into bench/RESULTS.md (BENCH_ARGS="--quick")
+bench: ## measure side by side with other stores into bench/RESULTS.md (BENCH_ARGS="--quick")
 	@scripts/setup.sh dev
+	@scripts/setup.sh bench
 	@.venv/bin/python -m bench $(BENCH_ARGS)
+
+growth: ## measure how cost, memory and restarts grow, into bench/GROWTH.md (GROWTH_ARGS="--quick")
+	@scripts/setup.sh dev
+	@.venv/bin/python -m bench.growth $(GROWTH_ARGS)
 
 sim: ## simulate a whole cluster under one seed (SEED=1 SECONDS=10 LINES=60 SIM_ARGS="--faults kill --workloads bank")
 	@scripts/setup.sh dev

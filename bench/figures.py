@@ -24,7 +24,7 @@ class Sample:
     p999_ms: float
     cpu_seconds: dict[str, float]
     resident_bytes: dict[str, int]
-    written_bytes: dict[str, int]
+    written_bytes: int | None  # by everybody, to the disk that the systems use
 
     @property
     def rate(self) -> float:
@@ -91,7 +91,7 @@ def table(samples: Sequence[Sample], reference: str = "overdb") -> str:
             found = ratios(chosen(samples, reference, workload, callers), rows)
             against = "-".join(f"{r:.2f}" for r in spread(found)) if found else ""
         items = [max(1, s.calls * s.items_per_call) for s in rows]
-        written = [sum(s.written_bytes.values()) / n for s, n in zip(rows, items, strict=True)]
+        written = [(s.written_bytes or 0) / n for s, n in zip(rows, items, strict=True)]
         lines.append(
             f"| {workload} | {callers:,} | {system} | {middle(s.rate for s in rows):,.0f} "
             f"| {middle(s.p50_ms for s in rows):.2f} | {middle(s.p99_ms for s in rows):.2f} "
@@ -101,6 +101,28 @@ def table(samples: Sequence[Sample], reference: str = "overdb") -> str:
             f"| {middle(written):,.0f} | {sum(sum(s.errors.values()) for s in rows)} | {against} |"
         )
     return "\n".join(lines) + "\n"
+
+
+def processes(samples: Sequence[Sample]) -> str:
+    """A Markdown table: CPU seconds per 1,000 items of every process, medians over the alternations."""
+    lines = [
+        "| workload | callers | system | CPU s per 1,000 of each process |",
+        "|---|---|---|---|",
+    ]
+    for workload, callers, system in dict.fromkeys(
+        (s.workload, s.callers, s.system) for s in samples
+    ):
+        rows = [s for s in chosen(samples, system, workload, callers) if s.calls]
+        parts = [
+            f"{name} {statistics.median(_per_thousand(s, name) for s in rows):.3f}"
+            for name in (rows[0].cpu_seconds if rows else ())
+        ]
+        lines.append(f"| {workload} | {callers:,} | {system} | {', '.join(parts)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _per_thousand(sample: Sample, process: str) -> float:
+    return sample.cpu_seconds[process] * 1000 / (sample.calls * sample.items_per_call)
 
 
 def goals(samples: Sequence[Sample]) -> str:

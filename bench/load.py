@@ -13,23 +13,42 @@ from pathlib import Path
 from bench.figures import Sample, percentile
 
 TICKS = os.sysconf("SC_CLK_TCK")
+SECTOR = 512
+END_SECONDS_MAX = 20.0
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 class Usage:
-    """CPU seconds, resident bytes and bytes written of processes by name, read from /proc."""
+    """CPU seconds and resident bytes of processes by name, read from /proc."""
 
     def __init__(self, pids: dict[str, int]) -> None:
         self.cpu: dict[str, float] = {}
         self.resident: dict[str, int] = {}
-        self.written: dict[str, int] = {}
         for name, pid in pids.items():
             proc = Path(f"/proc/{pid}")
             fields = (proc / "stat").read_text().rsplit(")", 1)[1].split()
             self.cpu[name] = (int(fields[11]) + int(fields[12])) / TICKS
             self.resident[name] = int((proc / "statm").read_text().split()[1]) * PAGE
-            io = dict(line.split(": ") for line in (proc / "io").read_text().splitlines())
-            self.written[name] = int(io["write_bytes"])
+
+
+class Disk:
+    """What the disk below a directory was given to write, from /proc/diskstats.
+
+    Not the ``write_bytes`` of processes: that counts whole pieces of the page cache, up to a megabyte for an
+    append of a few bytes.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        device = directory.stat().st_dev
+        self._device = [str(os.major(device)), str(os.minor(device))]
+
+    def written(self) -> int | None:
+        """Bytes since the machine started; None for what is no disk."""
+        for line in Path("/proc/diskstats").read_text().splitlines():
+            fields = line.split()
+            if fields[:2] == self._device:
+                return int(fields[9]) * SECTOR
+        return None
 
 
 async def measure(
@@ -37,12 +56,13 @@ async def measure(
     items_per_call: int,
     operation: Callable[[int], Awaitable[None]],
     pids: dict[str, int],
-    seconds: float,
-    warm_up: float,
+    disk: Disk,
+    times: tuple[float, float],
 ) -> Sample:
     """Have callers call ``operation(n)`` one after the other; calls that end after the warm-up count.
 
-    ``row``: system, workload, callers, alternation. A call that raises is counted as an error only.
+    ``row``: system, workload, callers, alternation; ``times``: how long to measure and, before, to warm up,
+    in seconds. A call that raises is counted as an error only.
     """
     latencies: list[float] = []
     errors: collections.Counter[str] = collections.Counter()
@@ -65,15 +85,16 @@ async def measure(
                 if counting:
                     latencies.append(clock() - start)
 
+    seconds, warm_up = times
     gc.collect()
     tasks = [asyncio.create_task(caller()) for _ in range(row[2])]
     await asyncio.sleep(warm_up)
-    before, start = Usage(pids), clock()
+    before, written, start = Usage(pids), disk.written(), clock()
     counting = True
     await asyncio.sleep(seconds)
     counting, stopped = False, True
-    elapsed, after = clock() - start, Usage(pids)
-    await asyncio.gather(*tasks)
+    elapsed, after, now_written = clock() - start, Usage(pids), disk.written()
+    await _end(tasks)
     latencies.sort()
     return Sample(
         *row,
@@ -86,5 +107,13 @@ async def measure(
         percentile(latencies, 0.999) * 1000,
         {name: after.cpu[name] - before.cpu[name] for name in pids},
         after.resident,
-        {name: after.written[name] - before.written[name] for name in pids},
+        None if written is None or now_written is None else now_written - written,
     )
+
+
+async def _end(tasks: list[asyncio.Task[None]]) -> None:
+    """Let the calls that are under way end; a store that keeps one for long is not waited for."""
+    _, pending = await asyncio.wait(tasks, timeout=END_SECONDS_MAX)
+    for task in pending:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Protocol, cast, runtime_checkable
 
 import grpc.aio
 
@@ -16,14 +16,20 @@ if TYPE_CHECKING:
     from bench.etcd.rpc_pb2_grpc import KVAsyncStub  # known to type checkers only
 
 
-class Store(Protocol):
+class KeyValue(Protocol):
     """What every store can be asked; errors are raised."""
 
     async def put(self, key: bytes, value: bytes) -> None: ...
     async def get(self, key: bytes) -> bytes | None: ...
+    async def close(self) -> None: ...
+
+
+@runtime_checkable
+class Store(KeyValue, Protocol):
+    """One that knows transactions and ranges too."""
+
     async def put_all(self, keys: list[bytes], value: bytes) -> None: ...
     async def scan(self, start: bytes, limit: int) -> int: ...
-    async def close(self) -> None: ...
 
 
 class OverDB:

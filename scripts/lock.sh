@@ -12,3 +12,4 @@ lock() { # lock OUTPUT ARGUMENTS...
 lock run.txt --extra server --extra cli --group build pyproject.toml
 lock dev.txt --extra server --extra cli --extra torture --group build --group dev pyproject.toml
 lock codegen.txt --group codegen
+lock bench.txt --group bench -c requirements/dev.txt

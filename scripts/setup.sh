@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Makes .venv and installs what is locked in requirements/: setup.sh run | dev | codegen
+# Makes .venv and installs what is locked in requirements/: setup.sh run | dev | codegen | bench
 # Needs Python 3.11 or newer (PYTHON names another interpreter), and nothing else.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-what=${1:?usage: scripts/setup.sh run | dev | codegen}
+what=${1:?usage: scripts/setup.sh run | dev | codegen | bench}
 python=${PYTHON:-python3}
 
 die() {
@@ -12,9 +12,9 @@ die() {
 }
 
 case $what in
-  run | dev) environment=.venv ;;
+  run | dev | bench) environment=.venv ;;
   codegen) environment=.venv/codegen ;;
-  *) die "'$what' is not known: run, dev or codegen" ;;
+  *) die "'$what' is not known: run, dev, codegen or bench" ;;
 esac
 stamp="$environment/.installed-$what"
 wanted=$(cat "requirements/$what.txt" pyproject.toml | cksum)
@@ -38,7 +38,7 @@ fi
 echo "setup: installing requirements/$what.txt into $environment (about a minute the first time)"
 "$environment/bin/python" -m pip install --quiet --disable-pip-version-check --require-hashes \
   -r "requirements/$what.txt"
-if [ "$what" != codegen ]; then
+if [ "$what" = run ] || [ "$what" = dev ]; then
   "$environment/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps \
     --no-build-isolation -e .
 fi

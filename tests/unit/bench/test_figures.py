@@ -12,7 +12,7 @@ def sample(
 ) -> Sample:
     row = (system, workload, 256, alternation, items, calls, 2.0)
     cpu = {"client": 1.0, "node-1": 2.0}
-    return Sample(*row, {"Timeout": 3}, 1.0, 2.0, 3.0, cpu, {"node-1": 1 << 20}, {"node-1": 700})
+    return Sample(*row, {"Timeout": 3}, 1.0, 2.0, 3.0, cpu, {"node-1": 1 << 20}, 700)
 
 
 def test_percentiles_are_of_the_nearest_rank() -> None:

@@ -196,9 +196,7 @@ class Machine:
         self.participant.begin_entry(index)
         self._sessions.begin_entry(index, clock.physical)
         put, other = self._put, self._apply
-        results = [
-            put(command) if type(command) is Put else other(command) for command in commands
-        ]
+        results = [put(command) if type(command) is Put else other(command) for command in commands]
         records = self._sessions.end_entry()
         if together := self.participant.end_entry():
             records.update(together)

@@ -7,7 +7,6 @@ import struct
 from collections.abc import Callable
 
 from overdb_node.machine import packing
-from overdb_node.machine.packing import Kept
 from overdb_node.machine.settings import MachineSettings
 from overdb_node.machine.store import Reader
 from overdb_node.machine.types import (
@@ -208,7 +207,12 @@ class Sessions:
         self.keep_in(session, request.client_id, request.request_number, fingerprint, result)
 
     def keep_in(
-        self, session: Session, client_id: bytes, number: int, fingerprint: int, result: int | Result
+        self,
+        session: Session,
+        client_id: bytes,
+        number: int,
+        fingerprint: int,
+        result: int | Result,
     ) -> None:
         """Keep the result of a request that was admitted to this session, and not acknowledged since."""
         session.results[number] = (fingerprint, result, self._index)

@@ -1,0 +1,61 @@
+"""What a run says of itself: machine, versions, goals, all rows; Markdown."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import platform
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+
+from bench.figures import Sample, goals, processes, table
+from bench.targets import Target
+
+
+def machine() -> str:
+    """One line: processor, cores, memory, kernel, Python and what the calls go through."""
+    processor = platform.machine()
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            processor = line.partition(": ")[2]
+            break
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    packages = ", ".join(f"{p} {metadata.version(p)}" for p in ("grpcio", "protobuf", "uvloop"))
+    return (
+        f"{processor}, {os.cpu_count()} cores, {memory:.0f} GiB, kernel {platform.release()}, "
+        f"Python {platform.python_version()}, {packages}"
+    )
+
+
+def now() -> str:
+    return f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC"
+
+
+def markdown(
+    samples: Sequence[Sample],
+    targets: Sequence[Target],
+    loaded: dict[str, int],
+    command: str,
+    plots: Sequence[Path],
+) -> str:
+    """The whole page."""
+    systems = "\n".join(
+        f"| {t.name} | {t.release} | {len(t.pids)} | {loaded.get(t.name, 0):,} | {t.promise} |"
+        for t in targets
+    )
+    pictures = "".join(
+        f"![{plot.stem}]({plot.parent.name}/{plot.name})\n\n"
+        for plot in plots
+        if plot.suffix == ".png"
+    )
+    return (
+        f"# Results\n\n{now()}; {machine()}. `{command}`\n\n"
+        "All systems and the client run on these cores; those that are not measured at the moment are "
+        "stopped. One client process calls all of them, in a closed loop. Figures are medians over the "
+        "alternations. Bytes are what the disk was given, by everybody.\n\n"
+        "| system | release | server processes | keys loaded | an answered write; a read |\n"
+        f"|---|---|---|---|---|\n{systems}\n\n"
+        f"## Goals\n\n{goals(samples)}\n{pictures}## All rows\n\n{table(samples)}\n"
+        f"## Every process\n\n{processes(samples)}"
+    )

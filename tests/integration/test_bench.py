@@ -1,0 +1,41 @@
+"""The benchmark runs, and says what it measured."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = [pytest.mark.processes]
+
+ROWS = "put:16,get:16,batch-100:4,txn-two-groups:4,scan-1000:2"
+
+
+def _bench(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "bench", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_a_short_run_measures_every_row_without_errors(tmp_path: Path) -> None:
+    outputs = ["--json", str(tmp_path / "x.json"), "--markdown", str(tmp_path / "x.md")]
+    done = _bench("--quick", "--overdb-alone", "--keys", "2000", "--rows", ROWS, *outputs)
+    assert done.returncode == 0, done.stdout + done.stderr
+    samples = json.loads((tmp_path / "x.json").read_text())
+    assert [f"{s['workload']}:{s['callers']}" for s in samples] == ROWS.split(",")
+    for sample in samples:
+        assert sample["calls"] > 0, sample
+        assert sample["errors"] == {}, sample
+        assert sample["cpu_seconds"].keys() == sample["resident_bytes"].keys()
+        assert len(sample["cpu_seconds"]) == 8  # six replicas, a router, the client
+    page = (tmp_path / "x.md").read_text()
+    assert "fsynced by a majority" in page
+    assert "| put | 16 | overdb |" in page
+
+
+def test_a_wrong_row_is_told_in_words() -> None:
+    done = _bench("--rows", "putt:1")
+    assert done.returncode == 2
+    assert "'putt:1': rows are WORKLOAD:CALLERS of put, get" in done.stderr
