@@ -1,0 +1,1 @@
+"""How cost, memory and interruptions grow with data, groups and trouble: `make growth`."""

@@ -1,0 +1,160 @@
+"""What the sections share: clusters, filling them, putting for a while."""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import contextlib
+import itertools
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import overdb
+from bench.figures import percentile
+from bench.stores import by_group
+from tests.integration.cluster import LocalCluster, Process
+
+VALUE = b"v" * 100
+BATCH = 500  # puts in one transaction, while filling
+FILLERS = 8  # of these at a time
+STRIDE = 7919
+
+
+@dataclass(frozen=True)
+class Section:
+    """A table of the page, and what it says of its goal."""
+
+    title: str
+    header: tuple[str, ...]
+    rows: list[tuple[object, ...]]
+    verdict: str
+
+    def markdown(self) -> str:
+        lines = [f"## {self.title}", "", "| " + " | ".join(self.header) + " |"]
+        lines.append("|" + "---|" * len(self.header))
+        lines += ["| " + " | ".join(map(_cell, row)) + " |" for row in self.rows]
+        return "\n".join([*lines, "", self.verdict, ""])
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:,.2f}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+@dataclass
+class Puts:
+    """Puts of one window: when each ended (perf_counter), how long it took in seconds, what failed."""
+
+    seconds: float = 0.0
+    ended: list[float] = field(default_factory=list)
+    latencies: list[float] = field(default_factory=list)
+    errors: collections.Counter[str] = field(default_factory=collections.Counter)
+    server_seconds: float = 0.0  # CPU of all servers
+
+    @property
+    def rate(self) -> float:
+        return len(self.ended) / self.seconds
+
+    def quantile_ms(self, share: float) -> float:
+        return percentile(sorted(self.latencies), share) * 1000
+
+    @property
+    def server_us(self) -> float:
+        return self.server_seconds * 1e6 / max(1, len(self.ended))
+
+
+@contextlib.contextmanager
+def cluster(groups: int = 2, **settings: str) -> Iterator[LocalCluster]:
+    """A running cluster in a directory of its own below the present one."""
+    with (
+        tempfile.TemporaryDirectory(prefix="overdb-growth-", dir=Path.cwd()) as directory,
+        LocalCluster(Path(directory), groups=groups, settings=settings) as running,
+    ):
+        yield running
+
+
+def client_of(running: LocalCluster) -> overdb.Client:
+    return overdb.Client(running.endpoints, timeout=60.0)
+
+
+def key(number: int) -> bytes:
+    return b"key-%08d" % number
+
+
+async def fill(client: overdb.Client, first: int, last: int, groups: int = 2) -> None:
+    """Write the keys of ``[first, last)``, many in a transaction of one group."""
+    for start in range(first, last, 200_000):
+        keys = [key(number) for number in range(start, min(last, start + 200_000))]
+        batches = iter(
+            [
+                own[at : at + BATCH]
+                for own in by_group(keys, groups)
+                for at in range(0, len(own), BATCH)
+            ]
+        )
+        await asyncio.gather(*(_filler(client, batches) for _ in range(FILLERS)))
+
+
+async def _filler(client: overdb.Client, batches: Iterator[list[bytes]]) -> None:
+    for batch in batches:
+        await client.transact(then=[overdb.Put(one, VALUE) for one in batch])
+
+
+def cpu_of(processes: list[Process]) -> float:
+    return sum(process.cpu_seconds() for process in processes)
+
+
+async def put_for(
+    client: overdb.Client,
+    processes: list[Process],
+    seconds: float,
+    callers: int,
+    keys: int,
+    value: bytes = VALUE,
+) -> Puts:
+    """A closed loop of callers for a while, half a second of warm-up before it."""
+    puts, numbers = Puts(), itertools.count(1)
+    counting = stopped = False
+
+    async def caller() -> None:
+        while not stopped:
+            began = time.perf_counter()
+            try:
+                await client.put(key(next(numbers) * STRIDE % keys), value)
+            except overdb.OverDBError as error:
+                puts.errors[type(error).__name__] += 1
+                await asyncio.sleep(0.01)
+                continue
+            if counting:
+                puts.ended.append(time.perf_counter())
+                puts.latencies.append(puts.ended[-1] - began)
+
+    tasks = [asyncio.create_task(caller()) for _ in range(callers)]
+    await asyncio.sleep(min(0.5, seconds / 2))
+    counting, began, cpu = True, time.perf_counter(), cpu_of(processes)
+    await asyncio.sleep(seconds)
+    counting, stopped = False, True
+    puts.seconds = time.perf_counter() - began
+    puts.server_seconds = cpu_of(processes) - cpu
+    await asyncio.gather(*tasks)
+    return puts
+
+
+async def lost(client: overdb.Client, keys: int, sample: int = 200) -> int:
+    """How many of a sample of the keys below ``keys`` are not there."""
+    wanted = [key(number * STRIDE % keys) for number in range(sample)]
+    found = await asyncio.gather(*(client.get(one) for one in wanted))
+    return sum(one is None for one in found)
+
+
+def spread_of(values: list[float]) -> float:
+    """How far the largest is above the smallest, as a share of the smallest."""
+    return max(values) / min(values) - 1
+
+
+def reached(good: bool) -> str:
+    return "reached" if good else "NOT reached"

@@ -1,0 +1,155 @@
+"""More keys: cost of a put, memory, restarts."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+
+from bench.growth.common import (
+    Section,
+    client_of,
+    cluster,
+    fill,
+    key,
+    lost,
+    put_for,
+    reached,
+    spread_of,
+)
+from tests.integration.cluster import LocalCluster, Process
+
+_MIB = 1 << 20
+
+
+def keys(quick: bool) -> Section:
+    """Cost of a put with few and with many keys."""
+    sizes = (1000, 5000) if quick else (1000, 100_000, 2_000_000)
+    seconds = 1.0 if quick else 5.0
+
+    async def measure(running: LocalCluster) -> list[tuple[object, ...]]:
+        rows: list[tuple[object, ...]] = []
+        async with client_of(running) as client:
+            done = 0
+            for size in sizes:
+                await fill(client, done, size)
+                done = size
+                # A few windows: a compaction that follows the filling is in the first of them.
+                windows = [
+                    await put_for(client, running.processes, seconds, 256, size) for _ in range(3)
+                ]
+                puts = sorted(windows, key=lambda window: window.server_us)[1]
+                failed = sum(sum(window.errors.values()) for window in windows)
+                missing = await lost(client, size)
+                figures = (puts.rate, puts.quantile_ms(0.5), puts.quantile_ms(0.99), puts.server_us)
+                rows.append((size, *figures, failed, missing))
+        return rows
+
+    with cluster() as running:
+        rows = asyncio.run(measure(running))
+    spread = spread_of([float(str(row[4])) for row in rows])
+    return Section(
+        "Keys",
+        ("keys", "puts/s", "p50 ms", "p99 ms", "server CPU us per put", "errors", "missing"),
+        rows,
+        f"256 callers; the middle one of three windows. CPU per put differs by {spread:.0%}; "
+        f"15 % wanted: {reached(spread <= 0.15)}.",
+    )
+
+
+def _memory(process: Process, field: str) -> int:
+    for line in Path(f"/proc/{process.pid}/status").read_text().splitlines():
+        if line.startswith(field):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+async def _answers(running: LocalCluster, size: int) -> float:
+    """Wait until a put and a strict get in each group are answered; return the seconds."""
+    began = time.perf_counter()
+    async with client_of(running) as client:
+        await asyncio.gather(*(client.put(key(n), b"again") for n in range(8)))
+        await asyncio.gather(*(client.get(key(n)) for n in range(8)))
+        missing = await lost(client, size)
+    if missing:
+        raise LookupError(f"{missing} keys are missing behind a restart")
+    return time.perf_counter() - began
+
+
+def restart(quick: bool) -> Section:
+    """Memory with many keys, and how long until they are served again."""
+    size = 5000 if quick else 1_000_000
+
+    async def load(running: LocalCluster) -> None:
+        async with client_of(running) as client:
+            await fill(client, 0, size)
+            await put_for(client, running.processes, 1.0 if quick else 5.0, 256, size)
+
+    rows: list[tuple[object, ...]] = []
+    with cluster() as running:
+        asyncio.run(load(running))
+        anonymous = [_memory(p, "RssAnon") / _MIB for p in running.nodes.values()]
+        resident = [_memory(p, "VmRSS") / _MIB for p in running.nodes.values()]
+        described = [running.describe(node) for node in running.nodes]
+        logs = [d.last_index - d.snapshot_index for d in described if d is not None]
+        for how in ("SIGTERM", "SIGKILL"):
+            for process in running.processes:
+                if how == "SIGTERM":
+                    process.send(15)
+                else:
+                    process.kill()
+            for process in running.processes:
+                assert process.popen is not None
+                process.popen.wait(30)
+            began = time.perf_counter()
+            for process in running.processes:
+                process.start()
+            asyncio.run(_answers(running, size))
+            rows.append(
+                (f"seconds from start to answers, behind {how}", time.perf_counter() - began)
+            )
+        after = [_memory(p, "VmRSS") / _MIB for p in running.nodes.values()]
+    slowest = max(float(str(row[1])) for row in rows)
+    rows += [
+        ("resident MiB of a replica, largest", max(resident)),
+        ("of it anonymous", max(anonymous)),
+        ("resident MiB behind the restarts, largest", max(after)),
+        ("entries in the log when stopped, most", max(logs)),
+    ]
+    return Section(
+        f"Restart and memory with {size:,} keys",
+        ("measure", "value"),
+        rows,
+        f"All seven processes are started at once and share the cores. 300 MiB a replica wanted: "
+        f"{reached(max(resident) <= 300)}; 5 s to answers wanted: {reached(slowest <= 5)}.",
+    )
+
+
+def recovery(quick: bool) -> Section:
+    """Start against the length of the log that is to be read."""
+    sizes = (1, 2) if quick else (8, 32, 128)
+    rows: list[tuple[object, ...]] = []
+    for mib in sizes:
+        with cluster(OVERDB_SNAPSHOT_LOG_BYTES=str(1 << 30)) as running:
+
+            async def write(running: LocalCluster = running, mib: int = mib) -> None:
+                value = b"v" * 50_000
+                async with client_of(running) as client:
+                    for at in range(0, mib * 2, 1):  # half of it goes to each group
+                        names = [b"%d-%d" % (at, n) for n in range(20)]
+                        await asyncio.gather(*(client.put(name, value) for name in names))
+
+            asyncio.run(write())
+            node = running.nodes[1]
+            node.kill()
+            began = time.perf_counter()
+            node.start()
+            while running.describe(1) is None:
+                time.sleep(0.01)
+            rows.append((mib, time.perf_counter() - began, node.resident_bytes() / _MIB))
+    return Section(
+        "Recovery against the log",
+        ("log MiB, about", "seconds until a replica answers", "resident MiB then"),
+        rows,
+        "One replica is killed and started while the others serve. A log is cut at 64 MiB by default.",
+    )

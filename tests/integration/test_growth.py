@@ -1,0 +1,30 @@
+"""The measurements of growth run, and say what they measured."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = [pytest.mark.processes]
+
+
+def test_short_sections_are_measured(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "bench.growth", "--quick", "--sections", "keys,slow-follower"]
+    outputs = ["--json", str(tmp_path / "x.json"), "--markdown", str(tmp_path / "x.md")]
+    done = subprocess.run(
+        [*command, *outputs], capture_output=True, text=True, timeout=200, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    keys, follower = json.loads((tmp_path / "x.json").read_text())
+    for row in keys["rows"]:
+        *_, errors, missing = row
+        assert (errors, missing) == (0, 0), row
+    assert [row[0] for row in follower["rows"]] == ["before", "stopped", "after"]
+    for row in follower["rows"]:
+        assert row[1] > 0, row
+        assert row[4] == 0, row
+    assert "## A follower stopped" in (tmp_path / "x.md").read_text()
