@@ -27,7 +27,7 @@ from bench.figures import Sample, chosen, goals, table
 from bench.load import Disk, measure
 from bench.stores import KeyValue
 from bench.targets import Target, serve, wake_all, wake_only
-from bench.workloads import ITEMS, QUICK_ROWS, ROWS, VALUE, keys_of, operations, parsed_rows
+from bench.workloads import ITEMS, QUICK_ROWS, ROWS, STRIDE, VALUE, keys_of, operations, parsed_rows
 
 
 async def until_answering(store: KeyValue, key: bytes) -> None:
@@ -93,6 +93,7 @@ class Run:
             self._keys[servers] = await load(store, keys, target.load_seconds_max)
         calls = operations(store, self._keys[servers])
         pids = {**target.pids, "client": os.getpid()}
+        os.sync()  # what one system left unwritten is not the next one's time
         for workload, callers in self._arguments.rows:
             if (workload, callers) in target.rows or (
                 (workload, callers) not in ROWS and workload in dict(target.rows)
@@ -134,8 +135,8 @@ def parsed(argv: list[str]) -> argparse.Namespace:
         rows = parsed_rows(arguments.rows) if arguments.rows else None
     except ValueError as error:
         parser.error(str(error))
-    if arguments.keys < 1000:
-        parser.error(f"--keys {arguments.keys}: at least 1000")
+    if arguments.keys < 1000 or arguments.keys % STRIDE == 0:
+        parser.error(f"--keys {arguments.keys}: at least 1000, and no multiple of {STRIDE}")
     arguments.rows = rows or (QUICK_ROWS if quick else ROWS)
     arguments.seconds = arguments.seconds or (0.7 if quick else 2.0)
     arguments.warm_up = 0.2 if quick else 0.5
@@ -176,7 +177,7 @@ def main(argv: list[str]) -> int:
     drawn = plots.draw(samples, arguments.plots)
     arguments.markdown.write_text(report.markdown(samples, targets, loaded, command, drawn))
     print(f"\n{goals(samples)}\n{table(samples)}")
-    reached = max((s.rate for s in chosen(samples, "overdb", "put", 256)), default=math.nan)
+    reached = max((s.rate for s in chosen(samples, "overdb", "put", 256)), default=0.0)
     if reached < arguments.least:
         print(f"{reached:,.0f} puts/s from 256 callers: {arguments.least:,.0f} wanted")
         return 1

@@ -128,6 +128,9 @@ class PySyncObj:
                     future.set_result(value)
                 else:
                     future.set_exception(RuntimeError(error))
+        for future in self._open.values():
+            if not future.done():
+                future.set_exception(ConnectionError("the node has closed the connection"))
 
     async def _ask(self, *request: str | bytes) -> Any:
         if self._writer is None:

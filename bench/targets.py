@@ -105,7 +105,8 @@ def _oxidedb(stack: contextlib.ExitStack, directory: Path) -> Target:
         functools.partial(python_stores.OxideDB, nodes.addresses),
         {f"oxidedb-{n}": popen.pid for n, popen in enumerate(nodes.popens)},
         metadata.version(python_stores.OXIDEDB),
-        "SQLite with synchronous=NORMAL: a write is not fsynced before the answer; linearizable",
+        "SQLite with synchronous=NORMAL: not fsynced before the answer, a put is a transaction in two "
+        "phases; linearizable",
         _PLAIN,
         15.0,
     )

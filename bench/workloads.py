@@ -23,7 +23,9 @@ ROWS: tuple[Row, ...] = (
 QUICK_ROWS = tuple((w, n) for w, n in ROWS if n in {1, 16, 256} and (w, n) != ("put", 16))
 ITEMS = {"batch-100": 100}  # of one call, where it is not 1
 SCANNED = 1000
-STRIDE = 7919  # a prime: neighbours in time are none in the key space
+STRIDE = (
+    7919  # a prime: neighbours in time are none in the key space; no divisor of the number of keys
+)
 
 
 def keys_of(count: int) -> list[bytes]:

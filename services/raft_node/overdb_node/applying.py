@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from overdb.internal.v1 import shard_pb2
 from overdb_node import codec
 from overdb_node.machine.machine import Machine
-from overdb_node.machine.types import Refused, Token, Waits, WrongGroup
+from overdb_node.machine.types import Refused, Token, Waits, Written, WrongGroup
 from overdb_node.metrics import NodeMetrics
 from overdb_node.raft.types import Entry, EntryKind
 from overdb_node.storage.data import DataStore
@@ -17,6 +17,7 @@ from overdb_node.transport.shard_service import Answers
 
 # How long the loop may be kept from other work, heartbeats above all, by applying.
 SLICE_SECONDS_MAX = 0.005
+_WRITTEN_ONLY = {Written}
 
 
 class Waiting:
@@ -133,6 +134,10 @@ class Applier:
         if waiting is None:
             return None
         sequence, answers = waiting
+        if answers.compact and set(map(type, results)) == _WRITTEN_ONLY:
+            self._metrics.requested("commands", "OK", len(results))
+            versions = [result.version for result in results]  # type: ignore[union-attr]
+            return answers, shard_pb2.ShardResponse(sequence=sequence, versions=versions)
         refused = sum(isinstance(result, Refused | WrongGroup) for result in results)
         self._metrics.requested("commands", "OK", len(results) - refused)
         if refused:

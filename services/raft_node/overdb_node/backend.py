@@ -28,6 +28,7 @@ class ReplicaBackend:
 
     def exchange(self, request: shard_pb2.ShardRequest, answers: Answers) -> None:
         replica = self._replica
+        answers.compact = request.compact
         if request.group != self._group:
             self._refuse_group(request, answers)
         elif request.commands:

@@ -232,6 +232,15 @@ class BatchStream:
             transact = result.transact
             self._entry(op.tag, transact.ByteSize() + 32).transact.CopyFrom(transact)
 
+    def written(self, op: Op, version: int) -> None:
+        self._open -= 1
+        self._open_bytes -= op.size
+        self._succeeded[op.kind] += 1
+        if self._closed:
+            self._count_succeeded()
+            return
+        self._entry(op.tag, 32).put.version = version
+
     def read(self, op: Op, value: shard_pb2.Value) -> None:
         self._open -= 1
         self._open_bytes -= op.size

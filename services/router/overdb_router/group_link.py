@@ -197,7 +197,9 @@ class GroupLink:
             self._refuse_message(out, failure)
         else:
             self._remove(response.sequence)
-            if response.results:
+            if response.versions:
+                self._answer_puts(out.ops, response.versions)
+            elif response.results:
                 self._answer_commands(response.sequence, out.ops, response.results)
             else:
                 self._answer_reads(response.sequence, out.ops, response.values)
@@ -268,6 +270,15 @@ class GroupLink:
             for position, result in enumerate(results):
                 if result.HasField("pending") and not ops[position].done:
                     self._late.add(sequence, position, ops[position])
+
+    def _answer_puts(self, ops: Sequence[Op], versions: Sequence[int]) -> None:
+        if len(versions) != len(ops):
+            self._refuse_all(ops, self._broken_answer())
+            return
+        for op, version in zip(ops, versions, strict=True):
+            if not op.done:
+                op.finish()
+                op.sink.written(op, version)
 
     def _not_answered(self, op: Op, field: str | None, result: shard_pb2.Result) -> bool:
         """Return whether the answer follows later."""

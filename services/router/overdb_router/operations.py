@@ -41,6 +41,9 @@ class Sink(Protocol):
     def answered(self, op: Op, field: str, result: shard_pb2.Result) -> None:
         """A command ran; its answer is ``getattr(result, field)``."""
 
+    def written(self, op: Op, version: int) -> None:
+        """A PUT ran; ``answered`` with its version, in short."""
+
     def read(self, op: Op, value: shard_pb2.Value) -> None:
         """A read was answered: a GET with ``found``, ``value`` and ``version``, a READ_SET with ``set``,
         a LOOKUP with ``lookup``."""

@@ -60,6 +60,7 @@ class OutgoingCommands(Outgoing):
             group=group,
             commands=self._commands.SerializeToString(),
             count=len(self.ops),
+            compact=True,
         )
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 import grpc
 
 from overdb.internal.v1 import log_pb2, shard_pb2
+from overdb.v1 import kv_pb2
 from overdb_router import refusals
 from overdb_router.dispatcher import Dispatcher
 from overdb_router.exchange import BACKOFF_SECONDS_MAX, BACKOFF_SECONDS_MIN
@@ -32,6 +33,9 @@ class Waiter:
     def answered(self, op: Op, field: str, result: shard_pb2.Result) -> None:  # noqa: ARG002
         if not self._future.done():
             self._future.set_result(result)
+
+    def written(self, op: Op, version: int) -> None:
+        self.answered(op, "put", shard_pb2.Result(put=kv_pb2.PutResponse(version=version)))
 
     def read(self, op: Op, value: shard_pb2.Value) -> None:  # noqa: ARG002
         if not self._future.done():

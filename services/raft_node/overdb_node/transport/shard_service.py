@@ -23,6 +23,7 @@ class Answers:
         self._wake = asyncio.Event()
         self._taken = asyncio.Event()
         self.closed = False
+        self.compact = False  # whether who asks understands ShardResponse.versions
 
     def send(self, response: shard_pb2.ShardResponse) -> None:
         if not self.closed:

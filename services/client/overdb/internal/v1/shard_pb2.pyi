@@ -31,6 +31,7 @@ class ShardRequest(google.protobuf.message.Message):
     COMMANDS_FIELD_NUMBER: builtins.int
     COUNT_FIELD_NUMBER: builtins.int
     READS_FIELD_NUMBER: builtins.int
+    COMPACT_FIELD_NUMBER: builtins.int
     sequence: builtins.int
     """unique on this stream"""
     group: builtins.int
@@ -39,6 +40,8 @@ class ShardRequest(google.protobuf.message.Message):
     """a serialized Commands: becomes the payload of one log entry as it is"""
     count: builtins.int
     """number of commands in it"""
+    compact: builtins.bool
+    """the router understands `versions`"""
     @property
     def reads(self) -> global___Reads: ...
     def __init__(
@@ -49,9 +52,10 @@ class ShardRequest(google.protobuf.message.Message):
         commands: builtins.bytes = ...,
         count: builtins.int = ...,
         reads: global___Reads | None = ...,
+        compact: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["reads", b"reads"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["commands", b"commands", "count", b"count", "group", b"group", "reads", b"reads", "sequence", b"sequence"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["commands", b"commands", "compact", b"compact", "count", b"count", "group", b"group", "reads", b"reads", "sequence", b"sequence"]) -> None: ...
 
 global___ShardRequest = ShardRequest
 
@@ -207,11 +211,12 @@ class ShardResponse(google.protobuf.message.Message):
     VALUES_FIELD_NUMBER: builtins.int
     FAILURE_FIELD_NUMBER: builtins.int
     LATE_FIELD_NUMBER: builtins.int
+    VERSIONS_FIELD_NUMBER: builtins.int
     sequence: builtins.int
     @property
     def results(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Result]:
         """Exactly one of: `results` (one for each command, in order), `values` (one for each read, in order),
-        or `failure` (of the whole request).
+        `versions` or `failure` (of the whole request).
         """
 
     @property
@@ -222,6 +227,12 @@ class ShardResponse(google.protobuf.message.Message):
     def late(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Late]:
         """Answers to what was `pending` in an earlier response to the same sequence. Never along with the above."""
 
+    @property
+    def versions(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
+        """In place of `results` where every command is a put that has written, which is nearly always: the version
+        of each, in order. Only to a request that was `compact`.
+        """
+
     def __init__(
         self,
         *,
@@ -230,9 +241,10 @@ class ShardResponse(google.protobuf.message.Message):
         values: collections.abc.Iterable[global___Value] | None = ...,
         failure: global___Failure | None = ...,
         late: collections.abc.Iterable[global___Late] | None = ...,
+        versions: collections.abc.Iterable[builtins.int] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["failure", b"failure"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["failure", b"failure", "late", b"late", "results", b"results", "sequence", b"sequence", "values", b"values"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["failure", b"failure", "late", b"late", "results", b"results", "sequence", b"sequence", "values", b"values", "versions", b"versions"]) -> None: ...
 
 global___ShardResponse = ShardResponse
 

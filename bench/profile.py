@@ -1,0 +1,174 @@
+"""Where the time of a put or a get goes, hop by hop: ``python -m bench.profile``, into bench/PROFILE.md.
+
+CPU of each process is from /proc; how it divides, by library, from samples of ``perf`` (Debian: linux-perf).
+Per hop it is what one operation costs where it passes: a replica sees only the operations of its group.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import collections
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import uvloop
+
+from bench import report
+from bench.__main__ import load, until_answering
+from bench.figures import Sample
+from bench.load import Disk, measure
+from bench.stores import OverDB
+from bench.workloads import GROUPS, ITEMS, Row, keys_of, operations, parsed_rows
+from tests.integration.cluster import LocalCluster
+
+PAGE = Path(__file__).parent / "PROFILE.md"
+BEGIN, END = "<!-- measured -->", "<!-- /measured -->"
+INSTALL = "perf is missing, the division by library is left out: apt-get install linux-perf"
+_PARTS = {
+    "[kernel.kallsyms]": "kernel",
+    "libpython": "Python",
+    "python3": "Python",
+    "cygrpc": "gRPC",
+    "_message": "protobuf",
+    "rocksdict": "RocksDB",
+    "loop.cpython": "uvloop",
+}
+_COLUMNS = ("Python", "kernel", "gRPC", "protobuf", "RocksDB", "uvloop", "other")
+
+
+def part_of(library: str) -> str:
+    """The column that a library's samples count for."""
+    return next((part for name, part in _PARTS.items() if library.startswith(name)), "other")
+
+
+def shares(perf_report: str) -> dict[int, dict[str, float]]:
+    """Of each process (pid), how its samples divide; they add up to 1.
+
+    ``perf_report``: lines ``12.34%;<pid>:<command>;<library>``.
+    """
+    found: dict[int, dict[str, float]] = collections.defaultdict(
+        lambda: collections.defaultdict(float)
+    )
+    for line in perf_report.splitlines():
+        fields = [field.strip() for field in line.split(";")]
+        if len(fields) != 3 or not fields[0].endswith("%"):
+            continue
+        pid = int(fields[1].partition(":")[0])
+        found[pid][part_of(fields[2])] += float(fields[0].rstrip("%"))
+    return {
+        pid: {part: value / sum(parts.values()) for part, value in parts.items()}
+        for pid, parts in found.items()
+    }
+
+
+def hops(
+    sample: Sample, pids: dict[str, int], leaders: set[str], divided: dict[int, dict[str, float]]
+) -> list[str]:
+    """Table lines: client, router, leader, follower; microseconds of CPU for one item that passes there."""
+    names = {
+        "client": ["client"],
+        "router": [name for name in pids if name.startswith("router")],
+        "leader": sorted(leaders),
+        "follower": [n for n in pids if n.startswith("node") and n not in leaders],
+    }
+    items = max(1, sample.calls * sample.items_per_call)
+    lines = []
+    for hop, members in names.items():
+        seen = items / GROUPS if hop in ("leader", "follower") else items
+        spent = [sample.cpu_seconds[name] * 1e6 / seen for name in members]
+        total = sum(spent) / len(spent)
+        cells = []
+        for column in _COLUMNS:
+            parts = [divided.get(pids[name], {}).get(column, 0.0) for name in members]
+            cells.append(f"{total * sum(parts) / len(parts):.1f}")
+        lines.append(f"| {hop} | {total:.1f} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def _perf(pids: dict[str, int], output: Path, seconds: float) -> subprocess.Popen[bytes] | None:
+    if shutil.which("perf") is None:
+        return None
+    processes = ",".join(map(str, pids.values()))
+    command = ["perf", "record", "-q", "-F", "499", "-o", str(output), "-p", processes]
+    return subprocess.Popen([*command, "--", "sleep", str(seconds)])
+
+
+def _divided(output: Path) -> dict[int, dict[str, float]]:
+    if not output.exists():
+        return {}
+    sort = ["--no-children", "--sort", "pid,dso", "-F", "overhead,pid,dso", "-t", ";"]
+    command = ["perf", "report", "-i", str(output), "--stdio", *sort]
+    return shares(subprocess.run(command, capture_output=True, text=True, check=False).stdout)
+
+
+async def profile(cluster: LocalCluster, rows: list[Row], seconds: float, keys: int) -> list[str]:
+    """Measure all rows; return Markdown."""
+    pids = {process.name: process.pid for process in cluster.processes} | {"client": os.getpid()}
+    store = OverDB(cluster.endpoints)
+    known = keys_of(keys)
+    await until_answering(store, known[0])
+    await load(store, known, 300)
+    calls = operations(store, known)
+    lines: list[str] = []
+    for workload, callers in rows:
+        leaders = {f"node-{cluster.leader(group)}" for group in range(GROUPS)}
+        samples = cluster.directory / f"{workload}-{callers}.perf"
+        recording = _perf(pids, samples, seconds)
+        row = ("overdb", workload, callers, 0)
+        disk = Disk(cluster.directory)
+        items = ITEMS.get(workload, 1)
+        sample = await measure(row, items, calls[workload], pids, disk, (seconds, 0.5))
+        if recording is not None:
+            await asyncio.get_running_loop().run_in_executor(None, recording.wait)
+        lines += [
+            f"### {workload}, {callers} callers: {sample.rate:,.0f}/s, p50 {sample.p50_ms:.2f} ms, "
+            f"{sample.server_us_per_item:.0f} us of server CPU",
+            "",
+            "| hop | CPU us | " + " | ".join(_COLUMNS) + " |",
+            "|" + "---|" * (len(_COLUMNS) + 2),
+            *hops(sample, pids, leaders, _divided(samples)),
+            "",
+        ]
+    await store.close()
+    return lines
+
+
+def main(argv: list[str]) -> int:
+    """Measure, and put the tables into the page, between its marks."""
+    parser = argparse.ArgumentParser(prog="python -m bench.profile", description=__doc__)
+    parser.add_argument("--rows", default="put:1,put:256,put:1024,get:256,batch-100:16")
+    parser.add_argument("--seconds", type=float, default=5.0, help="for each row")
+    parser.add_argument("--keys", type=int, default=100_000)
+    parser.add_argument("--page", type=Path, default=PAGE)
+    arguments = parser.parse_args(argv)
+    try:
+        rows = parsed_rows(arguments.rows)
+    except ValueError as error:
+        parser.error(str(error))
+    if shutil.which("perf") is None:
+        print(INSTALL)
+    with (
+        tempfile.TemporaryDirectory(prefix="overdb-profile-", dir=Path.cwd()) as directory,
+        LocalCluster(Path(directory), groups=GROUPS) as cluster,
+        asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
+    ):
+        lines = runner.run(profile(cluster, rows, arguments.seconds, arguments.keys))
+    command = f"`python -m bench.profile {' '.join(argv)}".rstrip() + "`"
+    measured = "\n".join([f"{report.now()}; {report.machine()}. {command}", "", *lines])
+    print(measured)
+    page = (
+        arguments.page.read_text() if arguments.page.exists() else f"# Profile\n\n{BEGIN}\n{END}\n"
+    )
+    before, _, rest = page.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    arguments.page.write_text(f"{before}{BEGIN}\n{measured}{END}{after}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
