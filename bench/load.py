@@ -14,7 +14,7 @@ from bench.figures import Sample, percentile
 
 TICKS = os.sysconf("SC_CLK_TCK")
 SECTOR = 512
-END_SECONDS_MAX = 20.0
+END_SECONDS_MAX = 5.0
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
