@@ -1,0 +1,97 @@
+"""The short way of a put comes to what the careful one comes to, whatever the put and the state."""
+
+from __future__ import annotations
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from overdb_node.machine.machine import Machine
+from overdb_node.machine.settings import MachineSettings
+from overdb_node.machine.types import (
+    Command,
+    Operation,
+    OperationKind,
+    Outcome,
+    Prepare,
+    Put,
+    Refused,
+    RequestId,
+    Resolve,
+    Result,
+    TransactionId,
+)
+from tests.unit.machine.helpers import HOUR, NOW, SECOND, Group, client
+from tests.unit.machine.strategies import COMMANDS, KEYS, STAMPS
+
+
+def _settings() -> MachineSettings:
+    """Of two groups: some keys are foreign. Limits so low that they are met."""
+    return MachineSettings(
+        groups=2,
+        key_bytes_max=5,
+        value_bytes_max=6,
+        unacknowledged_per_client_max=3,
+        ahead_us_max=2 * SECOND,
+    )
+
+
+@st.composite
+def _ids(draw: st.DrawFn) -> RequestId:
+    """Fresh and repeated, behind and ahead, in one client that is expired and in others that are not."""
+    number = draw(st.integers(0, 9))
+    created = draw(st.sampled_from([NOW, NOW, NOW, NOW - HOUR, NOW + SECOND]))
+    started = draw(st.sampled_from([NOW, NOW, NOW + SECOND, NOW + HOUR]))
+    return RequestId(
+        client(draw(st.integers(1, 2)), created), number, started, draw(st.integers(0, 9))
+    )
+
+
+_ODD_KEYS = st.sampled_from([b"", b"a", b"b", b"c", b"d", b"{a}z", b"toolong"])
+_PUTS = st.builds(Put, _ODD_KEYS, st.sampled_from([b"", b"v", b"w", b"toolong"]), _ids())
+_WRITE = st.builds(Operation, st.just(OperationKind.PUT), KEYS, st.just(b"t"))
+
+
+@st.composite
+def _prepares(draw: st.DrawFn) -> Prepare:
+    then = (draw(_WRITE),)
+    identity = RequestId(client(draw(st.integers(1, 3))), draw(st.integers(1, 9)), NOW, 0)
+    return Prepare(identity, 0, (0, 1), 77, (), then, (), (0,), ())
+
+
+_RESOLVES = st.builds(
+    Resolve,
+    st.builds(TransactionId, st.integers(1, 3).map(client), st.integers(1, 9)),
+    st.just(0),
+    st.sampled_from([Outcome.ABORTED, Outcome.THEN]),
+    st.just(NOW + SECOND),
+)
+_COMMANDS: st.SearchStrategy[Command | Refused] = st.one_of(
+    _PUTS, _PUTS, _PUTS, COMMANDS, _prepares(), _RESOLVES
+)
+_ENTRIES = st.lists(
+    st.tuples(STAMPS, st.lists(_COMMANDS, max_size=8), st.booleans()), min_size=1, max_size=12
+)
+
+
+class _Careful(Machine):
+    """Goes the careful way always."""
+
+    def _put(self, command: Put) -> Result:
+        return self._put_carefully(command)
+
+
+@settings(max_examples=400, deadline=None)
+@given(_ENTRIES)
+def test_the_short_way_and_the_careful_one_come_to_the_same(
+    entries: list[tuple[int, list[Command | Refused], bool]],
+) -> None:
+    short, careful = Group(_settings()), Group(_settings())
+    careful.machine = _Careful(careful.store, careful.settings)
+    careful.machine.load()
+    for stamp, commands, write in entries:
+        given_ = [group.entry(*commands, stamp=stamp, write=write) for group in (short, careful)]
+        assert given_[0] == given_[1]
+        assert short.machine.take_released() == careful.machine.take_released()
+        assert short.machine.digest() == careful.machine.digest()
+        assert short.machine.results_kept == careful.machine.results_kept
+        assert short.machine.chain.checksum == careful.machine.chain.checksum
