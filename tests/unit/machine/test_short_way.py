@@ -48,7 +48,7 @@ def _ids(draw: st.DrawFn) -> RequestId:
 
 _ODD_KEYS = st.sampled_from([b"", b"a", b"b", b"c", b"d", b"{a}z", b"toolong"])
 _PUTS = st.builds(Put, _ODD_KEYS, st.sampled_from([b"", b"v", b"w", b"toolong"]), _ids())
-_WRITE = st.builds(Operation, st.just(OperationKind.PUT), KEYS, st.just(b"t"))
+_WRITE = st.builds(Operation, st.just(OperationKind.PUT), KEYS, st.just(b"t"), st.just(0))
 
 
 @st.composite
@@ -80,7 +80,7 @@ class _Careful(Machine):
         return self._put_carefully(command)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(_ENTRIES)
 def test_the_short_way_and_the_careful_one_come_to_the_same(
     entries: list[tuple[int, list[Command | Refused], bool]],
