@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from overdb_node.machine.machine import Machine
 from overdb_node.machine.settings import MachineSettings
 from overdb_node.machine.types import (
+    Code,
     Command,
     Operation,
     OperationKind,
@@ -19,8 +22,9 @@ from overdb_node.machine.types import (
     Resolve,
     Result,
     TransactionId,
+    Waits,
 )
-from tests.unit.machine.helpers import HOUR, NOW, SECOND, Group, client
+from tests.unit.machine.helpers import HOUR, NOW, SECOND, Group, client, refused, request
 from tests.unit.machine.strategies import COMMANDS, KEYS, STAMPS
 
 
@@ -95,3 +99,38 @@ def test_the_short_way_and_the_careful_one_come_to_the_same(
         assert short.machine.digest() == careful.machine.digest()
         assert short.machine.results_kept == careful.machine.results_kept
         assert short.machine.chain.checksum == careful.machine.chain.checksum
+
+
+def _both(*entries: Sequence[Command | Refused]) -> list[Result]:
+    """The last entry's results, the same both ways."""
+    short, careful = Group(), Group()
+    careful.machine = _Careful(careful.store, careful.settings)
+    careful.machine.load()
+    results: list[Result] = []
+    for commands in entries:
+        results = short.entry(*commands)
+        assert results == careful.entry(*commands)
+    assert short.machine.chain.checksum == careful.machine.chain.checksum
+    return results
+
+
+_KNOWN = (Put(b"k", b"v", request(1)),)  # from here on the client has a session
+
+
+def test_a_request_from_the_future_is_refused_to_a_known_client_too() -> None:
+    (result,) = _both(_KNOWN, (Put(b"k", b"w", request(2, started_at=NOW + HOUR)),))
+    refused(result, Code.INVALID_ARGUMENT, "ahead")
+
+
+def test_a_key_that_a_transaction_holds_is_waited_for() -> None:
+    write = Operation(OperationKind.PUT, b"k", b"t")
+    held = Prepare(request(1, of=2), 0, (0, 1), 77, (), (write,), (), (0,), ())
+    (result,) = _both(_KNOWN, (held,), (Put(b"k", b"w", request(2)),))
+    assert isinstance(result, Waits)
+
+
+def test_an_id_of_a_transaction_is_no_id_of_a_put() -> None:
+    write = Operation(OperationKind.PUT, b"other", b"t")
+    known = Prepare(request(5), 0, (0, 1), 77, (), (write,), (), (0,), ())
+    (result,) = _both(_KNOWN, (known,), (Put(b"k", b"w", request(5)),))
+    assert isinstance(result, Refused), result
