@@ -21,7 +21,9 @@ def _bench(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_a_short_run_measures_every_row_without_errors(tmp_path: Path) -> None:
     outputs = ["--json", str(tmp_path / "x.json"), "--markdown", str(tmp_path / "x.md")]
-    done = _bench("--quick", "--overdb-alone", "--keys", "2000", "--rows", ROWS, *outputs)
+    done = _bench(
+        "--quick", "--seconds", "1.5", "--overdb-alone", "--keys", "2000", "--rows", ROWS, *outputs
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     samples = json.loads((tmp_path / "x.json").read_text())
     assert [f"{s['workload']}:{s['callers']}" for s in samples] == ROWS.split(",")

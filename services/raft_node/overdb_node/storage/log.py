@@ -170,11 +170,12 @@ class DurableLog:
         self._prepared = self._maker.submit(self._make_segment)
 
     def _make_segment(self) -> None:
-        with (self._directory / _PREPARED).open("wb", buffering=0) as file:
+        with (self._directory / _PREPARED).open("wb") as file:
             block = bytes(_ZEROED_AT_ONCE)
             left = self._segment_bytes
             while left > 0:
                 left -= file.write(block[:left])
+            file.flush()
             os.fsync(file.fileno())
 
     def drop_below(self, index: int) -> None:
