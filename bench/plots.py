@@ -34,7 +34,7 @@ def _draw(
     import matplotlib as mpl  # noqa: PLC0415  # optional, and slow to import
 
     mpl.use("Agg")
-    import matplotlib.pyplot as plt  # noqa: PLC0415
+    import matplotlib.pyplot as plt  # noqa: PLC0415  # behind the choice of what draws
 
     figure, panels = plt.subplots(1, len(_PANELS), figsize=(10, 4.2), sharey=True)
     for axes, workload in zip(panels, _PANELS, strict=True):

@@ -7,7 +7,6 @@ import functools
 import os
 import signal
 import subprocess
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
@@ -17,7 +16,7 @@ from bench import etcd_cluster, python_stores
 from bench.stores import Etcd, KeyValue, OverDB
 from bench.workloads import GROUPS, ROWS, Row
 from overdb_common.version import version
-from tests.integration.cluster import LocalCluster
+from tests.integration.cluster import LocalCluster, wait_until
 
 _PLAIN = tuple(row for row in ROWS if row[0] in {"put", "get", "mix-90-10", "hot-key"})
 
@@ -70,12 +69,7 @@ def _etcd(stack: contextlib.ExitStack, directory: Path) -> list[Target]:
     promise = "fsynced by a majority before the answer; linearizable"
 
     def at_leader() -> KeyValue:
-        for _ in range(100):
-            leader = nodes.leader()
-            if leader:
-                return Etcd([leader])
-            time.sleep(0.1)
-        raise TimeoutError("etcd has no leader")
+        return Etcd([wait_until(lambda: nodes.leader() or "", "etcd has a leader")])
 
     spread = functools.partial(Etcd, nodes.endpoints)
     plain = tuple(row for row in ROWS if row[0] in {"put", "get"})

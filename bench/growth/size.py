@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import time
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from bench.growth.common import (
     reached,
     spread_of,
 )
-from tests.integration.cluster import LocalCluster, Process
+from tests.integration.cluster import LocalCluster, Process, wait_until
 
 _MIB = 1 << 20
 
@@ -144,8 +145,7 @@ def recovery(quick: bool) -> Section:
             node.kill()
             began = time.perf_counter()
             node.start()
-            while running.describe(1) is None:
-                time.sleep(0.01)
+            wait_until(functools.partial(running.describe, 1), "the replica answers", 60)
             rows.append((mib, time.perf_counter() - began, node.resident_bytes() / _MIB))
     return Section(
         "Recovery against the log",

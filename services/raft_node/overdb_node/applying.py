@@ -136,7 +136,7 @@ class Applier:
         sequence, answers = waiting
         if answers.compact and set(map(type, results)) == _WRITTEN_ONLY:
             self._metrics.requested("commands", "OK", len(results))
-            versions = [result.version for result in results]  # type: ignore[union-attr]
+            versions = [result.version for result in results if type(result) is Written]
             return answers, shard_pb2.ShardResponse(sequence=sequence, versions=versions)
         refused = sum(isinstance(result, Refused | WrongGroup) for result in results)
         self._metrics.requested("commands", "OK", len(results) - refused)

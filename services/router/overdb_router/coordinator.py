@@ -191,8 +191,8 @@ class _Part:
     def read(self, op: Op, value: shard_pb2.Value) -> None:
         raise AssertionError(f"{op.kind.name} was answered by a value: {value}")
 
-    def written(self, op: Op, version: int) -> None:  # noqa: ARG002
-        self.refused(op, not_understood(self._group))  # it is no put
+    def written(self, op: Op, version: int) -> None:
+        raise AssertionError(f"{op.kind.name} was answered by the version {version} of a put")
 
     def refused(self, op: Op, refusal: Refusal) -> None:
         self._transaction.unvoted(self._group, self.attempt, refusal, may_have_run=op.sent)

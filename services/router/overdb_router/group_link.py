@@ -272,7 +272,7 @@ class GroupLink:
                     self._late.add(sequence, position, ops[position])
 
     def _answer_puts(self, ops: Sequence[Op], versions: Sequence[int]) -> None:
-        if len(versions) != len(ops):
+        if len(versions) != len(ops) or any(op.kind is not Kind.PUT for op in ops):
             self._refuse_all(ops, self._broken_answer())
             return
         for op, version in zip(ops, versions, strict=True):

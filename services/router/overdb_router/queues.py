@@ -89,6 +89,7 @@ class OutgoingReads(Outgoing):
     def request(self, sequence: int, group: int) -> shard_pb2.ShardRequest:
         self._wire.sequence = sequence
         self._wire.group = group
+        self._wire.compact = True  # of the stream, not of reads
         self._wire.reads.stale = self.ops[0].stale
         return self._wire
 

@@ -156,8 +156,8 @@ class _StrictRead:
     def answered(self, op: Op, field: str, result: shard_pb2.Result) -> None:  # noqa: ARG002
         raise AssertionError("a read set is no command")
 
-    def written(self, op: Op, version: int) -> None:  # noqa: ARG002
-        raise AssertionError("a read set is no command")
+    def written(self, op: Op, version: int) -> None:
+        raise AssertionError(f"{op.kind.name} was answered by the version {version} of a put")
 
     def read(self, op: Op, value: shard_pb2.Value) -> None:
         if self._op.done:

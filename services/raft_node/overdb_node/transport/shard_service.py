@@ -68,6 +68,7 @@ class OneAnswer(Answers):
         whole = self._response
         if whole is None or response.HasField("failure"):
             self._response = whole = response
+            # None of `versions` is pending: they stand for puts that have written.
             self._pending = sum(one.HasField("pending") for one in response.results)
             self._pending += sum(one.HasField("pending") for one in response.values)
         else:

@@ -41,7 +41,7 @@ class ShardRequest(google.protobuf.message.Message):
     count: builtins.int
     """number of commands in it"""
     compact: builtins.bool
-    """the router understands `versions`"""
+    """the router understands `versions`; the same in all messages of a stream"""
     @property
     def reads(self) -> global___Reads: ...
     def __init__(
