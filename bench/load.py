@@ -27,6 +27,8 @@ class Usage:
         for name, pid in pids.items():
             proc = Path(f"/proc/{pid}")
             fields = (proc / "stat").read_text().rsplit(")", 1)[1].split()
+            if fields[0] == "Z":  # it would count as one that costs nothing
+                raise ChildProcessError(f"{name} has ended")
             self.cpu[name] = (int(fields[11]) + int(fields[12])) / TICKS
             self.resident[name] = int((proc / "statm").read_text().split()[1]) * PAGE
 
@@ -94,7 +96,8 @@ async def measure(
     await asyncio.sleep(seconds)
     counting, stopped = False, True
     elapsed, after, now_written = clock() - start, Usage(pids), disk.written()
-    await _end(tasks)
+    if unfinished := await _end(tasks):
+        errors["unfinished"] += unfinished
     latencies.sort()
     return Sample(
         *row,
@@ -111,9 +114,10 @@ async def measure(
     )
 
 
-async def _end(tasks: list[asyncio.Task[None]]) -> None:
-    """Let the calls that are under way end; a store that keeps one for long is not waited for."""
+async def _end(tasks: list[asyncio.Task[None]]) -> int:
+    """Let the calls that are under way end; return how many did not, and were given up."""
     _, pending = await asyncio.wait(tasks, timeout=END_SECONDS_MAX)
     for task in pending:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
+    return len(pending)

@@ -46,10 +46,11 @@ def part_of(library: str) -> str:
     return next((part for name, part in _PARTS.items() if library.startswith(name)), "other")
 
 
-def shares(perf_report: str) -> dict[int, dict[str, float]]:
-    """Of each process (pid), how its samples divide; they add up to 1.
+def shares(perf_report: str, process_of: dict[int, int]) -> dict[int, dict[str, float]]:
+    """Of each process, how the samples of all its threads divide; they add up to 1.
 
-    ``perf_report``: lines ``12.34%;<pid>:<command>;<library>``.
+    ``perf_report``: lines ``12.34%;<tid>:<command>;<library>`` (what perf calls pid is the thread).
+    ``process_of``: pid by tid.
     """
     found: dict[int, dict[str, float]] = collections.defaultdict(
         lambda: collections.defaultdict(float)
@@ -58,8 +59,8 @@ def shares(perf_report: str) -> dict[int, dict[str, float]]:
         fields = [field.strip() for field in line.split(";")]
         if len(fields) != 3 or not fields[0].endswith("%"):
             continue
-        pid = int(fields[1].partition(":")[0])
-        found[pid][part_of(fields[2])] += float(fields[0].rstrip("%"))
+        tid = int(fields[1].partition(":")[0])
+        found[process_of.get(tid, tid)][part_of(fields[2])] += float(fields[0].rstrip("%"))
     return {
         pid: {part: value / sum(parts.values()) for part, value in parts.items()}
         for pid, parts in found.items()
@@ -98,12 +99,20 @@ def _perf(pids: dict[str, int], output: Path, seconds: float) -> subprocess.Pope
     return subprocess.Popen([*command, "--", "sleep", str(seconds)])
 
 
-def _divided(output: Path) -> dict[int, dict[str, float]]:
+def _threads(pids: dict[str, int]) -> dict[int, int]:
+    """The process of each thread."""
+    return {
+        int(task.name): pid for pid in pids.values() for task in Path(f"/proc/{pid}/task").iterdir()
+    }
+
+
+def _divided(output: Path, process_of: dict[int, int]) -> dict[int, dict[str, float]]:
     if not output.exists():
         return {}
     sort = ["--no-children", "--sort", "pid,dso", "-F", "overhead,pid,dso", "-t", ";"]
     command = ["perf", "report", "-i", str(output), "--stdio", *sort]
-    return shares(subprocess.run(command, capture_output=True, text=True, check=False).stdout)
+    told = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    return shares(told, process_of)
 
 
 async def profile(cluster: LocalCluster, rows: list[Row], seconds: float, keys: int) -> list[str]:
@@ -111,7 +120,7 @@ async def profile(cluster: LocalCluster, rows: list[Row], seconds: float, keys: 
     pids = {process.name: process.pid for process in cluster.processes} | {"client": os.getpid()}
     store = OverDB(cluster.endpoints)
     known = keys_of(keys)
-    await until_answering(store, known[0])
+    await until_answering(store, known[:8])
     await load(store, known, 300)
     calls = operations(store, known)
     lines: list[str] = []
@@ -131,7 +140,7 @@ async def profile(cluster: LocalCluster, rows: list[Row], seconds: float, keys: 
             "",
             "| hop | CPU us | " + " | ".join(_COLUMNS) + " |",
             "|" + "---|" * (len(_COLUMNS) + 2),
-            *hops(sample, pids, leaders, _divided(samples)),
+            *hops(sample, pids, leaders, _divided(samples, _threads(pids))),
             "",
         ]
     await store.close()

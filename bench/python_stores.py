@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import importlib.util
 import itertools
+import socket
 import subprocess
 import sys
 from collections.abc import Coroutine
@@ -14,7 +16,7 @@ from typing import Any, Self
 
 import msgpack
 
-from tests.integration.cluster import free_ports
+from tests.integration.cluster import free_ports, wait_until
 
 PYSYNCOBJ, OXIDEDB = "pysyncobj", "oxidedb"
 INSTALL = "{} is left out: to have it, run scripts/setup.sh bench"
@@ -25,8 +27,18 @@ def installed(package: str) -> bool:
     return importlib.util.find_spec(package) is not None
 
 
+def _listens(popen: subprocess.Popen[bytes], port: int) -> bool:
+    """Raises ChildProcessError when the process has ended."""
+    if popen.poll() is not None:
+        raise ChildProcessError(f"the node at port {port} has ended")
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
 class Nodes:
-    """Three processes; ``stop`` ends them."""
+    """Three processes, each with a port; ``with`` waits until all are served, leaving ends them."""
+
+    ports: list[int]
 
     def __init__(self, commands: list[list[str]], directory: Path) -> None:
         directory.mkdir(parents=True, exist_ok=True)
@@ -37,6 +49,12 @@ class Nodes:
             ]
 
     def __enter__(self) -> Self:
+        try:
+            for popen, port in zip(self.popens, self.ports, strict=True):
+                wait_until(functools.partial(_listens, popen, port), f"port {port} is served", 60)
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -49,8 +67,9 @@ class PySyncObjNodes(Nodes):
     """Each with a journal on disk and a port for clients (``ports``)."""
 
     def __init__(self, directory: Path) -> None:
-        own = [f"127.0.0.1:{port}" for port in free_ports(6)[:3]]
-        self.ports = free_ports(6)[3:]
+        ports = free_ports(6)
+        own = [f"127.0.0.1:{port}" for port in ports[:3]]
+        self.ports = ports[3:]
         commands = []
         for number, (address, port) in enumerate(zip(own, self.ports, strict=True)):
             home = directory / str(number)
@@ -69,7 +88,8 @@ class OxideDBNodes(Nodes):
 
         width = block_width()
         first = free_ports(1)[0]
-        self.addresses = [f"127.0.0.1:{first + number * (width + 1)}" for number in range(3)]
+        self.ports = [first + number * (width + 1) for number in range(3)]
+        self.addresses = [f"127.0.0.1:{port}" for port in self.ports]
         commands = []
         for number, address in enumerate(self.addresses, start=1):
             peers = ",".join(

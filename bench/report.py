@@ -52,7 +52,9 @@ def markdown(
     return (
         f"# Results\n\n{now()}; {machine()}. `{command}`\n\n"
         "All systems and the client run on these cores; those that are not measured at the moment are "
-        "stopped. One client process calls all of them, in a closed loop. Figures are medians over the "
+        "stopped. One client process calls all of them, in a closed loop: OverDB by its own client, which "
+        "puts what waits into one message, etcd by a unary call each; its gRPC polls as OverDB's nodes do. "
+        "Figures are medians over the "
         "alternations. Bytes are what the disk was given, by everybody.\n\n"
         "| system | release | server processes | keys loaded | an answered write; a read |\n"
         f"|---|---|---|---|---|\n{systems}\n\n"

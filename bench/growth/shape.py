@@ -86,7 +86,7 @@ def groups(quick: bool) -> Section:
         ),
         rows,
         f"CPU per put differs by {spread:.0%}; 15 % wanted: {reached(spread <= 0.15)}. At a fixed load more "
-        "groups mean smaller messages, and each message costs as much as some fifty puts in it.",
+        "groups mean smaller messages.",
     )
 
 

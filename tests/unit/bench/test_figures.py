@@ -46,6 +46,15 @@ def test_the_table_shows_errors_and_the_ratio() -> None:
     assert theirs.endswith("| 3 | 3.00-3.00-3.00 |")
 
 
+def test_the_cpu_of_a_put_is_the_median_at_the_callers_with_the_best_rate() -> None:
+    line = next(
+        x
+        for x in goals([sample("overdb", n, n) for n in (10, 1000, 25_000)]).splitlines()
+        if "CPU per put" in x
+    )
+    assert "| 2,000.00 | NOT reached |" in line  # of 1,000 calls; 80 of the best would be reached
+
+
 def test_goals_are_reached_missed_or_not_measured() -> None:
     def verdict(samples: list[Sample], goal: str) -> str:
         (line,) = [row for row in goals(samples).splitlines() if row.startswith(f"| {goal} |")]

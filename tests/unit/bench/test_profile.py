@@ -11,12 +11,12 @@ REPORT = """# a comment
     30.00%;  101:python       ;libpython3.11.so.1.0
     10.00%;  101:python       ;[kernel.kallsyms]
      5.00%;  202:python       ;cygrpc.cpython-311-x86_64-linux-gnu.so
-     5.00%;  202:event_engine ;libc.so.6
+     5.00%;  203:event_engine ;libc.so.6
 """
 
 
 def test_samples_divide_within_each_process() -> None:
-    assert shares(REPORT) == {
+    assert shares(REPORT, {101: 101, 202: 202, 203: 202}) == {
         101: pytest.approx({"Python": 0.75, "kernel": 0.25}),
         202: pytest.approx({"gRPC": 0.5, "other": 0.5}),
     }
