@@ -33,10 +33,10 @@ class Store(KeyValue, Protocol):
 
 
 class OverDB:
-    """Our own client, through the router."""
+    """Our own client, through the router or, if ``direct``, straight to the leaders where it can."""
 
-    def __init__(self, endpoints: list[str]) -> None:
-        self._client = overdb.Client(endpoints, timeout=30.0)
+    def __init__(self, endpoints: list[str], *, direct: bool = False) -> None:
+        self._client = overdb.Client(endpoints, timeout=30.0, direct=direct)
 
     async def put(self, key: bytes, value: bytes) -> None:
         await self._client.put(key, value)

@@ -36,7 +36,7 @@ class Target:
 
 def serve(stack: contextlib.ExitStack, directory: Path, overdb_alone: bool) -> list[Target]:
     """Start what is installed; say what is not."""
-    targets = [_overdb(stack, directory)]
+    targets = _overdb(stack, directory)
     if overdb_alone:
         return targets
     if etcd_cluster.program() is None:
@@ -54,11 +54,16 @@ def serve(stack: contextlib.ExitStack, directory: Path, overdb_alone: bool) -> l
     return targets
 
 
-def _overdb(stack: contextlib.ExitStack, directory: Path) -> Target:
+def _overdb(stack: contextlib.ExitStack, directory: Path) -> list[Target]:
     cluster = stack.enter_context(LocalCluster(directory / "overdb", groups=GROUPS))
     pids = {process.name: process.pid for process in cluster.processes}
     promise = "fsynced by a majority before the answer; linearizable"
-    return Target("overdb", lambda: OverDB(cluster.endpoints), pids, version(), promise)
+    through_router = functools.partial(OverDB, cluster.endpoints)
+    to_leaders = functools.partial(OverDB, cluster.endpoints, direct=True)
+    return [
+        Target("overdb", through_router, pids, version(), promise),
+        Target("overdb-direct", to_leaders, pids, version(), promise),
+    ]
 
 
 def _etcd(stack: contextlib.ExitStack, directory: Path) -> list[Target]:

@@ -33,7 +33,10 @@ class Written:
 
 
 class Writers:
-    """``count`` concurrent writers over as many clients as ``clients``, until ``stop``."""
+    """``count`` concurrent writers over as many clients as ``clients``, until ``stop``.
+
+    Every other client sends straight to the leaders.
+    """
 
     def __init__(self, endpoints: list[str], count: int = 24, clients: int = 3) -> None:
         self._endpoints = endpoints
@@ -47,7 +50,8 @@ class Writers:
 
     async def __aenter__(self) -> Writers:
         self._clients = [
-            overdb.Client(self._endpoints, timeout=15.0) for _ in range(self._clients_count)
+            overdb.Client(self._endpoints, timeout=15.0, direct=number % 2 == 0)
+            for number in range(self._clients_count)
         ]
         self._last = asyncio.get_running_loop().time()
         for number in range(self._count):

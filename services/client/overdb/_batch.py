@@ -14,13 +14,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, cast
 
 import grpc
 import grpc.aio
 
 from overdb._call import ENTRY_BYTES, Answer, Call, Entry, result_of
+from overdb._direct import Direct
 from overdb._endpoints import Router, Routers, backoff_seconds, connection_trouble
 from overdb._limits import Limits
 from overdb.errors import (
@@ -63,7 +64,8 @@ _WRONG_SERVER = frozenset(
 class Batcher:
     """The open requests of one client, and the tasks that carry them. Lives on one event loop."""
 
-    def __init__(self, routers: Routers, limits: Limits) -> None:
+    def __init__(self, routers: Routers, limits: Limits, *, direct: bool = False) -> None:
+        """``direct``: send what one group answers straight to its leader, where it can be reached."""
         self._loop = asyncio.get_running_loop()
         self._routers = routers
         self._limits = limits
@@ -83,6 +85,7 @@ class Batcher:
         self._survey: asyncio.Task[None] | None = None
         self._surveyed_at = 0.0
         self._closed = False
+        self._direct = Direct(routers, limits, self) if direct else None
         self._carrier = self._loop.create_task(self._carry(), name="overdb-batch")
 
     # -- taking requests in -------------------------------------------------------------------
@@ -139,16 +142,22 @@ class Batcher:
         call = Call(tag, fill, key, payload, payload_bytes, deadline, self._loop.create_future())
         self._open[tag] = call
         self._open_bytes += payload_bytes
-        self._queue.append(call)
         if deadline < self._next_deadline:
             self._next_deadline = deadline
             self._tick_by(deadline)
-        waker = self._waker
-        if waker is not None:
-            self._waker = None
-            if not waker.done():
-                waker.set_result(None)
+        link = None if self._direct is None else self._direct.link_for(call)
+        if link is not None:
+            link.add(call)
+            return call
+        self._queue.append(call)
+        self._wake()
         return call
+
+    def _wake(self) -> None:
+        """Have the carrier look at the queue."""
+        waker, self._waker = self._waker, None
+        if waker is not None and not waker.done():
+            waker.set_result(None)
 
     # -- carrying them ------------------------------------------------------------------------
 
@@ -221,7 +230,7 @@ class Batcher:
                 break
             queue.popleft()
             if call.future.done():  # cancelled, or past its deadline
-                self._forget_unsent(call)
+                self.forget_unsent(call)
                 continue
             entry = add()
             entry.tag = call.tag
@@ -240,7 +249,7 @@ class Batcher:
                 response = await stream.read()
                 if response is grpc.aio.EOF:
                     break
-                self._answered(cast("kv_pb2.BatchResponse", response))
+                self._take(cast("kv_pb2.BatchResponse", response))
         except grpc.aio.AioRpcError as error:
             trouble = connection_trouble(error.details() or error.code().name)
             if error.code() in _WRONG_SERVER:
@@ -249,14 +258,12 @@ class Batcher:
             if not stream.cancelled():
                 raise
             trouble = "the router did not answer"
-        waker, self._waker = self._waker, None
-        if waker is not None and not waker.done():
-            waker.set_result(None)
+        self._wake()
         return trouble
 
     # -- answers ------------------------------------------------------------------------------
 
-    def _answered(self, response: kv_pb2.BatchResponse) -> None:
+    def _take(self, response: kv_pb2.BatchResponse) -> None:
         self._heard = True
         self._heard_at = self._loop.time()
         pop = self._open.pop
@@ -301,17 +308,40 @@ class Batcher:
         if call.tag not in self._open:
             return  # its deadline came first
         self._queue.append(call)
-        waker, self._waker = self._waker, None
-        if waker is not None and not waker.done():
-            waker.set_result(None)
+        self._wake()
 
     def _requeue_sent(self) -> None:
         """Put what was sent and not answered to the front of the queue, in its order."""
-        lost = sorted((call for call in self._open.values() if call.sent_at), key=lambda c: c.tag)
+        sent = (call for call in self._open.values() if call.sent_at and not call.direct)
+        lost = sorted(sent, key=lambda call: call.tag)
         for call in reversed(lost):
             call.in_doubt = True
             call.sent_at = 0.0
             self._queue.appendleft(call)
+
+    # -- what links to the leaders say (_direct.Calls) ------------------------------------------
+
+    def answered(self, call: Call, result: Any) -> None:
+        """Give a call its result, if it is still waited for."""
+        if self._open.pop(call.tag, None) is None:
+            return  # its deadline came first
+        self._open_bytes -= call.payload_bytes
+        if call.generation is not None:
+            call.generation.release(call.number)
+        if not call.future.done():
+            call.future.set_result(result)
+
+    def given_back(self, calls: Iterable[Call], *, doubt: bool) -> None:
+        """Send calls through the router that a leader has not answered."""
+        for call in calls:
+            if call.tag not in self._open:
+                continue  # its deadline came first
+            call.direct = False
+            if doubt and call.sent_at:
+                call.in_doubt = True
+            call.sent_at = 0.0
+            self._queue.append(call)
+        self._wake()
 
     # -- ends without an answer ---------------------------------------------------------------
 
@@ -351,7 +381,7 @@ class Batcher:
         reason = trouble or f"{', '.join(self._routers.addresses)}: not connected in time"
         return f"no router answers ({reason}); check the endpoints and that a router runs there"
 
-    def _forget_unsent(self, call: Call) -> None:
+    def forget_unsent(self, call: Call) -> None:
         """Drop a call whose caller went away (or was told) before it was sent."""
         if self._open.pop(call.tag, None) is not None:
             self._open_bytes -= call.payload_bytes
@@ -363,7 +393,7 @@ class Batcher:
         if len(self._routers.addresses) > 1:
             return  # another one may be
         where = self._routers.addresses[0]
-        for call in list(self._open.values()):
+        for call in [call for call in self._open.values() if not call.direct]:
             call.refused = (
                 error.code().value[0],
                 f"the server at {where} refused: {error.details()}; is it an OverDB router?",
@@ -396,9 +426,12 @@ class Batcher:
         now = self._loop.time()
         if now >= self._next_deadline:
             self._expire(now)
+        if self._direct is not None:
+            self._direct.tick(now)
         silence_max = self._limits.silence_seconds_max
         if self._stream is not None and now - self._heard_at > silence_max:
-            oldest = min((c.sent_at for c in self._open.values() if c.sent_at), default=now)
+            sent = (c.sent_at for c in self._open.values() if c.sent_at and not c.direct)
+            oldest = min(sent, default=now)
             if now - oldest > silence_max:
                 self._suspect()
         if self._open:
@@ -455,6 +488,8 @@ class Batcher:
         if self._tick is not None:
             self._tick.cancel()
             self._tick = None
+        if self._direct is not None:
+            await self._direct.close()
         await asyncio.wait(tasks, timeout=self._limits.close_seconds_max)
         await self._routers.close()
 

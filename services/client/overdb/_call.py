@@ -37,6 +37,7 @@ class Call:
         "acknowledged_below",
         "client_id",
         "deadline",
+        "direct",
         "fill",
         "future",
         "generation",
@@ -73,6 +74,7 @@ class Call:
         self.sent_at = 0.0  # when the copy that is under way was sent; 0: none is
         self.refusals = 0  # answers that ask to try again
         self.refused: tuple[int, str, Sequence[bytes]] | None = None  # the last of them
+        self.direct = False  # it is with a link to a leader, not with the router
         self.in_doubt = False  # an earlier copy may have run, or may run yet
         self.generation: Generation | None = None  # None: a read, or an id that the caller gave
 

@@ -86,13 +86,18 @@ class Client(Administration):
         *,
         timeout: float = 5.0,
         limits: Limits | None = None,
+        direct: bool = False,
     ) -> None:
         """Prepare a client; connects at the first call.
 
         ``endpoints``: routers as ``host:port`` (port 7400 if left out), a list or one string with
         commas. One is used at a time, at first a random one; the others take over when it fails.
         ``timeout``: default deadline of a call in seconds, above 0 and at most 3600.
+        ``direct``: send what a single group answers straight to its leader, for lower latency, where
+        this process can reach the nodes at their own addresses. The rest, and everything that does not
+        go smoothly there, travels through the router, with the same ids.
         """
+        self._direct = direct
         self._batcher: Batcher | None = None
         self._routers: Routers | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -486,7 +491,7 @@ class Client(Administration):
         if self._batcher is None:
             self._loop = asyncio.get_running_loop()
             self._routers = Routers(self._addresses, self._limits)
-            self._batcher = Batcher(self._routers, self._limits)
+            self._batcher = Batcher(self._routers, self._limits, direct=self._direct)
         return self._batcher
 
     def _check_loop(self) -> None:

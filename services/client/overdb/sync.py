@@ -124,13 +124,16 @@ class Client(Administration):
         *,
         timeout: float = 5.0,
         limits: Limits | None = None,
+        direct: bool = False,
     ) -> None:
         """See :class:`overdb.Client`. Starts the background thread; connects at the first call."""
         self._loop: _Loop | None = None
         self._forks = _forks.count
         self._limits = limits or Limits()
         self._timeout = timeout
-        self._client = asynchronous.Client(endpoints, timeout=timeout, limits=self._limits)
+        self._client = asynchronous.Client(
+            endpoints, timeout=timeout, limits=self._limits, direct=direct
+        )
         self._loop = _Loop()
         _open.add(self)
 

@@ -69,8 +69,8 @@ class Run:
     async def execute(self) -> None:
         """Run it; what happened is in ``record`` and ``workloads``. Raises Unusable."""
         clients = [
-            overdb.Client(self._cluster.endpoints, timeout=REQUEST_SECONDS)
-            for _ in range(self._options.clients)
+            overdb.Client(self._cluster.endpoints, timeout=REQUEST_SECONDS, direct=number % 2 == 1)
+            for number in range(self._options.clients)
         ]
         calm = overdb.Client(self._cluster.endpoints, timeout=_CALM_REQUEST_SECONDS)
         try:

@@ -1,0 +1,430 @@
+"""Straight to the leaders: the way around the router that a client may take for what one group answers.
+
+A link is the same stream that routers have to a leader (internal/v1/shard.proto). It takes puts, deletes,
+strict reads of the newest value and transactions whose keys live in one group, and gives its calls only
+the plain answers to those. Everything else (another leader, a slot that moved, a lock in the way, a
+refusal, a stream that broke, silence) is not dealt with here: the call goes back, and travels through the
+router with the same id. So a write runs once, whichever copy arrives (PROTOCOL 2.2), and without links,
+or where the leaders cannot be reached from here, all is as it is without this file.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol, cast
+
+import grpc
+import grpc.aio
+
+from overdb._call import (
+    Answer,
+    Call,
+    Entry,
+    fill_delete,
+    fill_get,
+    fill_put,
+    fill_transact,
+    result_of,
+)
+from overdb._endpoints import Routers, being_cancelled
+from overdb._limits import Limits
+from overdb.internal.v1 import log_pb2, shard_pb2, shard_pb2_grpc
+from overdb.operations import Value
+from overdb.sharding import SLOTS, slot_of
+from overdb.v1 import cluster_pb2, kv_pb2
+
+_Stream = grpc.aio.StreamStreamCall[shard_pb2.ShardRequest, shard_pb2.ShardResponse]
+_Failure = shard_pb2.Failure
+
+OPERATIONS_MAX = 4096  # in one message
+# Messages with writes, and as many with reads, that wait for a leader's answer. Who is answered asks again
+# at once, and is in the next message then: a second one under way would only split the callers in two.
+MESSAGES_IN_FLIGHT_MAX = 1
+LEARN_SECONDS_MIN = 0.05  # after a link was lost, before the router is asked where the leader is
+LEARN_SECONDS_MAX = 10.0  # between two such questions while a leader cannot be reached from here
+
+# Failures of a whole message behind which nothing of it was or will be done.
+_NOTHING_DONE = frozenset(
+    {
+        _Failure.REASON_OVERLOADED,
+        _Failure.REASON_DISK_FULL,
+        _Failure.REASON_WRONG_GROUP_ID,
+        _Failure.REASON_INVALID,
+    }
+)
+_PLAIN_RESULTS = frozenset({"put", "delete", "transact"})
+_PLAIN_KINDS = frozenset({fill_put, fill_delete, fill_get})
+
+
+class Calls(Protocol):
+    """Whose calls travel here: the client's :class:`~overdb._batch.Batcher`."""
+
+    def answered(self, call: Call, result: Any) -> None:
+        """The call has its result."""
+
+    def given_back(self, calls: Iterable[Call], *, doubt: bool) -> None:
+        """Have the calls travel through the router; ``doubt``: those that write may have run here."""
+
+    def forget_unsent(self, call: Call) -> None:
+        """Nobody waits for the call any more, and it was not sent."""
+
+
+class _Message:
+    """What is under way: the calls of one message, in its order."""
+
+    __slots__ = ("calls", "only_puts", "reads", "sent_at")
+
+    def __init__(self, calls: list[Call], sent_at: float, *, reads: bool, only_puts: bool) -> None:
+        self.calls = calls
+        self.sent_at = sent_at
+        self.reads = reads
+        self.only_puts = only_puts
+
+
+class Link:
+    """One stream to the leader of one group. It ends at the first sign of trouble and gives all back."""
+
+    def __init__(
+        self, group: int, cluster: str, address: str, limits: Limits, calls: Calls
+    ) -> None:
+        self.group = group
+        self.address = address
+        self.slots = b""  # bitmap of those that the group owns, once it is known to lead
+        self._cluster = cluster
+        self._limits = limits
+        self._calls = calls
+        self._loop = asyncio.get_running_loop()
+        self._writes: deque[Call] = deque()
+        self._reads: deque[Call] = deque()
+        self._in_flight: dict[int, _Message] = {}
+        self._lanes = [0, 0]  # messages in flight: with writes, with reads
+        self._sequence = 0
+        self._heard_at = 0.0
+        self._waker: asyncio.Future[None] | None = None
+        self.on_foreign_slot: Callable[[], None] = lambda: None
+        self.ready: asyncio.Future[bool] = self._loop.create_future()
+        self.ended = False
+        self.task = self._loop.create_task(self._run(), name=f"overdb-direct-{group}")
+
+    # -- what the client calls ----------------------------------------------------------------------
+
+    def add(self, call: Call) -> None:
+        """Queue a call that this group answers."""
+        if self.ended:
+            self._calls.given_back((call,), doubt=False)
+            return
+        call.direct = True
+        (self._reads if call.fill is fill_get else self._writes).append(call)
+        self._wake()
+
+    def check_silence(self, now: float) -> None:
+        """End when the leader owes answers and has been silent for too long."""
+        longest = self._limits.silence_seconds_max
+        if self._in_flight and now - self._heard_at > longest:
+            oldest = min(message.sent_at for message in self._in_flight.values())
+            if now - oldest > longest:
+                self.end()
+
+    def end(self) -> None:
+        """Take nothing more in, and give back what has no answer."""
+        self.ended = True
+        self.task.cancel()
+
+    # -- its life -----------------------------------------------------------------------------------
+
+    async def _run(self) -> None:
+        channel = grpc.aio.insecure_channel(
+            self.address,
+            options=[
+                ("grpc.max_receive_message_length", self._limits.received_bytes_max),
+                ("grpc.max_send_message_length", self._limits.received_bytes_max),
+                ("grpc.use_local_subchannel_pool", 1),
+                ("grpc.enable_retries", 0),  # retries are ours, and go through the router
+                ("grpc.enable_http_proxy", 0),
+            ],
+        )
+        stub = cast("shard_pb2_grpc.ShardAsyncStub", shard_pb2_grpc.ShardStub(channel))
+        try:
+            if await self._leads(stub):
+                await self._exchange(stub)
+        except grpc.aio.AioRpcError:
+            pass  # whatever it is: the router knows what to do about it
+        finally:
+            self.ended = True
+            if not self.ready.done():
+                self.ready.set_result(False)
+            self._give_all_back()
+            await channel.close()
+
+    async def _leads(self, stub: shard_pb2_grpc.ShardAsyncStub) -> bool:
+        """Ask the replica whether it leads this group of this cluster, and for its slots."""
+        seconds = self._limits.connect_seconds_max
+        request = shard_pb2.DescribeRequest(group=self.group)
+        answer = await stub.Describe(request, timeout=seconds)
+        ours = (answer.cluster, answer.group) == (self._cluster, self.group)
+        if not ours or answer.role != "leader" or len(answer.slots) != SLOTS // 8:
+            return False
+        self.slots = answer.slots
+        return True
+
+    async def _exchange(self, stub: shard_pb2_grpc.ShardAsyncStub) -> None:
+        stream: _Stream = stub.Exchange()
+        writing = self._loop.create_task(self._write(stream), name=f"overdb-direct-{self.group}")
+        self.ready.set_result(True)
+        try:
+            while True:
+                response = await stream.read()
+                if response is grpc.aio.EOF:
+                    return
+                if not self._take(cast("shard_pb2.ShardResponse", response)):
+                    return
+        finally:
+            stream.cancel()
+            writing.cancel()
+            await asyncio.wait((writing,))
+
+    def _give_all_back(self) -> None:
+        """Every call that is here travels through the router from now on."""
+        in_flight, self._in_flight = self._in_flight, {}
+        for message in in_flight.values():
+            self._calls.given_back(message.calls, doubt=True)
+        for queue in (self._writes, self._reads):
+            self._calls.given_back(queue, doubt=False)
+            queue.clear()
+
+    # -- writing ------------------------------------------------------------------------------------
+
+    def _wake(self) -> None:
+        waker, self._waker = self._waker, None
+        if waker is not None and not waker.done():
+            waker.set_result(None)
+
+    async def _write(self, stream: _Stream) -> None:
+        """Send what waits, everything that came while a message was under way in the next one."""
+        # The reader learns of a broken stream too, and ends the link.
+        with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            while True:
+                request = self._next_message()
+                if request is None:
+                    self._waker = self._loop.create_future()
+                    await self._waker
+                else:
+                    await stream.write(request)
+
+    def _next_message(self) -> shard_pb2.ShardRequest | None:
+        for queue, lane in ((self._writes, 0), (self._reads, 1)):
+            if queue and self._lanes[lane] < MESSAGES_IN_FLIGHT_MAX:
+                calls = self._take_calls(queue)
+                if calls:
+                    return self._message(calls, lane)
+        return None
+
+    def _take_calls(self, queue: deque[Call]) -> list[Call]:
+        """Take the calls of one message off the queue, without those that nobody waits for any more."""
+        calls: list[Call] = []
+        room = self._limits.message_bytes_max
+        while queue and len(calls) < OPERATIONS_MAX:
+            room -= queue[0].payload_bytes
+            if room < 0 and calls:
+                break
+            call = queue.popleft()
+            if call.future.done():  # cancelled, or past its deadline
+                self._calls.forget_unsent(call)
+            else:
+                calls.append(call)
+        return calls
+
+    def _message(self, calls: list[Call], lane: int) -> shard_pb2.ShardRequest:
+        now = self._loop.time()
+        self._sequence = sequence = self._sequence + 1
+        request = shard_pb2.ShardRequest(sequence=sequence, group=self.group, compact=True)
+        only_puts = False
+        if lane:
+            add_read = request.reads.reads.add
+            for call in calls:
+                add_read().key = call.key
+                call.sent_at = now
+        else:
+            commands = log_pb2.Commands()
+            # Requests have the same names in a group's message as in a router's.
+            add = cast("Callable[[], Entry]", commands.commands.add)
+            only_puts = True
+            for call in calls:
+                call.fill(call, add())
+                call.sent_at = now
+                only_puts = only_puts and call.fill is fill_put
+            request.commands = commands.SerializeToString()
+            request.count = len(calls)
+        if not self._in_flight:
+            self._heard_at = now  # nothing was owed before
+        self._in_flight[sequence] = _Message(calls, now, reads=bool(lane), only_puts=only_puts)
+        self._lanes[lane] += 1
+        return request
+
+    # -- answers ------------------------------------------------------------------------------------
+
+    def _take(self, response: shard_pb2.ShardResponse) -> bool:
+        """Take an answer in; False when this replica cannot serve any more."""
+        message = self._in_flight.pop(response.sequence, None)
+        if message is None:
+            return True  # late, to what was given back long ago
+        self._heard_at = self._loop.time()
+        self._lanes[message.reads] -= 1
+        calls = message.calls
+        if response.HasField("failure"):
+            nothing_done = response.failure.reason in _NOTHING_DONE
+            self._calls.given_back(calls, doubt=not nothing_done)
+            return False
+        answered = self._calls.answered
+        if message.only_puts and len(response.versions) == len(calls):
+            for call, version in zip(calls, response.versions, strict=True):
+                answered(call, version)
+        elif message.reads and len(response.values) == len(calls):
+            self._take_values(calls, response.values)
+        elif not message.reads and len(response.results) == len(calls):
+            self._take_results(calls, response.results)
+        else:
+            self._calls.given_back(calls, doubt=True)
+            return False  # another version of the program, which the router may understand
+        if self._writes or self._reads:
+            self._wake()
+        return True
+
+    def _take_results(self, calls: list[Call], results: Iterable[shard_pb2.Result]) -> None:
+        for call, result in zip(calls, results, strict=True):
+            kind = result.WhichOneof("result")
+            if kind in _PLAIN_RESULTS:
+                self._calls.answered(call, result_of(cast("Answer", result), kind))
+                continue
+            if kind == "wrong_group":
+                self.on_foreign_slot()
+            refused = kind in {"error", "wrong_group"}  # this copy did not run
+            self._calls.given_back((call,), doubt=not refused)
+
+    def _take_values(self, calls: list[Call], values: Iterable[shard_pb2.Value]) -> None:
+        for call, value in zip(calls, values, strict=True):
+            if value.found:
+                self._calls.answered(call, Value(value.value, value.version))
+            elif not value.ByteSize():
+                self._calls.answered(call, None)
+            else:  # it cannot be read (yet, here)
+                if value.HasField("wrong_group"):
+                    self.on_foreign_slot()
+                self._calls.given_back((call,), doubt=False)
+
+
+class Direct:
+    """The links of a client, and which slot is reached through which of them."""
+
+    def __init__(self, routers: Routers, limits: Limits, calls: Calls) -> None:
+        self._routers = routers
+        self._limits = limits
+        self._calls = calls
+        self._by_slot: list[Link | None] = [None] * SLOTS
+        self._links: dict[int, Link] = {}
+        self._wanted = asyncio.Event()
+        self._wanted.set()
+        self._task = asyncio.get_running_loop().create_task(self._keep(), name="overdb-leaders")
+
+    def link_for(self, call: Call) -> Link | None:
+        """Return the link that can answer this call, None for the router."""
+        fill = call.fill
+        if fill in _PLAIN_KINDS:
+            return self._by_slot[slot_of(call.key)] if call.key else None
+        if fill is not fill_transact:
+            return None
+        links = {self._by_slot[slot_of(key)] for key in _keys_of(call.payload)}
+        return links.pop() if len(links) == 1 else None
+
+    def tick(self, now: float) -> None:
+        """Look for leaders that have gone silent."""
+        for link in self._links.values():
+            link.check_silence(now)
+
+    async def close(self) -> None:
+        """End all links. Their calls are given back."""
+        tasks = [self._task, *(link.task for link in self._links.values())]
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks, timeout=self._limits.close_seconds_max)
+
+    # -- where the leaders are ------------------------------------------------------------------------
+
+    async def _keep(self) -> None:
+        """Have a link to every leader that can be reached; ask the router again when one was lost."""
+        failures = 0
+        while True:
+            await self._wanted.wait()
+            self._wanted.clear()
+            if await self._learn():
+                failures = 0
+                await asyncio.sleep(LEARN_SECONDS_MIN)  # at most so often, whatever is lost
+            else:
+                await asyncio.sleep(min(LEARN_SECONDS_MAX, LEARN_SECONDS_MIN * 2**failures))
+                failures = min(failures + 1, 16)
+                self._wanted.set()
+
+    async def _learn(self) -> bool:
+        """Ask the router for the leaders and open what links are missing; whether all are there."""
+        router = await self._routers.connect()
+        try:
+            status = await router.cluster.Status(
+                cluster_pb2.StatusRequest(), timeout=2 * self._limits.connect_seconds_max
+            )
+        except grpc.aio.AioRpcError:
+            return False
+        except asyncio.CancelledError:
+            if being_cancelled():
+                raise
+            return False  # the connection to the router was given up under the question
+        opened = []
+        for group in status.groups:
+            link = self._links.get(group.group)
+            if link is not None and not link.ended:
+                continue
+            address = _leader_address(group)
+            if address:
+                opened.append(self._open(group.group, status.cluster, address))
+        ready = [await link.ready for link in opened]
+        self._map_slots()
+        missing = any(
+            group.group not in self._links or self._links[group.group].ended
+            for group in status.groups
+        )
+        return all(ready) and not missing and bool(status.groups)
+
+    def _open(self, group: int, cluster: str, address: str) -> Link:
+        link = self._links[group] = Link(group, cluster, address, self._limits, self._calls)
+        link.on_foreign_slot = link.end  # its map is old: begin anew
+        link.task.add_done_callback(self._lost)
+        return link
+
+    def _lost(self, _: asyncio.Task[None]) -> None:
+        self._map_slots()
+        self._wanted.set()
+
+    def _map_slots(self) -> None:
+        by_slot: list[Link | None] = [None] * SLOTS
+        for link in self._links.values():
+            if link.ended or not link.ready.done():
+                continue
+            for slot in range(SLOTS):
+                if link.slots[slot // 8] >> slot % 8 & 1:
+                    by_slot[slot] = link
+        self._by_slot = by_slot
+
+
+def _leader_address(group: cluster_pb2.GroupStatus) -> str:
+    """The address of the group's leader as the replicas know it; empty: there is none that answers."""
+    leaders = (r.address for r in group.replicas if r.id == group.leader_id and r.reachable)
+    return next(leaders, "")
+
+
+def _keys_of(request: kv_pb2.TransactRequest) -> Iterable[bytes]:
+    for compare in request.compares:
+        yield compare.key
+    for operation in (*request.then, *request.otherwise):
+        yield getattr(operation, operation.WhichOneof("operation") or "get").key
