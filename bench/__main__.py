@@ -127,8 +127,10 @@ def parsed(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--keys", type=int, default=100_000, help="to load (default 100,000)")
     parser.add_argument("--seconds", type=float, help="for each row")
     parser.add_argument("--alternations", type=int, help="how often all take their turn")
-    parser.add_argument("--json", type=Path, default=Path("bench/results.json"))
-    parser.add_argument("--markdown", type=Path, default=Path("bench/RESULTS.md"))
+    parser.add_argument("--json", type=Path, help="raw results (default: bench/results.json)")
+    parser.add_argument(
+        "--markdown", type=Path, help="page (default: bench/RESULTS.md of a whole run, else none)"
+    )
     parser.add_argument("--plots", type=Path, help="directory (default: results, by the page)")
     parser.add_argument("--least", type=float, default=0, help="puts/s wanted at 256 callers")
     arguments = parser.parse_args(argv)
@@ -143,7 +145,11 @@ def parsed(argv: list[str]) -> argparse.Namespace:
     arguments.seconds = arguments.seconds or (0.7 if quick else 2.0)
     arguments.warm_up = 0.2 if quick else 0.5
     arguments.alternations = arguments.alternations or (1 if quick else 5)
-    arguments.plots = arguments.plots or arguments.markdown.parent / "results"
+    arguments.json = arguments.json or Path("bench/results.json")
+    if not (arguments.markdown or quick or rows or arguments.overdb_alone):
+        arguments.markdown = Path("bench/RESULTS.md")
+    if arguments.markdown and not arguments.plots:
+        arguments.plots = arguments.markdown.parent / "results"
     return arguments
 
 
@@ -176,8 +182,10 @@ def main(argv: list[str]) -> int:
     ]
     arguments.json.write_text(json.dumps(rows, indent=1) + "\n")
     command = f"python -m bench {' '.join(argv)}".strip()
-    drawn = plots.draw(samples, arguments.plots)
-    arguments.markdown.write_text(report.markdown(samples, targets, loaded, command, drawn))
+    drawn = plots.draw(samples, arguments.plots) if arguments.plots else []
+    if arguments.markdown:
+        page = report.markdown(samples, targets, loaded, command, drawn)
+        arguments.markdown.write_text(page)
     print(f"\n{goals(samples)}\n{table(samples)}")
     reached = max((s.rate for s in chosen(samples, "overdb", "put", 256)), default=0.0)
     if reached < arguments.least:

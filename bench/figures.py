@@ -71,12 +71,12 @@ def ratios(ours: Sequence[Sample], theirs: Sequence[Sample]) -> list[float]:
     return [s.rate / rates[s.alternation] for s in ours if s.alternation in rates]
 
 
-def table(samples: Sequence[Sample], reference: str = "overdb") -> str:
+def table(samples: Sequence[Sample]) -> str:
     """A Markdown table: a line per workload, callers and system; medians over the alternations."""
     lines = [
         "| workload | callers | system | items/s | p50 ms | p99 ms | p99.9 ms | CPU s per 1,000 "
-        "| resident MiB | bytes written per item | errors | OverDB / it, min-median-max |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|",
+        "| resident MiB | bytes written per item | errors | OverDB / it, min-median-max | direct / it |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for workload, callers, system in dict.fromkeys(
         (s.workload, s.callers, s.system) for s in samples
@@ -86,11 +86,13 @@ def table(samples: Sequence[Sample], reference: str = "overdb") -> str:
         def middle(values: Iterable[float]) -> float:
             return statistics.median(values)
 
-        against = ""
-        if system != reference:
-            found = ratios(chosen(samples, reference, workload, callers), rows)
-            against = "-".join(f"{r:.2f}" for r in spread(found)) if found else ""
+        against = []
+        for reference in ("overdb", "overdb-direct"):
+            ours = [] if system == reference else chosen(samples, reference, workload, callers)
+            found = ratios(ours, rows)
+            against.append("-".join(f"{r:.2f}" for r in spread(found)) if found else "")
         items = [max(1, s.calls * s.items_per_call) for s in rows]
+        errors = sum(sum(s.errors.values()) for s in rows)
         written = [(s.written_bytes or 0) / n for s, n in zip(rows, items, strict=True)]
         lines.append(
             f"| {workload} | {callers:,} | {system} | {middle(s.rate for s in rows):,.0f} "
@@ -98,7 +100,7 @@ def table(samples: Sequence[Sample], reference: str = "overdb") -> str:
             f"| {middle(s.p999_ms for s in rows):.2f} "
             f"| {middle(s.cpu_us_per_item for s in rows) / 1000:.3f} "
             f"| {middle(sum(s.resident_bytes.values()) for s in rows) / 2**20:,.0f} "
-            f"| {middle(written):,.0f} | {sum(sum(s.errors.values()) for s in rows)} | {against} |"
+            f"| {middle(written):,.0f} | {errors} | {' | '.join(against)} |"
         )
     return "\n".join(lines) + "\n"
 
@@ -125,8 +127,33 @@ def _per_thousand(sample: Sample, process: str) -> float:
     return sample.cpu_seconds[process] * 1000 / (sample.calls * sample.items_per_call)
 
 
+Goal = tuple[str, float | None, float, bool]  # name, measured, bound, whether that is the least
+
+
 def goals(samples: Sequence[Sample]) -> str:
-    """The goals that a run can judge, as a Markdown table; etcd is taken at its better endpoint."""
+    """The goals that a run can judge, as a Markdown table, for both ways that OverDB's client can take."""
+    lines = [
+        "| goal | wanted | through the router | | straight to the leaders | |",
+        "|---|---|---|---|---|---|",
+    ]
+    ways = (judged(samples, "overdb"), judged(samples, "overdb-direct"))
+    for routed, direct in zip(*ways, strict=True):
+        name, _, bound, is_least = routed
+        wanted = f"{'>=' if is_least else '<='} {bound:,}"
+        lines.append(f"| {name} | {wanted} | {_verdict(routed)} | {_verdict(direct)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _verdict(goal: Goal) -> str:
+    _, value, bound, is_least = goal
+    if value is None:
+        return " | not measured"
+    reached = value >= bound if is_least else value <= bound
+    return f"{value:,.2f} | {'reached' if reached else 'NOT reached'}"
+
+
+def judged(samples: Sequence[Sample], system: str) -> list[Goal]:
+    """What a system of ours has reached; etcd is taken at its better endpoint."""
 
     def rate(system: str, workload: str, callers: int) -> float | None:
         rows = chosen(samples, system, workload, callers)
@@ -146,43 +173,32 @@ def goals(samples: Sequence[Sample]) -> str:
     etcd = ("etcd-leader", "etcd-spread")
     etcd_puts = best(rate(s, "put", 256) for s in etcd)
     etcd_gets = best(rate(s, "get", 256) for s in etcd)
-    callers = {
-        s.callers for s in samples if (s.system, s.workload) == ("overdb", "put") and s.calls
-    }
-    busiest = max(callers, key=lambda n: rate("overdb", "put", n) or 0, default=0)
-    saturated = [s.server_us_per_item for s in chosen(samples, "overdb", "put", busiest)]
-    judged: list[tuple[str, float | None, float, bool]] = [
-        ("puts/s, 256 callers", rate("overdb", "put", 256), 20_000, True),
-        ("puts/s over etcd's, 256", over(rate("overdb", "put", 256), etcd_puts), 10, True),
-        ("strict gets/s, 256 callers", rate("overdb", "get", 256), 30_000, True),
-        ("strict gets/s over etcd's, 256", over(rate("overdb", "get", 256), etcd_gets), 10, True),
-        (
-            "put p50 over etcd's, one caller",
-            over(p50("overdb", "put", 1), best((p50(s, "put", 1) for s in etcd), least=True)),
-            1.0,
-            False,
-        ),
+    etcd_p50 = best((p50(s, "put", 1) for s in etcd), least=True)
+    return [
+        ("puts/s, 256 callers", rate(system, "put", 256), 20_000, True),
+        ("puts/s over etcd's, 256", over(rate(system, "put", 256), etcd_puts), 10, True),
+        ("strict gets/s, 256 callers", rate(system, "get", 256), 30_000, True),
+        ("strict gets/s over etcd's, 256", over(rate(system, "get", 256), etcd_gets), 10, True),
+        ("put p50 over etcd's, one caller", over(p50(system, "put", 1), etcd_p50), 1.0, False),
         (
             "transactions over two groups/s over etcd's puts/s, 256",
-            over(rate("overdb", "txn-two-groups", 256), etcd_puts),
+            over(rate(system, "txn-two-groups", 256), etcd_puts),
             2,
             True,
         ),
-        ("puts/s, 100 a call, 16 callers", rate("overdb", "batch-100", 16), 50_000, True),
-        (
-            "server CPU per put at saturation, us",
-            statistics.median(saturated) if saturated else None,
-            90,
-            False,
-        ),
+        ("puts/s, 100 a call, 16 callers", rate(system, "batch-100", 16), 50_000, True),
+        ("server CPU per put at saturation, us", _saturated_us(samples, system), 90, False),
     ]
-    lines = ["| goal | wanted | measured | |", "|---|---|---|---|"]
-    for name, value, bound, is_least in judged:
-        verdict = "not measured"
-        if value is not None:
-            verdict = (
-                "reached" if (value >= bound if is_least else value <= bound) else "NOT reached"
-            )
-        shown = "" if value is None else f"{value:,.2f}"
-        lines.append(f"| {name} | {'>=' if is_least else '<='} {bound:,} | {shown} | {verdict} |")
-    return "\n".join(lines) + "\n"
+
+
+def _saturated_us(samples: Sequence[Sample], system: str) -> float | None:
+    """CPU of all servers for a put, at the number of callers with the best median rate."""
+    puts = [s for s in samples if (s.system, s.workload) == (system, "put") and s.calls]
+    if not puts:
+        return None
+
+    def rate(callers: int) -> float:
+        return statistics.median(s.rate for s in puts if s.callers == callers)
+
+    busiest = max({s.callers for s in puts}, key=rate)
+    return statistics.median(s.server_us_per_item for s in puts if s.callers == busiest)

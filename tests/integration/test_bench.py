@@ -26,7 +26,9 @@ def test_a_short_run_measures_every_row_without_errors(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     samples = json.loads((tmp_path / "x.json").read_text())
-    assert [f"{s['workload']}:{s['callers']}" for s in samples] == ROWS.split(",")
+    assert [(s["system"], f"{s['workload']}:{s['callers']}") for s in samples] == [
+        (system, row) for system in ("overdb", "overdb-direct") for row in ROWS.split(",")
+    ]
     for sample in samples:
         assert sample["calls"] > 0, sample
         assert sample["errors"] == {}, sample
@@ -35,6 +37,16 @@ def test_a_short_run_measures_every_row_without_errors(tmp_path: Path) -> None:
     page = (tmp_path / "x.md").read_text()
     assert "fsynced by a majority" in page
     assert "| put | 16 | overdb |" in page
+    assert "| put | 16 | overdb-direct |" in page
+
+
+def test_a_run_that_is_not_the_whole_leaves_the_page_alone(tmp_path: Path) -> None:
+    pages = [Path("bench/RESULTS.md"), Path("bench/results")]
+    before = [(page, page.stat().st_mtime_ns) for page in pages]
+    done = _bench("--overdb-alone", "--keys", "2000", "--rows", "get:1", "--quick")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "| get | 1 | overdb |" in done.stdout
+    assert before == [(page, page.stat().st_mtime_ns) for page in pages]
 
 
 def test_a_wrong_row_is_told_in_words() -> None:

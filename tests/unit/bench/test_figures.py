@@ -40,10 +40,11 @@ def test_a_call_of_many_items_counts_as_many() -> None:
 
 
 def test_the_table_shows_errors_and_the_ratio() -> None:
-    text = table([sample("overdb", 300), sample("etcd-leader", 100)])
-    ours, theirs = text.splitlines()[2:]
-    assert ours.endswith("| 3 |  |")
-    assert theirs.endswith("| 3 | 3.00-3.00-3.00 |")
+    systems = [sample("overdb", 300), sample("overdb-direct", 600), sample("etcd-leader", 100)]
+    ours, direct, theirs = table(systems).splitlines()[2:]
+    assert ours.endswith("| 3 |  | 2.00-2.00-2.00 |")
+    assert direct.endswith("| 3 | 0.50-0.50-0.50 |  |")
+    assert theirs.endswith("| 3 | 3.00-3.00-3.00 | 6.00-6.00-6.00 |")
 
 
 def test_the_cpu_of_a_put_is_the_median_at_the_callers_with_the_best_rate() -> None:
@@ -69,3 +70,11 @@ def test_goals_are_reached_missed_or_not_measured() -> None:
     rivals = [sample("etcd-leader", 10), sample("etcd-spread", 11)]
     assert verdict([ours, rivals[0]], against) == "reached"
     assert verdict([ours, *rivals], against) == "NOT reached", "etcd's better endpoint counts"
+
+
+def test_both_ways_of_the_client_are_judged() -> None:
+    samples = [sample("overdb", 20_000), sample("overdb-direct", 80_000)]
+    (line,) = [
+        row for row in goals(samples).splitlines() if row.startswith("| puts/s, 256 callers")
+    ]
+    assert line.endswith("| 10,000.00 | NOT reached | 40,000.00 | reached |")
