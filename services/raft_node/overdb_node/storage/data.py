@@ -33,6 +33,7 @@ from overdb_node.storage.digest import Canonical, ContentDigest
 _VERSION = struct.Struct(">Q")
 _APPLIED = struct.Struct(">QQ")
 _VERSIONS, _RECORDS, _META = b"v", b"r", b"m"
+_ESCAPED, _END = b"\x00\xff", b"\x00\x00"  # a 0 in a key; what stands behind a key
 _NEWEST = (1 << 64) - 1
 _TOMBSTONE = b"\x00"
 _VALUE = b"\x01"
@@ -60,8 +61,8 @@ class Swept(NamedTuple):
 def encode_key(key: bytes) -> bytes:
     """The prefix that all versions of a key share; keeps the order of keys."""
     if 0 in key:
-        key = key.replace(b"\x00", b"\x00\xff")
-    return _VERSIONS + key + b"\x00\x00"
+        key = key.replace(b"\x00", _ESCAPED)
+    return _VERSIONS + key + _END
 
 
 def encode_version(key: bytes, version: int) -> bytes:
@@ -146,8 +147,13 @@ class DataStore:
         self._rows = None
         batch = WriteBatch(raw_mode=True)
         put = batch.put
+        last, end = -1, b""
         for key, version, value in versions:
-            put(encode_version(key, version), _TOMBSTONE if value is None else _VALUE + value)
+            if version != last:  # those of a transaction have the same
+                last, end = version, _END + _VERSION.pack(_NEWEST - version)
+            if 0 in key:
+                key = key.replace(b"\x00", _ESCAPED)  # noqa: PLW2901 - as encode_key does
+            put(_VERSIONS + key + end, _TOMBSTONE if value is None else _VALUE + value)
         for name, content in records:
             if content is None:
                 batch.delete(_RECORDS + name)
