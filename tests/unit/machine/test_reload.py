@@ -5,7 +5,7 @@ from __future__ import annotations
 from overdb_node.machine import packing
 from overdb_node.machine.clock import clock_of
 from overdb_node.machine.machine import CLOCK_RECORD, Machine
-from overdb_node.machine.types import Put, Written
+from overdb_node.machine.types import OperationResult, Put, Transacted, Written
 from tests.unit.machine.helpers import HOUR, NOW, Group, add, get, put, request, transact
 
 
@@ -78,3 +78,26 @@ def test_kept_results_come_back_from_their_bytes() -> None:
     assert record[37:] == NOW.to_bytes(8, "big")
     (kept,) = packing.unpack(record)
     assert packing.result_of(kept.result) == Written(NOW)
+
+
+def test_results_that_are_all_the_same_are_kept_like_others() -> None:
+    """What lies on disk does not change: an operation's result is 13 bytes and its value."""
+    same, other = OperationResult(True, b"", 7), OperationResult(False, b"xy", 7)
+    for results in (
+        (),
+        (same,),
+        (same, same, same),
+        (other, other),
+        (same, other),
+        (same, other, same),
+    ):
+        kept = (b"c" * 16, 5, 77, Transacted(True, results, 7))
+        packed = packing.pack([kept])
+        assert [tuple(one) for one in packing.unpack(packed)] == [kept]
+        assert packed[-sum(13 + len(one.value) for one in results) or len(packed) :] == b"".join(
+            bytes([one.found])
+            + one.version.to_bytes(8, "big")
+            + len(one.value).to_bytes(4, "big")
+            + one.value
+            for one in results
+        )

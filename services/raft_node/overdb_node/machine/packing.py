@@ -58,12 +58,16 @@ def _pack_result(result: int | Result) -> tuple[int, bytes]:
         return _WAS_DELETED, _DELETED.pack(result.version, result.existed)
     if isinstance(result, Transacted):
         head = _TRANSACTED.pack(result.succeeded, result.version, len(result.results))
-        operations = [
-            _OPERATION.pack(r.found, r.version, len(r.value)) + r.value for r in result.results
-        ]
-        return _HAS_TRANSACTED, head + b"".join(operations)
+        results = result.results
+        if results and results.count(results[0]) == len(results):  # as of puts, nearly always
+            return _HAS_TRANSACTED, head + _pack_operation(results[0]) * len(results)
+        return _HAS_TRANSACTED, head + b"".join(map(_pack_operation, results))
     assert isinstance(result, Refused), result
     return _WAS_REFUSED, _REFUSED.pack(result.code) + result.message.encode()
+
+
+def _pack_operation(result: OperationResult) -> bytes:
+    return _OPERATION.pack(result.found, result.version, len(result.value)) + result.value
 
 
 def unpack(packed: bytes) -> Iterator[Kept]:
