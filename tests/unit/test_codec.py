@@ -22,6 +22,7 @@ from overdb_node.machine.types import (
     OperationResult,
     Operator,
     Put,
+    Puts,
     Refused,
     RequestId,
     Result,
@@ -32,6 +33,7 @@ from overdb_node.machine.types import (
     WrongGroup,
 )
 from overdb_node.raft.types import Configuration, Member, Snapshot
+from overdb_node.transaction_codec import decode_transact
 
 ID = kv_pb2.RequestId(
     client_id=b"c" * 16, request_number=7, started_at=1_760_000_000_000_000, acknowledged_below=5
@@ -102,6 +104,64 @@ def test_the_cores_numbers_are_the_contracts() -> None:
     assert wire == {operator.name: operator.value for operator in Operator}
 
 
+_PUT = _Operation(put=_Operation.Put(key=b"p", value=b"v"))
+_EXISTS = _Compare(key=b"a", operator=_Compare.OPERATOR_EQUAL, exists=True)
+_OPERATION = st.one_of(
+    st.builds(
+        lambda key, value: _Operation(put=_Operation.Put(key=key, value=value)),
+        st.sampled_from([b"a", b"b", b"\x00"]),
+        st.binary(max_size=3),
+    ),
+    st.sampled_from(
+        [
+            _Operation(),
+            _Operation(put=_Operation.Put(value=b"v")),
+            _Operation(get=_Operation.Get(key=b"g")),
+            _Operation(delete=_Operation.Delete(key=b"d")),
+            _Operation(add=_Operation.Add(key=b"n", delta=1)),
+        ]
+    ),
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.lists(st.just(_EXISTS), max_size=1),
+    st.lists(_OPERATION, max_size=4),
+    st.lists(_OPERATION, max_size=1),
+)
+def test_a_transaction_of_puts_alone_has_a_form_of_its_own(
+    compares: list[kv_pb2.Compare],
+    then: list[kv_pb2.Operation],
+    otherwise: list[kv_pb2.Operation],
+) -> None:
+    """It says no more and no less than the other."""
+    command = transact(compares=compares, then=then, otherwise=otherwise)
+    decoded, whole = decode_one(command), decode_transact(command.transact)
+    plain = all(one.HasField("put") and one.put.key for one in then)
+    assert isinstance(decoded, Puts) is (plain and bool(then) and not compares and not otherwise)
+    assert (decoded.whole() if isinstance(decoded, Puts) else decoded) == whole
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {"compares": [_EXISTS], "then": [_PUT]},
+        {"then": [_PUT], "otherwise": [_PUT]},
+        {"then": [_PUT, _Operation(delete=_Operation.Delete(key=b"d"))]},
+        {"then": [_PUT, _Operation(put=_Operation.Put(value=b"v"))]},
+        {"then": [_PUT, _Operation()]},
+        {"compares": [_EXISTS]},
+    ],
+    ids=["compares", "otherwise", "another operation", "no key", "no operation", "no put"],
+)
+def test_what_is_not_puts_alone_has_the_whole_form(parts: dict[str, object]) -> None:
+    command = transact(**parts)
+    decoded = decode_one(command)
+    assert decoded == decode_transact(command.transact)
+    assert not isinstance(decoded, Puts)
+
+
 def test_no_commands_and_no_payload_are_an_entry_without_commands() -> None:
     """A no-op's payload is an Envelope without commands (log.proto)."""
     assert codec.decode_envelope(codec.encode_envelope(5, b"")) == (5, [])
@@ -152,7 +212,7 @@ def test_no_payload_makes_it_raise(noise: bytes, wrapped: bool) -> None:
     """A committed entry is applied, whatever is in it."""
     stamp, decoded = codec.decode_envelope(codec.encode_envelope(1, noise) if wrapped else noise)
     assert 0 <= stamp < 1 << 64
-    assert all(isinstance(c, Put | Delete | Transact | Advance | Refused) for c in decoded)
+    assert all(isinstance(c, Put | Delete | Transact | Puts | Advance | Refused) for c in decoded)
 
 
 @settings(max_examples=100, deadline=None)
@@ -195,6 +255,24 @@ RESULTS: list[tuple[Result, shard_pb2.Result]] = [
                     kv_pb2.OperationResult(found=True, value=b"v", version=3),
                     kv_pb2.OperationResult(),
                 ],
+            )
+        ),
+    ),
+    (
+        Transacted(True, (OperationResult(True, b"", 9),) * 3, 9),
+        shard_pb2.Result(
+            transact=kv_pb2.TransactResponse(
+                succeeded=True,
+                version=9,
+                results=[kv_pb2.OperationResult(found=True, version=9)] * 3,
+            )
+        ),
+    ),
+    (
+        Transacted(False, (OperationResult(False, b"", 0),) * 2, 9),
+        shard_pb2.Result(
+            transact=kv_pb2.TransactResponse(
+                version=9, results=[kv_pb2.OperationResult(), kv_pb2.OperationResult()]
             )
         ),
     ),

@@ -22,6 +22,7 @@ from overdb_node.machine.types import (
     Configure,
     Delete,
     Deleted,
+    OperationResult,
     Put,
     ReadRefusal,
     Refused,
@@ -35,7 +36,7 @@ from overdb_node.machine.types import (
 )
 from overdb_node.raft.types import Configuration, Member, Snapshot
 from overdb_node.storage.data import ScanPage
-from overdb_node.transaction_codec import decode_id, decode_transact, fill_error
+from overdb_node.transaction_codec import decode_id, decode_puts, decode_transact, fill_error
 
 _new = tuple.__new__  # of a NamedTuple, without the call that its class puts before it
 _UNREADABLE = Refused(Code.INVALID_ARGUMENT, "the command cannot be read by this version")
@@ -83,7 +84,7 @@ def _decode_command(command: log_pb2.Command) -> Command | Refused:
     if kind == "delete":
         return Delete(command.delete.key, decode_id(command.delete.id))
     if kind == "transact":
-        return decode_transact(command.transact)
+        return decode_puts(command.transact) or decode_transact(command.transact)
     if kind == "advance":
         return Advance(command.advance.version)
     if kind == "compare":
@@ -132,10 +133,17 @@ def _fill_transacted(out: shard_pb2.Result, result: Transacted) -> None:
     transact = out.transact
     transact.succeeded = result.succeeded
     transact.version = result.version
-    for operation in result.results:
-        transact.results.add(
-            found=operation.found, value=operation.value, version=operation.version
-        )
+    results = result.results
+    if len(results) > 1 and results.count(results[0]) == len(results):
+        # As of puts, nearly always. One after the other, serialized, is what repeated messages are.
+        same = kv_pb2.TransactResponse(results=[_operation_result(results[0])])
+        transact.MergeFromString(same.SerializeToString() * len(results))
+        return
+    transact.results.extend(map(_operation_result, results))
+
+
+def _operation_result(result: OperationResult) -> kv_pb2.OperationResult:
+    return kv_pb2.OperationResult(found=result.found, value=result.value, version=result.version)
 
 
 def _fill_refused(out: shard_pb2.Result, result: Refused) -> None:

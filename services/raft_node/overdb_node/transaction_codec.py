@@ -20,6 +20,7 @@ from overdb_node.machine.types import (
     Operator,
     Outcome,
     Prepare,
+    Puts,
     Refused,
     RequestId,
     Resolve,
@@ -84,6 +85,18 @@ def _decode_prepare(wire: log_pb2.Prepare) -> Prepare | Refused:
 
 def decode_id(wire: kv_pb2.RequestId) -> RequestId:
     return RequestId(wire.client_id, wire.request_number, wire.started_at, wire.acknowledged_below)
+
+
+def decode_puts(wire: kv_pb2.TransactRequest) -> Puts | None:
+    """A transaction of puts alone, in a form that costs little; None: it is another, or not right."""
+    if wire.compares or wire.otherwise:
+        return None
+    puts = [operation.put for operation in wire.then]
+    keys = [put.key for put in puts]
+    # Of an operation that is no put, ``put`` is an empty one; no put without a key is right.
+    if not keys or not all(keys):
+        return None
+    return Puts(decode_id(wire.id), keys, [put.value for put in puts])
 
 
 def decode_transact(wire: kv_pb2.TransactRequest | log_pb2.Prepare) -> Transact | Refused:

@@ -5,11 +5,12 @@ Fingerprints lie on disk and are compared by replicas of different releases: the
 
 from __future__ import annotations
 
-from xxhash import xxh3_64
+from xxhash import xxh3_64, xxh3_64_intdigest
 
-from overdb_node.machine.types import Transact
+from overdb_node.machine.types import OperationKind, Puts, Transact
 
 _SEED = 3  # a Put's is 1, a Delete's 2
+_PUT = b"%d,0,%%d,%%d;%%b%%b" % OperationKind.PUT
 
 
 def of_transact(request: Transact) -> int:
@@ -30,3 +31,12 @@ def of_transact(request: Transact) -> int:
             digest.update(key)
             digest.update(value)
     return int(digest.intdigest())
+
+
+def of_puts(request: Puts) -> int:
+    """The same as of the whole transaction, in one piece."""
+    _, keys, values = request
+    puts = [
+        _PUT % (len(key), len(value), key, value) for key, value in zip(keys, values, strict=True)
+    ]
+    return int(xxh3_64_intdigest(b"0,%d;" % len(keys) + b"".join(puts), _SEED))

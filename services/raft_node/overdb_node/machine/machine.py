@@ -13,13 +13,13 @@ from dataclasses import replace
 from xxhash import xxh3_64_intdigest as _digest
 
 from overdb.sharding import slot_of
-from overdb_node.machine import transact, validation
+from overdb_node.machine import puts, transact, validation
 from overdb_node.machine.chain import Chain
 from overdb_node.machine.clock import Clock
-from overdb_node.machine.fingerprint import of_transact
+from overdb_node.machine.fingerprint import of_puts, of_transact
 from overdb_node.machine.overlay import Overlay
 from overdb_node.machine.participant import Participant
-from overdb_node.machine.sessions import Sessions
+from overdb_node.machine.sessions import Session, Sessions
 from overdb_node.machine.settings import MachineSettings
 from overdb_node.machine.slots import Slots
 from overdb_node.machine.store import Reader
@@ -39,6 +39,7 @@ from overdb_node.machine.types import (
     Inquire,
     Prepare,
     Put,
+    Puts,
     ReadRefusal,
     Refused,
     RequestId,
@@ -46,6 +47,7 @@ from overdb_node.machine.types import (
     Result,
     Token,
     Transact,
+    Transacted,
     TransactionId,
     Written,
     WrongGroup,
@@ -215,6 +217,8 @@ class Machine:
         return results
 
     def _apply(self, command: Command | Refused) -> Result:
+        if isinstance(command, Puts):
+            return self._puts(command)
         if isinstance(command, Transact):
             return self._transact(command)
         if isinstance(command, Delete):
@@ -304,6 +308,53 @@ class Machine:
         self._sessions.keep(command.id, fingerprint, version)
         return Written(version)
 
+    def _puts(self, command: Puts) -> Result:
+        """A transaction of puts as nearly all are: as ``_put`` is to a put, for all of them at once.
+
+        All that is not so, and every refusal, is left to ``_transact``.
+        """
+        request, keys, values = command
+        sessions, settings = self._sessions, self._settings
+        session = sessions.session_of(request.client_id)
+        if (
+            session is None
+            or not self._is_fresh(request, session)
+            or not puts.fit(command, settings)
+            or (self._locks and any(map(self._locks.is_held, keys)))
+        ):
+            return self._transact(command.whole())
+        absent = puts.absent(keys, self._overlay, self._slots, settings)
+        written = dict(zip(keys, values, strict=True))
+        # Of a key that comes twice and is not there yet, the second put finds what the first has written.
+        if absent is None or (absent and len(written) < len(keys)):
+            return self._transact(command.whole())
+        client_id, number, _, acknowledged_below = request
+        if acknowledged_below > session.acknowledged_below:
+            sessions.acknowledge(session, client_id, acknowledged_below)
+        if len(session.results) >= settings.unacknowledged_per_client_max:
+            return self._transact(command.whole())
+        version = self._clock.take()
+        self._overlay.write_all(written, version)
+        result = Transacted(True, puts.results(keys, absent, version), version)
+        sessions.keep_in(session, client_id, number, of_puts(command), result)
+        return result
+
+    def _is_fresh(self, request: RequestId, session: Session) -> bool:
+        """Whether nothing is known of a request of a known client, and nothing is wrong with its id."""
+        client_id, number, started_at, acknowledged_below = request
+        settings, physical = self._settings, self._clock.physical
+        latest = physical + settings.ahead_us_max
+        return (
+            number not in session.results
+            and session.acknowledged_below <= number >= acknowledged_below
+            and number > 0
+            and not self._parked
+            and not ((known := self._transactions_of(client_id)) and number in known)
+            and session.created + settings.client_id_lifetime_us >= physical
+            and session.created <= latest
+            and started_at <= latest
+        )
+
     def _stored(self, request: RequestId, fingerprint: int) -> Result | None:
         """What is stored under the id, of this group alone or of a transaction, or waits under it."""
         stored = self._sessions.find(request, fingerprint)
@@ -388,6 +439,7 @@ class Machine:
             return Refused(Code.INVALID_ARGUMENT, "a limit is 0")
         if command.limits != self._settings.limits:
             self._settings.limit(command.limits)
+            self._overlay.forget_known()
         self._limited, self._limits_written = True, False
         return Acknowledged()
 

@@ -2,28 +2,72 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from itertools import repeat
+
 from overdb_node.machine.store import Reader
+
+_Row = tuple[bytes, int, bytes | None]  # key, version, value or None for a tombstone
+
+KNOWN_BYTES_MAX = 16 << 20
+_KNOWN_OVERHEAD_BYTES = 100  # of a key in memory, roughly
 
 
 class Overlay:
-    """The state as an entry sees it: what was read from disk, below what this batch has written."""
+    """The state as an entry sees it: what was read from disk, below what this batch has written.
 
-    __slots__ = ("_newest", "_reader", "versions")
+    ``known`` are keys that may be written here and have a value, so that nothing need be read to tell. Not
+    all such keys; which ones is no part of the state, and decides nothing but what an answer costs.
+    """
+
+    __slots__ = ("_known_bytes", "_newest", "_reader", "known", "versions")
 
     def __init__(self, reader: Reader) -> None:
         self._reader = reader
-        self._newest: dict[bytes, tuple[int, bytes | None]] = {}
-        self.versions: list[tuple[bytes, int, bytes | None]] = []
+        self._newest: dict[bytes, _Row] = {}
+        self.versions: list[_Row] = []
+        self.known: set[bytes] = set()
+        self._known_bytes = 0  # at most
 
     def newest(self, key: bytes) -> tuple[int, bytes | None] | None:
         """Newest version of a key: (version, value; None for a tombstone)."""
-        return self._newest.get(key) or self._reader.newest(key)
+        row = self._newest.get(key)
+        return self._reader.newest(key) if row is None else row[1:]
+
+    def without_value(self, keys: Iterable[bytes]) -> set[bytes]:
+        """Those of the keys that have no value."""
+        newest = self.newest
+        # In their order, so that a reader may go on from where it is.
+        return {key for key in sorted(keys) if (one := newest(key)) is None or one[1] is None}
 
     def write(self, key: bytes, version: int, value: bytes | None) -> None:
-        self._newest[key] = (version, value)
-        self.versions.append((key, version, value))
+        self._newest[key] = row = (key, version, value)
+        self.versions.append(row)
+        if value is None:
+            self.known.discard(key)
 
-    def take(self) -> list[tuple[bytes, int, bytes | None]]:
+    def write_all(self, values: Mapping[bytes, bytes], version: int) -> None:
+        """Write a value to each key, in this order. They may all be written here."""
+        rows: list[_Row] = list(zip(values, repeat(version), values.values(), strict=False))
+        self._newest.update(zip(values, rows, strict=True))
+        self.versions += rows
+        self._know(values)
+
+    def _know(self, keys: Iterable[bytes]) -> None:
+        before = len(self.known)
+        self.known.update(keys)
+        added = len(self.known) - before
+        if added:
+            self._known_bytes += sum(map(len, keys)) + added * _KNOWN_OVERHEAD_BYTES
+            if self._known_bytes > KNOWN_BYTES_MAX:
+                self.forget_known()
+
+    def forget_known(self) -> None:
+        """Read again whether a key has a value, and look again whether it may be written."""
+        self.known.clear()
+        self._known_bytes = 0
+
+    def take(self) -> list[_Row]:
         """Return all writes since the last call, in order; the caller puts them where reads find them."""
         taken, self.versions = self.versions, []
         self._newest = {}

@@ -69,6 +69,23 @@ class Transact(NamedTuple):
     otherwise: tuple[Operation, ...]
 
 
+class Puts(NamedTuple):
+    """A transaction of puts alone: no compares, nothing otherwise.
+
+    What the Transact is that ``whole`` gives, in a form that costs little to make and to look through.
+    ``keys`` and ``values`` have the same length, at least 1; an operation each.
+    """
+
+    id: RequestId
+    keys: list[bytes]
+    values: list[bytes]
+
+    def whole(self) -> Transact:
+        puts = zip(self.keys, self.values, strict=True)
+        then = tuple(Operation(OperationKind.PUT, key, value) for key, value in puts)
+        return Transact(self.id, (), then, ())
+
+
 class Advance(NamedTuple):
     """Raise the clock to at least ``version`` (PROTOCOL 2.7)."""
 
@@ -142,6 +159,7 @@ Command = (
     Put
     | Delete
     | Transact
+    | Puts
     | Advance
     | Prepare
     | Resolve

@@ -8,6 +8,7 @@ from overdb_node.machine.types import (
     Delete,
     Deleted,
     Put,
+    Puts,
     Result,
     Transact,
     Transacted,
@@ -53,7 +54,7 @@ class ExactlyOnce:
 def _answers(applied: Applied) -> Iterator[tuple[TransactionId, Effect]]:
     """Of requests inside this group: those of the entry, and those that it has set free."""
     for command, result in zip(applied.commands, applied.results, strict=True):
-        if isinstance(command, Put | Delete | Transact) and isinstance(result, Effect):
+        if isinstance(command, Put | Delete | Transact | Puts) and isinstance(result, Effect):
             yield TransactionId(*command.id[:2]), result
     for token, result in applied.machine.participant._released:
         if not token.attempt and isinstance(result, Effect):
