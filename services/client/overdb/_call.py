@@ -169,8 +169,26 @@ def result_of(answer: Answer, kind: str) -> Any:
 
 def transact_result(response: kv_pb2.TransactResponse) -> TransactResult:
     """Convert the answer to a transaction."""
-    results = tuple(OperationResult(r.found, r.value, r.version) for r in response.results)
-    return TransactResult(response.succeeded, results, response.version)
+    results = response.results
+    if _are_alike(response):
+        same = OperationResult(results[0].found, b"", results[0].version)
+        return TransactResult(response.succeeded, (same,) * len(results), response.version)
+    converted = tuple([OperationResult(r.found, r.value, r.version) for r in results])
+    return TransactResult(response.succeeded, converted, response.version)
+
+
+def _are_alike(response: kv_pb2.TransactResponse) -> bool:
+    """Return whether all results are the same and without a value, as those of puts are, nearly always.
+
+    It does not look at each: that would take as long as to convert them.
+    """
+    results = response.results
+    if len(results) < 2 or results[0].value:
+        return False
+    one = kv_pb2.TransactResponse(results=[results[0]]).SerializeToString()
+    alike = kv_pb2.TransactResponse(succeeded=response.succeeded, version=response.version)
+    alike.MergeFromString(one * len(results))
+    return alike == response
 
 
 def transact_request(
@@ -186,8 +204,19 @@ def transact_request(
         ("then", then, request.then),
         ("otherwise", otherwise, request.otherwise),
     ):
+        add = target.add
         for operation in operations:
-            _fill_operation(name, operation, target.add())
+            # Puts come by the hundred, and most are as they should be.
+            if (
+                type(operation) is Put
+                and type(key := operation.key) is bytes
+                and type(value := operation.value) is bytes
+            ):
+                put = add().put
+                put.key = key
+                put.value = value
+            else:
+                _fill_operation(name, operation, add())
     return request
 
 

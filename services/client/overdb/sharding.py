@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import lru_cache
 
 import xxhash
@@ -28,6 +29,12 @@ def slot_of(key: bytes) -> int:
     if b"{" in key:
         key = tag_of(key)
     return xxhash.xxh3_64_intdigest(key) % SLOTS
+
+
+def slots_of(keys: Iterable[bytes]) -> list[int]:
+    """Return the slot of each key."""
+    digest = xxhash.xxh3_64_intdigest
+    return [digest(tag_of(key) if b"{" in key else key) % SLOTS for key in keys]
 
 
 @lru_cache(maxsize=64)
