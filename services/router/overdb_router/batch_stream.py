@@ -13,7 +13,7 @@ from collections import deque
 import grpc
 
 from overdb.internal.v1 import shard_pb2
-from overdb.sharding import slot_of
+from overdb.sharding import slot_of, slots_of
 from overdb.v1 import kv_pb2
 from overdb_router import refusals
 from overdb_router.core import RouterCore
@@ -183,15 +183,19 @@ class BatchStream:
         self._submit(op, slot_of(key))
 
     def _transact(self, transact: kv_pb2.TransactRequest, tag: int, deadline: float) -> None:
-        refusal = self._core.validation.transact(transact)
-        if refusal is not None:
-            self._refuse(tag, refusal)
-            return
+        validation = self._core.validation
+        keys = validation.keys_of_puts(transact)
+        if keys is None:
+            refusal = validation.transact(transact)
+            if refusal is not None:
+                self._refuse(tag, refusal)
+                return
+            keys = keys_of(transact)
         size = transact.ByteSize() + OVERHEAD_BYTES
         op = Op(Kind.TRANSACT, transact, size, deadline, self, tag)
         if not transact.HasField("id"):
             op.own_id = self._core.ids.assign(transact.id)
-        slots = tuple(dict.fromkeys(map(slot_of, keys_of(transact))))
+        slots = tuple(dict.fromkeys(slots_of(keys)))
         op.slots = slots[1:] and slots
         self._submit(op, slots[0])
 

@@ -125,6 +125,32 @@ class Validation:
             or self._operations("otherwise", request.otherwise)
         )
 
+    def keys_of_puts(self, request: kv_pb2.TransactRequest) -> list[bytes] | None:
+        """Return the keys of a transaction of puts alone that is right, as nearly all large ones are.
+
+        None says nothing: ``transact`` tells what is wrong, ``keys_of`` the keys of all others.
+        """
+        size = request.ByteSize()
+        if (
+            request.compares
+            or request.otherwise
+            or not 0 < len(request.then) <= self._operations_max
+            or size > self._request_bytes_max
+            or (request.HasField("id") and self.request_id(request.id) is not None)
+        ):
+            return None
+        puts = [operation.put for operation in request.then]
+        keys = [put.key for put in puts]
+        # Of an operation that is no put, ``put`` is an empty one, without a key.
+        if not all(keys) or max(map(len, keys)) > self._key_bytes_max:
+            return None
+        # No value is longer than the whole.
+        if size > self._value_bytes_max and any(
+            len(put.value) > self._value_bytes_max for put in puts
+        ):
+            return None
+        return keys
+
     def _compares(self, compares: Sequence[kv_pb2.Compare]) -> Refusal | None:
         for index, compare in enumerate(compares):
             field = f"compares[{index}]"

@@ -7,12 +7,14 @@ from collections.abc import Callable
 import pytest
 from google.protobuf import any_pb2
 from google.rpc import error_details_pb2  # type: ignore[import-untyped]
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from overdb.v1 import kv_pb2
 from overdb_common.settings import Limits
 from overdb_router.ids import uuid7
 from overdb_router.refusals import INVALID_ARGUMENT, Refusal
-from overdb_router.validation import Validation
+from overdb_router.validation import Validation, keys_of
 
 LIMITS = Limits(key_bytes_max=8, value_bytes_max=16, request_bytes_max=1024, operations_max=4)
 ID = uuid7(1_700_000_000_000, bytes(range(10)))
@@ -158,3 +160,63 @@ def test_a_request_over_its_limit_is_refused_with_its_size() -> None:
     refusal = validation.transact(transact(then=[put, put]))
     assert refusal is not None
     assert "limit of a request is 1024 bytes" in refusal.message
+
+
+# --- transactions of puts alone ------------------------------------------------------------------------
+
+
+def put(key: bytes, value: bytes = b"v") -> kv_pb2.Operation:
+    return operation(put=kv_pb2.Operation.Put(key=key, value=value))
+
+
+_OPERATIONS = st.one_of(
+    st.builds(
+        put, st.sampled_from([b"a", b"b", b"12345678"]), st.sampled_from([b"", b"v", b"v" * 16])
+    ),
+    st.sampled_from([put(b""), put(b"123456789"), put(b"a", b"v" * 17), GET, operation()]),
+)
+_IDS = st.sampled_from([None, rid(), rid(b"short"), rid(UUID4), rid(number=0), rid(below=6)])
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    _IDS,
+    st.lists(st.just(compare(1, version=4)), max_size=1),
+    st.lists(_OPERATIONS, max_size=5),
+    st.lists(st.just(GET), max_size=1),
+    st.sampled_from([VALIDATION, Validation(LIMITS.model_copy(update={"request_bytes_max": 60}))]),
+)
+def test_keys_of_puts_are_those_of_what_is_right(
+    identity: kv_pb2.RequestId | None,
+    compares: list[kv_pb2.Compare],
+    then: list[kv_pb2.Operation],
+    otherwise: list[kv_pb2.Operation],
+    validation: Validation,
+) -> None:
+    request = transact(id=identity, compares=compares, then=then, otherwise=otherwise)
+    keys = validation.keys_of_puts(request)
+    puts = all(one.HasField("put") for one in then) and not compares and not otherwise
+    assert (keys is not None) is (puts and validation.transact(request) is None)
+    assert keys is None or keys == keys_of(request)
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        transact(then=[put(b"a")], compares=[compare(1, version=4)]),
+        transact(then=[put(b"a")], otherwise=[put(b"b")]),
+        transact(),
+        transact(then=[put(b"a")] * 5),
+        transact(then=[put(b"a", b"v" * 15)] * 4, id=rid()),
+        transact(then=[put(b"a")], id=rid(below=6)),
+        transact(then=[put(b"a"), put(b"")]),
+        transact(then=[put(b"a"), GET]),
+        transact(then=[put(b"a"), put(b"123456789")]),
+        transact(then=[put(b"a"), put(b"b", b"v" * 17)]),
+    ],
+    ids=["compares", "otherwise", "none", "many", "large", "id", "empty", "get", "key", "value"],
+)
+def test_what_is_not_puts_alone_is_looked_at_with_care(request_: kv_pb2.TransactRequest) -> None:
+    validation = Validation(LIMITS.model_copy(update={"request_bytes_max": 100}))
+    assert validation.keys_of_puts(request_) is None
+    assert validation.keys_of_puts(transact(then=[put(b"a"), put(b"b")])) == [b"a", b"b"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 
-from overdb.sharding import slot_of
+from overdb.sharding import slots_of
 from overdb_node.machine.overlay import Overlay
 from overdb_node.machine.settings import MachineSettings
 from overdb_node.machine.slots import Slots
@@ -30,8 +30,9 @@ def absent(
     if known.issuperset(keys):
         return frozenset()
     unknown = [key for key in keys if key not in known]
-    owned, longest = slots.owned, settings.key_bytes_max
-    if not all(0 < len(key) <= longest and owned[slot_of(key)] for key in unknown):
+    if not all(unknown) or max(map(len, unknown)) > settings.key_bytes_max:
+        return None
+    if not all(map(slots.owned.__getitem__, slots_of(unknown))):
         return None
     return overlay.without_value(unknown)
 
