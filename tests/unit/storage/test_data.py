@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from rocksdict import RdictIter
 
 from overdb_node.storage.data import (
     DataStore,
+    _Rows,
     decode_key,
     decode_version,
     encode_key,
@@ -90,6 +92,46 @@ def test_the_newest_at_a_version_is_the_models(
     expected = [rows.newest(key, rows.last if at is None else at) for key, at in wanted]
     assert [shared.newest(key, at) for key, at in wanted] == expected
     assert shared.newest_many(wanted) == expected
+
+
+@given(WRITES, st.lists(KEYS, max_size=8).map(sorted))
+def test_keys_in_their_order_are_found_like_others(
+    shared: DataStore, writes: list[tuple[bytes, bytes | None]], wanted: list[bytes]
+) -> None:
+    """What was sought before is used again, and must not answer for another key."""
+    rows = Rows(shared, writes)
+    expected = [rows.newest(key, rows.last) for key in wanted]
+    assert [shared.newest(key) for key in wanted] == expected
+    assert [shared.newest(key) for key in reversed(wanted)] == expected[::-1]
+
+
+def test_new_keys_in_their_order_take_one_seek(store: DataStore) -> None:
+    store.write([(b"a", 1, b"v"), (b"c", 2, b"new"), (b"c", 1, b"v")], [], 1, 1)
+    rows = _Counting(store.database.iter())
+    newest = _Rows(rows).newest  # type: ignore[arg-type]
+    assert [newest(key, None) for key in (b"b1", b"b2", b"b3")] == [None] * 3
+    assert rows.seeks == 1
+    assert newest(b"c", None) == (2, b"new")
+    assert rows.seeks == 1
+    assert newest(b"c", 1) == (1, b"v")
+    assert newest(b"d", None) is newest(b"e", None) is None
+    assert rows.seeks == 3
+    assert newest(b"a", None) == (1, b"v")
+
+
+class _Counting:
+    """An iterator, and how often it was made to seek."""
+
+    def __init__(self, rows: RdictIter) -> None:
+        self._rows = rows
+        self.seeks = 0
+
+    def seek(self, row: bytes) -> None:
+        self.seeks += 1
+        self._rows.seek(row)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._rows, name)
 
 
 def test_an_empty_value_is_no_tombstone(store: DataStore) -> None:

@@ -34,6 +34,7 @@ _VERSION = struct.Struct(">Q")
 _APPLIED = struct.Struct(">QQ")
 _VERSIONS, _RECORDS, _META = b"v", b"r", b"m"
 _ESCAPED, _END = b"\x00\xff", b"\x00\x00"  # a 0 in a key; what stands behind a key
+_BEHIND_ALL = b"\xff"  # no row is
 _NEWEST = (1 << 64) - 1
 _TOMBSTONE = b"\x00"
 _VALUE = b"\x01"
@@ -116,7 +117,7 @@ class DataStore:
         self._digest: ContentDigest | None = None
         # What ``newest`` reads with: to make one costs more than to read. Shows the state behind the last
         # write, and goes with the next.
-        self._rows: RdictIter | None = None
+        self._rows: _Rows | None = None
 
     def close(self) -> None:
         """Iterators end here at the latest, and so does a digest, unfinished: so nothing keeps the database
@@ -172,15 +173,15 @@ class DataStore:
     def newest(self, key: bytes, at: int | None = None) -> tuple[int, bytes | None] | None:
         """Newest version of a key at or below ``at``: (version, value; None for a tombstone)."""
         if self._rows is None:
-            self._rows = self._db.iter()
-        return _newest(self._rows, key, at)
+            self._rows = _Rows(self._db.iter())
+        return self._rows.newest(key, at)
 
     def newest_many(
         self, wanted: Sequence[tuple[bytes, int | None]]
     ) -> list[tuple[int, bytes | None] | None]:
         """As ``newest`` for each (key, at), all from one state."""
-        rows = self._db.iter()
-        return [_newest(rows, key, at) for key, at in wanted]
+        newest = _Rows(self._db.iter()).newest
+        return [newest(key, at) for key, at in wanted]
 
     def begin_digest(self, canonical: Canonical) -> ContentDigest:
         """A digest of the state as it is now; one before it that is under way ends."""
@@ -274,18 +275,41 @@ class DataStore:
         return total
 
 
-def _newest(rows: RdictIter, key: bytes, at: int | None) -> tuple[int, bytes | None] | None:
-    prefix = encode_key(key)
-    rows.seek(prefix if at is None else prefix + _VERSION.pack(_NEWEST - at))
-    if not rows.valid():
-        rows.status()  # raises when it ended because of a damaged file
-        return None
-    stored = rows.key()
-    if len(stored) != len(prefix) + 8 or not stored.startswith(prefix):
-        return None
-    value = rows.value()
-    version = _NEWEST - int.from_bytes(stored[-8:], "big")
-    return version, None if value[0] == 0 else value[1:]
+class _Rows:
+    """Newest versions of keys, all from one state, by one iterator.
+
+    It stands on the first row at or behind the one that was sought last. What is asked for and lies between
+    the two has the same answer: keys that come in their order and are new are found so with one seek.
+    """
+
+    __slots__ = ("_found", "_rows", "_sought")
+
+    def __init__(self, rows: RdictIter) -> None:
+        self._rows = rows
+        self._sought, self._found = _BEHIND_ALL, b""  # nothing lies between them
+
+    def newest(self, key: bytes, at: int | None) -> tuple[int, bytes | None] | None:
+        prefix = encode_key(key)
+        wanted = prefix if at is None else prefix + _VERSION.pack(_NEWEST - at)
+        if not self._sought <= wanted <= self._found:
+            self._seek(wanted)
+        stored = self._found
+        if len(stored) != len(prefix) + 8 or not stored.startswith(prefix):
+            return None
+        value = self._rows.value()
+        version = _NEWEST - int.from_bytes(stored[-8:], "big")
+        return version, None if value[0] == 0 else value[1:]
+
+    def _seek(self, wanted: bytes) -> None:
+        rows = self._rows
+        self._found = b""
+        rows.seek(wanted)
+        self._sought = wanted
+        if rows.valid():
+            self._found = rows.key()
+        else:
+            rows.status()  # raises when it ended because of a damaged file
+            self._found = _BEHIND_ALL
 
 
 class _Page:
