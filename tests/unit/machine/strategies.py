@@ -47,10 +47,11 @@ def request_ids(draw: st.DrawFn) -> RequestId:
     )
 
 
+_NO_DELTA = st.just(0)  # left out, it would be any integer, and a message carries 64 bits
 OPERATIONS = st.one_of(
-    st.builds(Operation, st.just(OperationKind.GET), KEYS),
-    st.builds(Operation, st.just(OperationKind.PUT), KEYS, VALUES),
-    st.builds(Operation, st.just(OperationKind.DELETE), KEYS),
+    st.builds(Operation, st.just(OperationKind.GET), KEYS, delta=_NO_DELTA),
+    st.builds(Operation, st.just(OperationKind.PUT), KEYS, VALUES, _NO_DELTA),
+    st.builds(Operation, st.just(OperationKind.DELETE), KEYS, delta=_NO_DELTA),
     st.builds(
         Operation, st.just(OperationKind.ADD), KEYS, st.just(b""), st.sampled_from([-3, 1, 1 << 62])
     ),
