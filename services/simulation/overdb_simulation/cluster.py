@@ -278,14 +278,16 @@ class Cluster:
         ]
         return max(leaders, key=lambda n: n.replica.raft.term, default=None)  # type: ignore[union-attr]
 
-    def client(self, name: str, work: Callable[[overdb.Client], Any]) -> Process:
-        """A process with one client that runs a coroutine."""
+    def client(
+        self, name: str, work: Callable[[overdb.Client], Any], *, direct: bool = False
+    ) -> Process:
+        """A process with one client that runs a coroutine; ``direct``: straight to the leaders."""
         process = Process(name)
         self.clients.append(process)
         addresses = ",".join(router.address for router in self.routers)
 
         def begin() -> None:
-            client = overdb.Client(addresses, timeout=5.0)
+            client = overdb.Client(addresses, timeout=5.0, direct=direct)
             self.world.loop.create_task(work(client))
 
         self.world.loop.inside(process, begin)

@@ -155,7 +155,7 @@ class Run:
             async def work(client: overdb.Client, workload: Any = workload) -> None:
                 await self.recorder.repeat(self.pause, lambda: workload.step(client))
 
-            process = self.cluster.client(f"client{number}", work)
+            process = self.cluster.client(f"client{number}", work, direct=number % 2 == 1)
             # Who is older goes by the clients' clocks: without differences hardly anybody ever waits.
             process.clock_offset_ns = int(random.uniform(-CLIENT_CLOCKS, CLIENT_CLOCKS) * 1e9)
 
