@@ -17,7 +17,7 @@ from random import Random
 from overdb_node.raft.core import Raft
 from overdb_node.raft.log import Log
 from overdb_node.raft.messages import Chunk, Message
-from overdb_node.raft.output import ChunkToSend, Event, Install, Output, Persist, Stage
+from overdb_node.raft.output import ChunkToSend, Dropped, Event, Install, Output, Persist, Stage
 from overdb_node.raft.settings import RaftSettings
 from overdb_node.raft.types import Configuration, Entry, HardState, Member, Snapshot
 
@@ -150,6 +150,7 @@ class Host:
         self.answered: list[tuple[object, int]] = []  # (read, index of the state that answered it)
         self.failed: list[object] = []
         self.events: list[Event] = []
+        self.dropped: list[Dropped] = []
         self.on_applied: AppliedHook | None = None
         self.on_answered: AnsweredHook | None = None
         self._staging: tuple[int, int, int, int] | None = None
@@ -185,6 +186,7 @@ class Host:
             self.disk_queue.append(output.install)
         for chunk in output.chunks:
             self._send_chunk(chunk)
+        self.dropped += output.dropped
 
     def apply(self) -> None:
         """Apply everything that was handed out."""

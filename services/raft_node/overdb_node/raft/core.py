@@ -1,9 +1,9 @@
 """One replica's Raft as a pure state machine (PROTOCOL section 1).
 
 Inputs are method calls: ``tick``, ``receive``, ``propose``, ``read``, ``change_members``, ``transfer``, and
-the host's reports ``persisted``, ``applied_to``, ``staged``, ``installed``, ``compact``. All effects come
-out of ``take_output``. No clock, no disk, no network, no randomness of its own: the simulator and production
-run this very code.
+the host's reports ``persisted``, ``applied_to``, ``staged``, ``installed``, ``compact``, ``withhold``. All
+effects come out of ``take_output``. No clock, no disk, no network, no randomness of its own: the simulator
+and production run this very code.
 
 The parts: ``election`` (who leads), ``leading`` (what a leader sends and counts), ``following`` (what
 a follower accepts), ``reading`` (ReadIndex), ``membership`` (what may change when). They share the state
@@ -267,6 +267,16 @@ class Raft:
         self.log.begin_with(snapshot)
         self._check()
         return True
+
+    def withhold(self, snapshot: Snapshot, why: str) -> None:
+        """``snapshot`` is damaged on the own disk: as long as it is the first element, send none of it.
+
+        Followers are offered it as before, since an offer is a heartbeat too. What must help is a newer one,
+        and nothing that is under way stops its compaction.
+        """
+        if snapshot.index == self.log.first_index and not self.leading.is_withheld:
+            self.leading.withhold()
+            self.emit(EventKind.OWN_SNAPSHOT_DAMAGED, detail=f"index {snapshot.index}: {why}")
 
     def take_output(self) -> Output:
         """Return everything to be done since the last call."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from overdb_node.raft.errors import NotLeader, Overloaded
 from overdb_node.raft.messages import Answer, Append, ChunkAnswer, Offer, OfferAnswer, TimeoutNow
-from overdb_node.raft.output import ChunkToSend, EventKind, Role
+from overdb_node.raft.output import ChunkToSend, Dropped, EventKind, Role
 from overdb_node.raft.progress import Progress, Transfer
 from overdb_node.raft.types import Entry, EntryKind
 
@@ -31,6 +31,7 @@ class Leading:
         self._transfer_ticks = 0
         self._uncommitted_bytes = 0
         self._uncommitted: list[tuple[int, int]] = []  # (last index, bytes) of each proposal
+        self._withheld = -1  # index of a first element that must not be sent
 
     # --- the term's beginning and end -------------------------------------------------------------
 
@@ -259,6 +260,8 @@ class Leading:
         first = raft.log.snapshot
         if (answer.index, answer.element_term) != (first.index, first.term):
             return  # about an element that the log does not begin with any more
+        if self.is_withheld:
+            return
         transfer = progress.transfer
         if transfer is None or transfer.index != first.index:
             transfer = progress.transfer = Transfer(first.index, first.term)
@@ -266,16 +269,44 @@ class Leading:
         under_way = transfer.offset >= 0 and not stalled
         if isinstance(answer, ChunkAnswer):
             offset = answer.next_offset
-            was_dropped = offset == 0 < transfer.offset
-            if under_way and offset <= transfer.offset and not was_dropped:
+            if offset == 0 and transfer.offset >= 0:
+                self._rest(replica, transfer)
+                return
+            if under_way and offset <= transfer.offset:
                 return  # a duplicate: it must not begin a second chain of chunks
         else:
             offset = answer.send_from
             if under_way:
                 return  # offers are heartbeats too
+        if transfer.rests and not stalled and offset == 0:
+            return
         transfer.silent_ticks = 0
+        transfer.rests = False
         transfer.offset = offset
         raft.output.chunks.append(ChunkToSend(replica, raft.term, self.round, first, offset))
+
+    def _rest(self, replica: int, transfer: Transfer) -> None:
+        """The follower has nothing any more, be it that it restarted or that all of it was damaged.
+
+        If it is damaged here, the next time ends as this one did. So there is none at once, and none stops
+        compaction until there is: a newer element may be what helps.
+        """
+        first = self._raft.log.snapshot
+        self._raft.output.dropped.append(Dropped(replica, first, transfer.offset))
+        transfer.silent_ticks = 0
+        transfer.offset = -1
+        transfer.rests = True
+
+    @property
+    def is_withheld(self) -> bool:
+        """Whether the host has found the first element damaged. The next one is whole again."""
+        return self._withheld == self._raft.log.first_index
+
+    def withhold(self) -> None:
+        self._withheld = self._raft.log.first_index
+        for progress in self.progress.values():
+            if progress.transfer is not None:
+                progress.transfer.offset = -1
 
     # --- handing over ---------------------------------------------------------------------------
 

@@ -38,6 +38,19 @@ class ChunkToSend:
 
 
 @dataclass(frozen=True, slots=True)
+class Dropped:
+    """A follower has nothing of the first element any more; the chunk at ``offset`` was under way to it.
+
+    If that was the last one, the follower has found the whole damaged. Look at the own bytes then, and if
+    it is those, say so with ``Raft.withhold``. Otherwise nothing is to be done: the stream begins again.
+    """
+
+    replica: int
+    snapshot: Snapshot
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
 class Stage:
     """Write received snapshot bytes. Report with ``Raft.staged``."""
 
@@ -70,6 +83,7 @@ class EventKind(Enum):
     NEW_LEADER = "new_leader"
     SNAPSHOT_OFFERED = "snapshot_offered"
     SNAPSHOT_INSTALLED = "snapshot_installed"
+    OWN_SNAPSHOT_DAMAGED = "own_snapshot_damaged"
     REPLICA_DAMAGED = "replica_damaged"
     TRANSFER_ABANDONED = "transfer_abandoned"
     MEMBERS_CHANGING = "members_changing"
@@ -102,6 +116,7 @@ class Output:
     reads: list[tuple[object, int]] = field(default_factory=list)
     reads_failed: list[object] = field(default_factory=list)
     chunks: list[ChunkToSend] = field(default_factory=list)
+    dropped: list[Dropped] = field(default_factory=list)
     stage: Stage | None = None
     install: Install | None = None
     events: list[Event] = field(default_factory=list)

@@ -15,7 +15,8 @@ class Transfer:
     index: int
     element_term: int
     silent_ticks: int = 0  # since a chunk was asked for or acknowledged
-    offset: int = -1  # of the chunk under way; -1: none yet
+    offset: int = -1  # of the chunk under way; -1: none
+    rests: bool = False  # the follower has dropped all of it: it is not begun again at once
 
 
 @dataclass(slots=True)
