@@ -45,6 +45,7 @@ _log = structlog.get_logger()
 DISK_CHECK_TICKS = 10  # a second, at the default tick
 DISK_HYSTERESIS_BYTES = 16 << 20  # freed above the limit before writes are taken again
 _NOT_LEADER = shard_pb2.Failure.REASON_NOT_LEADER
+_DAMAGES = (EventKind.REPLICA_DAMAGED, EventKind.OWN_SNAPSHOT_DAMAGED)
 
 
 class Replica:
@@ -190,7 +191,12 @@ class Replica:
         damaged = [r for r, p in self.raft.leading.progress.items() if p.damaged]
         if damaged:
             return f"the log of replica {damaged[0]} contradicts this one: replace that replica"
-        problems = (self.comparing.problem, self.membership.problem, self.disk_problem)
+        problems = (
+            self.comparing.problem,
+            self.membership.problem,
+            self.snapshotting.damaged.problem,
+            self.disk_problem,
+        )
         return "; ".join(filter(None, problems))
 
     @property
@@ -395,6 +401,11 @@ class Replica:
         """Whether the limits are still to be put into the log, before anything else of this leader."""
         return self.raft.serves and self._limited_term != self.raft.term
 
+    def repeat_limits(self) -> None:
+        """Have the limits put into the log once more if this replica leads. They change nothing."""
+        self._limited_term = 0
+        self.schedule_turn()
+
     def _propose_waiting(self) -> None:
         begins = self._begins_term()
         if not self._proposals and not begins:
@@ -448,6 +459,8 @@ class Replica:
         self._applier.extend(output.committed)
         for chunk in output.chunks:
             self.snapshotting.send_chunk(chunk)
+        for dropped in output.dropped:
+            self.snapshotting.damaged.dropped(dropped)
         if output.stage is not None:
             self.snapshotting.stage(output.stage)
         if output.install is not None:
@@ -484,7 +497,7 @@ class Replica:
         self.metrics.happened(kind)
         if kind is EventKind.STEPPED_DOWN:
             self._fail_waiting()
-        level = _log.error if kind is EventKind.REPLICA_DAMAGED else _log.info
+        level = _log.error if kind in _DAMAGES else _log.info
         details = {"replica": event.replica} if event.replica else {}
         if event.detail:
             details["detail"] = event.detail  # type: ignore[assignment]

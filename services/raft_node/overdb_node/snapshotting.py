@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, TypeVar
 
 import structlog
 
+from overdb_node.damaged_element import DamagedElement
 from overdb_node.raft.messages import Chunk
 from overdb_node.raft.output import ChunkToSend, Install, Stage
 from overdb_node.raft.types import Snapshot
 from overdb_node.storage.errors import CorruptSnapshot, Overtaken
-from overdb_node.storage.snapshots import Taken
+from overdb_node.storage.snapshots import Damage, Taken
 
 if TYPE_CHECKING:
     from overdb_node.replica import Replica
@@ -32,6 +33,7 @@ class Snapshotting:
         self._thread = ThreadPoolExecutor(1, "snapshots")
         self._taking = False
         self._compacted: Snapshot | None = None  # on disk, and not yet in the core
+        self.damaged = DamagedElement(replica, self._run)
 
     async def close(self) -> None:
         await self._loop.run_in_executor(None, self._thread.shutdown)
@@ -39,12 +41,17 @@ class Snapshotting:
     # --- taking one -------------------------------------------------------------------------------
 
     def tick(self) -> None:
-        """Take a snapshot when the log behind the first element has grown long enough."""
+        """Take a snapshot when the log behind the first element has grown long enough, or when that
+        element is damaged."""
         replica = self._replica
         raft = replica.raft
         if self._compacted is not None:
             self._finish_compaction()
         if self._taking or raft.installing or raft.leading.is_streaming:
+            return
+        damage = self.damaged.damage
+        if damage is not None:
+            self._replace(damage)
             return
         if raft.log.payload_bytes < replica.settings.snapshot_log_bytes:
             return
@@ -55,6 +62,15 @@ class Snapshotting:
 
     def _take(self) -> Taken | None:
         return self._replica.storage.take_snapshot()
+
+    def _replace(self, damage: Damage) -> None:
+        def taken(taken: Taken | None) -> None:
+            self.damaged.taken(taken)
+            self._taken(taken)
+
+        if self.damaged.tick():
+            self._taking = True
+            self._run(lambda: self.damaged.take(damage), taken)
 
     def _taken(self, taken: Taken | None) -> None:
         """The checkpoint is on disk, of an index that it told itself. Give it the members of then."""
@@ -121,11 +137,12 @@ class Snapshotting:
         def read() -> bytes | None:
             try:
                 return storage.read_snapshot(chunk.snapshot, chunk.offset, length)
-            except FileNotFoundError:
-                return None  # released meanwhile: the next offer is of a newer one
+            except (OSError, CorruptSnapshot):
+                return None
 
         def send(data: bytes | None) -> None:
-            if data is None:
+            if data is None:  # damaged, or released meanwhile: the next offer is of a newer one
+                self.damaged.check(chunk.snapshot)
                 return
             first = chunk.snapshot
             peers.send(

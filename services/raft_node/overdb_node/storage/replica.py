@@ -17,7 +17,7 @@ import json
 import os
 import shutil
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,7 +34,7 @@ from overdb_node.storage.errors import Overtaken
 from overdb_node.storage.files import fsync_path, fsync_tree, remove, write_atomically
 from overdb_node.storage.identity import Identity
 from overdb_node.storage.log import DurableLog
-from overdb_node.storage.snapshots import SnapshotReader, Staging, Taken
+from overdb_node.storage.snapshots import Damage, FileSum, SnapshotReader, Staging, Taken
 
 _CURRENT = "CURRENT"
 _SNAPSHOTS = "snapshots"
@@ -173,10 +173,16 @@ class ReplicaStorage:
 
     # --- the first element changes ----------------------------------------------------------------
 
-    def take_snapshot(self) -> Taken | None:
-        """Checkpoint the state as it is; writes may go on. None when there is nothing new."""
+    def take_snapshot(self, damaged: Sequence[FileSum] = ()) -> Taken | None:
+        """Checkpoint the state as it is; writes may go on. None when there is nothing new.
+
+        ``damaged``: files of the present snapshot. Raises CorruptSnapshot when the state is made of them.
+        """
         with self._data_lock:
-            return snapshots.take(self.data, self._directory / _SNAPSHOTS, CLOCK_RECORD)
+            taken = snapshots.take(self.data, self._directory / _SNAPSHOTS, CLOCK_RECORD)
+        if taken is not None:
+            snapshots.refuse_shared(taken, damaged)
+        return taken
 
     def seal_snapshot(
         self, taken: Taken, members: tuple[Member, ...], retired: tuple[int, ...] = ()
@@ -271,6 +277,10 @@ class ReplicaStorage:
             reader = SnapshotReader(self._directory / _SNAPSHOTS / snapshot.checkpoint)
             self._readers[snapshot.checkpoint] = reader
         return reader.read(offset, length)
+
+    def damage(self, snapshot: Snapshot) -> Damage | None:
+        """Read all of a sealed snapshot; None if it is whole."""
+        return snapshots.damage(self._directory / _SNAPSHOTS / snapshot.checkpoint)
 
     def stage(
         self, index: int, term: int, offset: int, size: int, data: bytes

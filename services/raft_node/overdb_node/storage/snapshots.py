@@ -12,6 +12,7 @@ import json
 import re
 import struct
 from bisect import bisect_right
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -96,9 +97,58 @@ def _crc32c(path: Path) -> int:
     return crc
 
 
+class FileSum(NamedTuple):
+    """A file of a checkpoint as it was when it was sealed."""
+
+    name: str
+    size: int
+    crc: int
+
+    def fits(self, directory: Path) -> bool:
+        """Whether the file is there, can be read, and is as it was."""
+        path = directory / self.name
+        try:
+            return path.stat().st_size == self.size and _crc32c(path) == self.crc
+        except OSError:
+            return False
+
+
+class Damage(NamedTuple):
+    """What is wrong with a sealed snapshot; ``files`` are those that differ, as they should be."""
+
+    reason: str
+    files: tuple[FileSum, ...] = ()
+
+
+def damage(path: Path) -> Damage | None:
+    """Read all of a sealed snapshot; None if it is as it was sealed."""
+    try:
+        manifest = _Manifest.parse((path / _MANIFEST).read_bytes())
+    except (OSError, CorruptSnapshot) as error:
+        return Damage(f"{path / _MANIFEST}: {error}")
+    files = tuple(file for file in manifest.files if not file.fits(path / "db"))
+    if not files:
+        return None
+    names = ", ".join(file.name for file in files)
+    return Damage(f"{path / 'db'}: wrong checksum or length of {names}", files)
+
+
+def refuse_shared(taken: Taken, damaged: Iterable[FileSum]) -> None:
+    """Remove a checkpoint that has a damaged file of another one; CorruptSnapshot then.
+
+    RocksDB never changes an .sst and never uses its name again, and a checkpoint links those of the live
+    data. Sealed anew, the damage would have a checksum that fits.
+    """
+    for file in damaged:
+        path = taken.path / "db" / file.name
+        if path.suffix == ".sst" and path.exists() and not file.fits(path.parent):
+            remove(taken.path)
+            raise CorruptSnapshot(f"the live data has the damaged {file.name} too")
+
+
 class _Manifest(NamedTuple):
     snapshot: Snapshot  # without its stream's size, which the manifest is a part of
-    files: list[tuple[str, int, int]]  # name, bytes, crc32c
+    files: list[FileSum]
 
     @classmethod
     def parse(cls, content: bytes) -> _Manifest:
@@ -110,7 +160,7 @@ class _Manifest(NamedTuple):
             fields = json.loads(body)
             index, term = int(fields["index"]), int(fields["term"])
             configuration = configurations.from_json(fields)
-            files = [(str(n), int(s), int(c)) for n, s, c in fields["files"]]
+            files = [FileSum(str(n), int(s), int(c)) for n, s, c in fields["files"]]
             snapshot = Snapshot(
                 index,
                 term,
