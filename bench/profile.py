@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import uvloop
@@ -38,6 +39,7 @@ _PARTS = {
     "rocksdict": "RocksDB",
     "loop.cpython": "uvloop",
 }
+Call = Callable[[int], Awaitable[None]]
 _COLUMNS = ("Python", "kernel", "gRPC", "protobuf", "RocksDB", "uvloop", "other")
 
 
@@ -116,35 +118,42 @@ def _divided(output: Path, process_of: dict[int, int]) -> dict[int, dict[str, fl
 
 
 async def profile(cluster: LocalCluster, rows: list[Row], seconds: float, keys: int) -> list[str]:
-    """Measure all rows; return Markdown."""
-    pids = {process.name: process.pid for process in cluster.processes} | {"client": os.getpid()}
-    store = OverDB(cluster.endpoints)
-    known = keys_of(keys)
-    await until_answering(store, known[:8])
-    await load(store, known, 300)
-    calls = operations(store, known)
+    """Measure all rows, through the router and straight to the leaders; return Markdown."""
     lines: list[str] = []
-    for workload, callers in rows:
-        leaders = {f"node-{cluster.leader(group)}" for group in range(GROUPS)}
-        samples = cluster.directory / f"{workload}-{callers}.perf"
-        recording = _perf(pids, samples, seconds)
-        row = ("overdb", workload, callers, 0)
-        disk = Disk(cluster.directory)
-        items = ITEMS.get(workload, 1)
-        sample = await measure(row, items, calls[workload], pids, disk, (seconds, 0.5))
-        if recording is not None:
-            await asyncio.get_running_loop().run_in_executor(None, recording.wait)
-        lines += [
-            f"### {workload}, {callers} callers: {sample.rate:,.0f}/s, p50 {sample.p50_ms:.2f} ms, "
-            f"{sample.server_us_per_item:.0f} us of server CPU",
-            "",
-            "| hop | CPU us | " + " | ".join(_COLUMNS) + " |",
-            "|" + "---|" * (len(_COLUMNS) + 2),
-            *hops(sample, pids, leaders, _divided(samples, _threads(pids))),
-            "",
-        ]
-    await store.close()
+    known = keys_of(keys)
+    for way, direct in (("through the router", False), ("straight to the leaders", True)):
+        store = OverDB(cluster.endpoints, direct=direct)
+        await until_answering(store, known[:8])
+        if not direct:
+            await load(store, known, 300)
+        calls = operations(store, known)
+        for row in rows:
+            lines += await _profile_row(cluster, row, way, calls[row[0]], seconds)
+        await store.close()
     return lines
+
+
+async def _profile_row(
+    cluster: LocalCluster, row: Row, way: str, call: Call, seconds: float
+) -> list[str]:
+    workload, callers = row
+    pids = {process.name: process.pid for process in cluster.processes} | {"client": os.getpid()}
+    leaders = {f"node-{cluster.leader(group)}" for group in range(GROUPS)}
+    samples = cluster.directory / f"{workload}-{callers}-{way.split(maxsplit=1)[0]}.perf"
+    recording = _perf(pids, samples, seconds)
+    named, disk = ("overdb", workload, callers, 0), Disk(cluster.directory)
+    sample = await measure(named, ITEMS.get(workload, 1), call, pids, disk, (seconds, 0.5))
+    if recording is not None:
+        await asyncio.get_running_loop().run_in_executor(None, recording.wait)
+    return [
+        f"### {workload}, {callers} callers, {way}: {sample.rate:,.0f}/s, p50 {sample.p50_ms:.2f} ms, "
+        f"{sample.server_us_per_item:.0f} us of server CPU",
+        "",
+        "| hop | CPU us | " + " | ".join(_COLUMNS) + " |",
+        "|" + "---|" * (len(_COLUMNS) + 2),
+        *hops(sample, pids, leaders, _divided(samples, _threads(pids))),
+        "",
+    ]
 
 
 def main(argv: list[str]) -> int:

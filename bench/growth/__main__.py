@@ -18,6 +18,7 @@ SECTIONS = {
     "recovery": size.recovery,
     "snapshot": trouble.snapshot,
     "groups": shape.groups,
+    "busy-groups": shape.busy_groups,
     "large": shape.large,
     "slow-follower": trouble.slow_follower,
     "overload": trouble.overload,

@@ -77,8 +77,8 @@ def cluster(groups: int = 2, **settings: str) -> Iterator[LocalCluster]:
         yield running
 
 
-def client_of(running: LocalCluster) -> overdb.Client:
-    return overdb.Client(running.endpoints, timeout=60.0)
+def client_of(running: LocalCluster, *, direct: bool = False) -> overdb.Client:
+    return overdb.Client(running.endpoints, timeout=60.0, direct=direct)
 
 
 def key(number: int) -> bytes:

@@ -90,6 +90,36 @@ def groups(quick: bool) -> Section:
     )
 
 
+def busy_groups(quick: bool) -> Section:
+    """The same callers on 1, 2 and 4 groups, as many as keep both cores busy."""
+    callers, seconds, keys = (64, 0.5, 2000) if quick else (1024, 5.0, 50_000)
+
+    async def measure(running: LocalCluster, direct: bool) -> tuple[object, ...]:
+        async with client_of(running, direct=direct) as client:
+            await put_for(client, running.processes, seconds / 2, callers, keys)
+            windows = [
+                await put_for(client, running.processes, seconds, callers, keys) for _ in range(3)
+            ]
+        puts = sorted(windows, key=lambda window: window.server_us)[1]
+        failed = sum(sum(window.errors.values()) for window in windows)
+        return (puts.rate, puts.quantile_ms(0.99), puts.server_us, failed)
+
+    rows: list[tuple[object, ...]] = []
+    for count in (1, 2) if quick else (1, 2, 4):
+        with cluster(count) as running:
+            for way, direct in (("through the router", False), ("straight to the leaders", True)):
+                rows.append((count, way, *asyncio.run(measure(running, direct))))
+    spreads = [spread_of([float(str(row[4])) for row in rows[way::2]]) for way in (0, 1)]
+    return Section(
+        f"Groups, {callers:,} callers",
+        ("groups", "way", "puts/s", "p99 ms", "server CPU us per put", "errors"),
+        rows,
+        f"The middle one of three windows. CPU per put differs by {spreads[0]:.0%} through the router: "
+        f"{reached(spreads[0] <= 0.15)}; by {spreads[1]:.0%} straight to the leaders: "
+        f"{reached(spreads[1] <= 0.15)}. 15 % wanted.",
+    )
+
+
 def large(quick: bool) -> Section:
     """Values of 64 KiB and 1 MiB."""
     seconds, rows = (1.0 if quick else 5.0), []
