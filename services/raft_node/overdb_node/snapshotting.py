@@ -32,6 +32,8 @@ class Snapshotting:
         self._loop = asyncio.get_running_loop()
         self._thread = ThreadPoolExecutor(1, "snapshots")
         self._taking = False
+        self._began = 0.0  # by the loop's clock
+        self._took_seconds = 0.0  # the last one, until it was on disk
         self._compacted: Snapshot | None = None  # on disk, and not yet in the core
         self.damaged = DamagedElement(replica, self._run)
 
@@ -57,8 +59,12 @@ class Snapshotting:
             return
         if raft.applied <= raft.log.first_index:
             return
-        self._taking = True
+        self._begin()
         self._run(self._take, self._taken)
+
+    def _begin(self) -> None:
+        self._taking = True
+        self._began = self._loop.time()
 
     def _take(self) -> Taken | None:
         return self._replica.storage.take_snapshot()
@@ -69,7 +75,7 @@ class Snapshotting:
             self._taken(taken)
 
         if self.damaged.tick():
-            self._taking = True
+            self._begin()
             self._run(lambda: self.damaged.take(damage), taken)
 
     def _taken(self, taken: Taken | None) -> None:
@@ -116,6 +122,7 @@ class Snapshotting:
 
     def _compact_memory(self, snapshot: Snapshot) -> None:
         self._taking = False
+        self._took_seconds = round(self._loop.time() - self._began, 3)
         self._compacted = snapshot
         self._finish_compaction()
 
@@ -125,7 +132,8 @@ class Snapshotting:
         assert snapshot is not None
         if snapshot.index <= raft.log.first_index or raft.compact(snapshot):
             self._compacted = None
-            _log.info("snapshot", index=snapshot.index, bytes=snapshot.size)
+            took = self._took_seconds
+            _log.info("snapshot", index=snapshot.index, bytes=snapshot.size, seconds=took)
             self._replica.storage.release_below(raft.log.first_index)
 
     # --- sending one ------------------------------------------------------------------------------
