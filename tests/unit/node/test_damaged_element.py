@@ -83,6 +83,19 @@ class Leader:
     def said(self, event: str) -> Lines:
         return [line for line in self._lines if line["event"] == event]
 
+    async def has_settled(self) -> None:
+        """Wait until the snapshot thread has done what it was asked, and some ticks could ask for more."""
+        await self._thread_is_idle()
+        ticks = self.replica._ticks
+        await until(lambda: self.replica._ticks > ticks + 10)
+        await self._thread_is_idle()
+
+    async def _thread_is_idle(self) -> None:
+        """It has one thread and keeps the order: what was asked before is done, and reported."""
+        idle = asyncio.get_running_loop().create_future()
+        self.replica.snapshotting._run(lambda: None, idle.set_result)
+        await idle
+
     async def is_whole_behind(self, index: int) -> None:
         """Wait for a newer first element, which is whole on disk."""
         await until(lambda: self.snapshot.index > index)
@@ -150,7 +163,7 @@ def test_a_whole_snapshot_stays(tmp_path: Path) -> None:
     async def test(leader: Leader) -> None:
         index = leader.snapshot.index
         leader.refuse()
-        await asyncio.sleep(0.3)
+        await leader.has_settled()
         assert (leader.snapshot.index, leader.replica.raft.log.last_index) == (index, index)
         assert not leader.replica.raft.leading.is_withheld
         assert [line["replica"] for line in leader.said("snapshot_refused")] == [2]
@@ -166,7 +179,7 @@ def test_a_follower_that_restarted_has_verified_nothing(tmp_path: Path) -> None:
         assert leader.snapshot.size > 2 * CHUNK_BYTES
         damage_a_file(leader.path)
         leader.refuse(offset=0)
-        await asyncio.sleep(0.3)
+        await leader.has_settled()
         assert not leader.said("snapshot_refused")
         assert not leader.replica.raft.leading.is_withheld
 
@@ -182,7 +195,7 @@ def test_damage_of_the_live_data_is_not_sealed_as_if_it_were_whole(tmp_path: Pat
         leader.refuse()
         await until(lambda: leader.said("snapshot_not_replaced"))
         assert "the live data has the damaged" in leader.said("snapshot_not_replaced")[0]["reason"]
-        await asyncio.sleep(0.3)
+        await leader.has_settled()
         assert len(leader.said("snapshot_not_replaced")) == 1  # not at every tick
         assert leader.snapshot == first
         assert [one.name for one in path.parent.iterdir()] == [path.name]

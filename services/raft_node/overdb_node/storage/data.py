@@ -152,9 +152,8 @@ class DataStore:
         for key, version, value in versions:
             if version != last:  # those of a transaction have the same
                 last, end = version, _END + _VERSION.pack(_NEWEST - version)
-            if 0 in key:
-                key = key.replace(b"\x00", _ESCAPED)  # noqa: PLW2901 - as encode_key does
-            put(_VERSIONS + key + end, _TOMBSTONE if value is None else _VALUE + value)
+            escaped = key.replace(b"\x00", _ESCAPED) if 0 in key else key  # as encode_key does
+            put(_VERSIONS + escaped + end, _TOMBSTONE if value is None else _VALUE + value)
         for name, content in records:
             if content is None:
                 batch.delete(_RECORDS + name)
