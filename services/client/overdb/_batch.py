@@ -49,8 +49,9 @@ _TRY_AGAIN = frozenset({Code.UNAVAILABLE, Code.RESOURCE_EXHAUSTED})
 _DOUBT_AND_TRY_AGAIN = frozenset({Code.DEADLINE_EXCEEDED, Code.CANCELLED})
 # This copy may have run, and sending it again is not going to help.
 _DOUBT = frozenset({Code.UNKNOWN, Code.INTERNAL})
-# Refusals that follow from the request, or are kept with its id: any other copy ends the same way.
-_SAME_FOR_EVERY_COPY = frozenset({Code.INVALID_ARGUMENT, Code.UNIMPLEMENTED, Code.OUT_OF_RANGE})
+# Refusals that follow from the request, or are kept with its id: any other copy ends the same way. What one
+# server does not know another one may, so UNIMPLEMENTED is none of them.
+_SAME_FOR_EVERY_COPY = frozenset({Code.INVALID_ARGUMENT, Code.OUT_OF_RANGE})
 # What a server says on the whole stream when it is not for us.
 _WRONG_SERVER = frozenset(
     {
@@ -118,6 +119,7 @@ class Batcher:
             call.identify(self._ids.current(now))
         else:
             call.identify_as(request_id)
+            call.passed_routers_by = self._direct is not None
         return call.future
 
     def _submit(
@@ -348,8 +350,7 @@ class Batcher:
     def _fail(self, call: Call, why: str) -> None:
         """End a call that is no longer open: with its refusal, or for the reason given."""
         known = call.refused
-        final = known is not None and known[0] in _SAME_FOR_EVERY_COPY
-        unknown = call.may_have_run() and not final
+        unknown = call.may_have_run() and not _ends_doubt(call)
         if call.generation is not None:
             if unknown and not call.future.done():
                 call.generation.stuck = True  # its caller may repeat it: the number stays open
@@ -450,6 +451,8 @@ class Batcher:
         self._next_deadline = following
         for call in late:
             self._close_call(call, "no answer before the deadline")
+        if late and self._direct is not None:
+            self._direct.drop_done()
         if late and self._queue:  # while no router answers nobody else takes them out
             waiting = [call for call in self._queue if not call.future.done()]
             self._queue.clear()
@@ -492,6 +495,17 @@ class Batcher:
             await self._direct.close()
         await asyncio.wait(tasks, timeout=self._limits.close_seconds_max)
         await self._routers.close()
+
+
+def _ends_doubt(call: Call) -> bool:
+    """Whether a call that was refused has been refused, or would be, in every copy."""
+    if call.refused is None:
+        return False
+    code, _, details = call.refused
+    # A router's own check names the field that is wrong in its details, what replicas keep has none. A
+    # leader may have run what routers with other limits refuse.
+    by_router_alone = call.passed_routers_by and bool(details)
+    return code in _SAME_FOR_EVERY_COPY and not by_router_alone
 
 
 def _router_timeout_ms(remaining_seconds: float) -> int:

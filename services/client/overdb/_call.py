@@ -44,6 +44,7 @@ class Call:
         "in_doubt",
         "key",
         "number",
+        "passed_routers_by",
         "payload",
         "payload_bytes",
         "refusals",
@@ -75,6 +76,7 @@ class Call:
         self.refusals = 0  # answers that ask to try again
         self.refused: tuple[int, str, Sequence[bytes]] | None = None  # the last of them
         self.direct = False  # it is with a link to a leader, not with the router
+        self.passed_routers_by = False  # a copy went to a leader that no router has checked
         self.in_doubt = False  # an earlier copy may have run, or may run yet
         self.generation: Generation | None = None  # None: a read, or an id that the caller gave
 

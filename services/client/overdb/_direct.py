@@ -102,7 +102,7 @@ class Link:
         self._in_flight: dict[int, _Message] = {}
         self._lanes = [0, 0]  # messages in flight: with writes, with reads
         self._sequence = 0
-        self._heard_at = 0.0
+        self.fruitful = False  # it has brought an answer
         self._waker: asyncio.Future[None] | None = None
         self.on_foreign_slot: Callable[[], None] = lambda: None
         self.ready: asyncio.Future[bool] = self._loop.create_future()
@@ -121,12 +121,20 @@ class Link:
         self._wake()
 
     def check_silence(self, now: float) -> None:
-        """End when the leader owes answers and has been silent for too long."""
+        """End when the leader owes an answer for too long; that it gives others says nothing of this one."""
         longest = self._limits.silence_seconds_max
-        if self._in_flight and now - self._heard_at > longest:
-            oldest = min(message.sent_at for message in self._in_flight.values())
-            if now - oldest > longest:
-                self.end()
+        if any(now - message.sent_at > longest for message in self._in_flight.values()):
+            self.end()
+
+    def drop_done(self) -> None:
+        """Let go of what waits here and nobody waits for any more."""
+        for queue in (self._writes, self._reads):
+            waiting = [call for call in queue if not call.future.done()]
+            for call in queue:
+                if call.future.done():
+                    self._calls.forget_unsent(call)
+            queue.clear()
+            queue.extend(waiting)
 
     def end(self) -> None:
         """Take nothing more in, and give back what has no answer."""
@@ -146,8 +154,8 @@ class Link:
                 ("grpc.enable_http_proxy", 0),
             ],
         )
-        stub = cast("shard_pb2_grpc.ShardAsyncStub", shard_pb2_grpc.ShardStub(channel))
         try:
+            stub = cast("shard_pb2_grpc.ShardAsyncStub", shard_pb2_grpc.ShardStub(channel))
             if await self._leads(stub):
                 await self._exchange(stub)
         except grpc.aio.AioRpcError:
@@ -173,6 +181,7 @@ class Link:
     async def _exchange(self, stub: shard_pb2_grpc.ShardAsyncStub) -> None:
         stream: _Stream = stub.Exchange()
         writing = self._loop.create_task(self._write(stream), name=f"overdb-direct-{self.group}")
+        writing.add_done_callback(lambda _: stream.cancel())  # a link that cannot send is none
         self.ready.set_result(True)
         try:
             while True:
@@ -185,6 +194,8 @@ class Link:
             stream.cancel()
             writing.cancel()
             await asyncio.wait((writing,))
+            if not writing.cancelled() and (error := writing.exception()) is not None:
+                raise error
 
     def _give_all_back(self) -> None:
         """Every call that is here travels through the router from now on."""
@@ -255,11 +266,10 @@ class Link:
             for call in calls:
                 call.fill(call, add())
                 call.sent_at = now
+                call.passed_routers_by = True
                 only_puts = only_puts and call.fill is fill_put
             request.commands = commands.SerializeToString()
             request.count = len(calls)
-        if not self._in_flight:
-            self._heard_at = now  # nothing was owed before
         self._in_flight[sequence] = _Message(calls, now, reads=bool(lane), only_puts=only_puts)
         self._lanes[lane] += 1
         return request
@@ -268,14 +278,24 @@ class Link:
 
     def _take(self, response: shard_pb2.ShardResponse) -> bool:
         """Take an answer in; False when this replica cannot serve any more."""
-        message = self._in_flight.pop(response.sequence, None)
+        message = self._in_flight.get(response.sequence)
         if message is None:
             return True  # late, to what was given back long ago
-        self._heard_at = self._loop.time()
+        if not self._take_message(message, response):
+            return False
+        # Only now: had that failed half way, the rest would have been given back.
+        del self._in_flight[response.sequence]
         self._lanes[message.reads] -= 1
+        self.fruitful = True
+        if self._writes or self._reads:
+            self._wake()
+        return True
+
+    def _take_message(self, message: _Message, response: shard_pb2.ShardResponse) -> bool:
         calls = message.calls
         if response.HasField("failure"):
             nothing_done = response.failure.reason in _NOTHING_DONE
+            del self._in_flight[response.sequence]
             self._calls.given_back(calls, doubt=not nothing_done)
             return False
         answered = self._calls.answered
@@ -287,10 +307,7 @@ class Link:
         elif not message.reads and len(response.results) == len(calls):
             self._take_results(calls, response.results)
         else:
-            self._calls.given_back(calls, doubt=True)
             return False  # another version of the program, which the router may understand
-        if self._writes or self._reads:
-            self._wake()
         return True
 
     def _take_results(self, calls: list[Call], results: Iterable[shard_pb2.Result]) -> None:
@@ -327,6 +344,7 @@ class Direct:
         self._links: dict[int, Link] = {}
         self._wanted = asyncio.Event()
         self._wanted.set()
+        self._fruitless = 0  # links in a row that were lost before they brought an answer
         self._task = asyncio.get_running_loop().create_task(self._keep(), name="overdb-leaders")
 
     def link_for(self, call: Call) -> Link | None:
@@ -338,6 +356,11 @@ class Direct:
             return None
         links = {self._by_slot[slot_of(key)] for key in _keys_of(call.payload)}
         return links.pop() if len(links) == 1 else None
+
+    def drop_done(self) -> None:
+        """Let go of the calls that have ended and were not sent."""
+        for link in self._links.values():
+            link.drop_done()
 
     def tick(self, now: float) -> None:
         """Look for leaders that have gone silent."""
@@ -361,9 +384,10 @@ class Direct:
             self._wanted.clear()
             if await self._learn():
                 failures = 0
-                await asyncio.sleep(LEARN_SECONDS_MIN)  # at most so often, whatever is lost
+                # At most so often, whatever is lost.
+                await asyncio.sleep(_pause_seconds(self._fruitless))
             else:
-                await asyncio.sleep(min(LEARN_SECONDS_MAX, LEARN_SECONDS_MIN * 2**failures))
+                await asyncio.sleep(_pause_seconds(failures))
                 failures = min(failures + 1, 16)
                 self._wanted.set()
 
@@ -399,10 +423,16 @@ class Direct:
     def _open(self, group: int, cluster: str, address: str) -> Link:
         link = self._links[group] = Link(group, cluster, address, self._limits, self._calls)
         link.on_foreign_slot = link.end  # its map is old: begin anew
-        link.task.add_done_callback(self._lost)
+        link.ready.add_done_callback(lambda _: self._map_slots())
+        link.task.add_done_callback(lambda _: self._lost(link))
         return link
 
-    def _lost(self, _: asyncio.Task[None]) -> None:
+    def _lost(self, link: Link) -> None:
+        self._fruitless = 0 if link.fruitful else min(self._fruitless + 1, 16)
+        if not link.task.cancelled() and (error := link.task.exception()) is not None:
+            asyncio.get_running_loop().call_exception_handler(
+                {"message": f"link to {link.address} failed", "exception": error, "task": link.task}
+            )
         self._map_slots()
         self._wanted.set()
 
@@ -415,6 +445,10 @@ class Direct:
                 if link.slots[slot // 8] >> slot % 8 & 1:
                     by_slot[slot] = link
         self._by_slot = by_slot
+
+
+def _pause_seconds(failures: int) -> float:
+    return min(LEARN_SECONDS_MAX, LEARN_SECONDS_MIN * 2.0**failures)
 
 
 def _leader_address(group: cluster_pb2.GroupStatus) -> str:

@@ -20,11 +20,11 @@ class Limits:
     queued_bytes_max: int = 64 * 1024 * 1024
     """Payload of all requests without an answer; beyond it a call raises ResourceExhausted."""
     received_bytes_max: int = 16 * 1024 * 1024
-    """Largest message that is accepted from a router."""
+    """Largest message that is accepted from a router or a leader."""
     connect_seconds_max: float = 1.0
     """How long one router may take to answer a connection, before the next is tried."""
     silence_seconds_max: float = 1.0
-    """How long a router may be silent while it owes answers, before its health is asked."""
+    """How long a router may owe answers and be silent, before its health is asked; a leader is left then."""
     probe_seconds_max: float = 0.5
     """How long a health question may take, before a router counts as not answering."""
     backoff_seconds_min: float = 0.02

@@ -19,16 +19,18 @@ from overdb import (
     InvalidArgument,
     Limits,
     OutcomeUnknown,
+    OverDBError,
     Put,
     ResourceExhausted,
     Value,
+    _direct,
 )
 from overdb.internal.v1 import log_pb2, shard_pb2
 from overdb.sharding import slot_of
 from overdb.v1 import kv_pb2
 from tests.unit.client.fake_node import FakeNode, lead
 from tests.unit.client.fake_router import DropStreamError, FakeRouter, refusal
-from tests.unit.client.store import Entry, Store
+from tests.unit.client.store import Answer, Entry, Store
 
 QUICK = Limits(
     connect_seconds_max=0.5,
@@ -315,6 +317,94 @@ async def test_a_cancelled_call_that_waits_is_not_sent() -> None:
         await first
         await direct.client.put(b"c", b"1")
         assert [command.put.key for command in direct.node.commands] == [b"a", b"c"]
+
+
+@pytest.mark.parametrize("lost", ["broken", "silent"])
+async def test_a_router_s_own_check_says_nothing_of_what_a_leader_may_have_run(lost: str) -> None:
+    """A leader may run what routers with other limits refuse; what a replica keeps names no field."""
+    async with Direct() as direct:
+
+        def run_and_lose(request: shard_pb2.ShardRequest) -> shard_pb2.ShardResponse | None:
+            direct.node.serve(request)
+            if lost == "broken":
+                raise DropStreamError
+            return None
+
+        def refuse(entry: Entry) -> Answer:
+            answer = refusal(entry, 3, "then: has too many bytes")
+            answer.error.details.append(b"a BadRequest")
+            return answer
+
+        direct.node.rule = run_and_lose
+        direct.router.rule = refuse
+        with pytest.raises(OutcomeUnknown) as unknown:
+            await direct.client.transact(then=[Put(b"a", b"1")])
+        again = unknown.value.request_id
+        with pytest.raises(OutcomeUnknown):  # as little the second time
+            await direct.client.transact(then=[Put(b"a", b"1")], request_id=again)
+        direct.router.rule = lambda entry: refusal(entry, 3, "kept with the id")
+        with pytest.raises(InvalidArgument):
+            await direct.client.transact(then=[Put(b"a", b"1")], request_id=again)
+
+
+async def test_reads_that_are_answered_hide_no_write_that_is_not() -> None:
+    async with Direct() as direct:
+
+        def only_reads(request: shard_pb2.ShardRequest) -> shard_pb2.ShardResponse | None:
+            return None if request.commands else direct.node.serve(request)
+
+        direct.node.rule = only_reads
+        write = asyncio.ensure_future(direct.client.put(b"a", b"1"))
+        while not write.done():
+            await direct.client.get(b"b")
+        assert await write == 1001  # and no deadline came first
+        assert len(direct.through_router) >= 1
+
+
+async def test_what_ended_while_it_waited_for_a_silent_leader_is_let_go() -> None:
+    async with Direct() as direct:
+        direct.node.awake.clear()
+        first = asyncio.ensure_future(direct.client.put(b"a", b"1", timeout=5))
+        await direct.node.until(lambda: len(direct.node.commands) == 1)
+        batcher = direct.client._batcher
+        assert batcher is not None
+        assert batcher._direct is not None
+        (link,) = batcher._direct._links.values()
+        with pytest.raises(OverDBError):
+            await direct.client.put(b"b", b"1", timeout=0.02)
+        assert not link._writes
+        direct.node.awake.set()
+        await first
+
+
+async def test_links_that_bring_no_answer_are_opened_ever_more_slowly(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pauses: list[int] = []
+
+    def no_pause(failures: int) -> float:
+        pauses.append(failures)
+        return 0.0
+
+    async with Direct() as direct:
+        monkeypatch.setattr(_direct, "_pause_seconds", no_pause)
+        direct.node.rule = direct.node.fail(_Failure.REASON_OVERLOADED)
+        while not pauses or pauses[-1] < 5:
+            await direct.client.put(b"a", b"1")
+        direct.node.rule = direct.node.serve
+        await linked_again(direct)
+        direct.node.rule = direct.node.fail(_Failure.REASON_OVERLOADED)
+        del pauses[:]
+        while not pauses:
+            await direct.client.put(b"a", b"1")
+        assert pauses[0] == 0
+
+
+async def linked_again(direct: Direct) -> None:
+    """Return once a read arrives at the first node anew."""
+    before = len(direct.node.reads)
+    while len(direct.node.reads) == before:
+        await direct.client.get(key_in(direct.node.slots, b"look"))
 
 
 # -- leaders come and go ------------------------------------------------------------------------------

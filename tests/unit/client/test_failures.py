@@ -92,6 +92,20 @@ async def test_a_lost_answer_is_fetched_from_another_router_with_the_same_id() -
         assert first.SerializeToString() == again.SerializeToString()
 
 
+async def test_what_one_router_does_not_know_another_one_may_have_run() -> None:
+    """While routers of two versions run: the first copy ran, and the other router is too old for it."""
+    async with Pair() as pair:
+
+        def run_and_drop(entry: Entry) -> Answer:
+            pair.store.answer(entry)
+            raise DropStreamError
+
+        pair.first.rule = run_and_drop
+        pair.second.rule = lambda entry: refusal(entry, 12, "not known here")
+        with pytest.raises(OutcomeUnknown):
+            await pair.client.put(b"k", b"v")
+
+
 async def test_everything_under_way_moves_in_its_order() -> None:
     async with Pair() as pair:
 
