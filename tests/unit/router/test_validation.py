@@ -12,9 +12,13 @@ from hypothesis import strategies as st
 
 from overdb.v1 import kv_pb2
 from overdb_common.settings import Limits
+from overdb_node.machine.settings import MachineSettings
+from overdb_node.machine.types import Refused
+from overdb_node.machine.validation import refuse_transact
+from overdb_node.transaction_codec import decode_transact
 from overdb_router.ids import uuid7
 from overdb_router.refusals import INVALID_ARGUMENT, Refusal
-from overdb_router.validation import Validation, keys_of
+from overdb_router.validation import Validation, keys_of, payload_bytes
 
 LIMITS = Limits(key_bytes_max=8, value_bytes_max=16, request_bytes_max=1024, operations_max=4)
 ID = uuid7(1_700_000_000_000, bytes(range(10)))
@@ -162,6 +166,53 @@ def test_a_request_over_its_limit_is_refused_with_its_size() -> None:
     assert "limit of a request is 1024 bytes" in refusal.message
 
 
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(
+        st.sampled_from(
+            [
+                compare(1, version=4),
+                compare(1, exists=True),
+                compare(3, value=b"v" * 16),
+            ]
+        ),
+        max_size=3,
+    ),
+    st.lists(
+        st.sampled_from(
+            [
+                GET,
+                operation(put=kv_pb2.Operation.Put(key=b"12345678", value=b"v" * 600)),
+                operation(add=kv_pb2.Operation.Add(key=b"1234", delta=2**62)),
+                operation(delete=kv_pb2.Operation.Delete(key=b"12")),
+            ]
+        ),
+        min_size=1,
+        max_size=4,
+    ),
+)
+def test_routers_and_replicas_measure_a_transaction_alike(
+    compares: list[kv_pb2.Compare], then: list[kv_pb2.Operation]
+) -> None:
+    """A client may send one copy to a leader and one to a router: what the first takes, the second takes."""
+    request = transact(compares=compares, then=then)
+    size = payload_bytes(request)
+    decoded = decode_transact(request)
+    assert not isinstance(decoded, Refused)
+    for limit in (size, size - 1):
+        settings_there = MachineSettings(request_bytes_max=limit)
+        limits_here = Limits().model_copy(update={"request_bytes_max": limit})
+        there = refuse_transact(decoded, settings_there)
+        here = Validation(limits_here).transact(request)
+        if limit < size:
+            assert there is not None
+            assert f" {size} bytes" in there.message
+        else:
+            assert there is None
+        # Where all the message is within the limit, keys and values are.
+        assert (here is None) is (there is None or request.ByteSize() <= limit)
+
+
 # --- transactions of puts alone ------------------------------------------------------------------------
 
 
@@ -207,7 +258,7 @@ def test_keys_of_puts_are_those_of_what_is_right(
         transact(then=[put(b"a")], otherwise=[put(b"b")]),
         transact(),
         transact(then=[put(b"a")] * 5),
-        transact(then=[put(b"a", b"v" * 15)] * 4, id=rid()),
+        transact(then=[put(b"12345678", b"v" * 18)] * 4, id=rid()),
         transact(then=[put(b"a")], id=rid(below=6)),
         transact(then=[put(b"a"), put(b"")]),
         transact(then=[put(b"a"), GET]),
