@@ -21,7 +21,7 @@ _WRITTEN_ONLY = {Written}
 
 
 class Waiting:
-    """Requests of routers whose entry is proposed and not yet applied, by index."""
+    """Requests of routers and clients whose entry is proposed and not yet applied, by index."""
 
     def __init__(self) -> None:
         self._by_index: dict[int, tuple[int, int, Answers]] = {}  # -> term, sequence, where to

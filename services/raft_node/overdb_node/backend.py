@@ -1,4 +1,4 @@
-"""What a replica answers to routers: the data path, pages of scans, descriptions, transfers."""
+"""What a replica answers to routers and direct clients: data path, pages, descriptions, transfers."""
 
 from __future__ import annotations
 

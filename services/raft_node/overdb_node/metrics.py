@@ -50,7 +50,7 @@ class NodeMetrics:
         )
         self._requests = Counter(
             "overdb_shard_requests",
-            "Requests of routers by method and code",
+            "Requests of routers and of clients that come straight here, by method and code",
             ["group", "replica", "method", "code"],
             registry=registry,
         )

@@ -53,14 +53,15 @@ class Overlay:
         self.versions += rows
         self._know(values)
 
-    def _know(self, keys: Iterable[bytes]) -> None:
-        before = len(self.known)
-        self.known.update(keys)
-        added = len(self.known) - before
-        if added:
-            self._known_bytes += sum(map(len, keys)) + added * _KNOWN_OVERHEAD_BYTES
-            if self._known_bytes > KNOWN_BYTES_MAX:
-                self.forget_known()
+    def _know(self, keys: Mapping[bytes, bytes]) -> None:
+        known = self.known
+        if known.issuperset(keys):
+            return
+        new = [key for key in keys if key not in known]
+        known.update(new)
+        self._known_bytes += sum(map(len, new)) + len(new) * _KNOWN_OVERHEAD_BYTES
+        if self._known_bytes > KNOWN_BYTES_MAX:
+            self.forget_known()
 
     def forget_known(self) -> None:
         """Read again whether a key has a value, and look again whether it may be written."""

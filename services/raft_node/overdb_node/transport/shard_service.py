@@ -1,4 +1,4 @@
-"""What routers ask of a replica: the data path as one stream, pages of scans, and questions about it."""
+"""What routers and direct clients ask of a replica: a stream of data, pages of scans, questions."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import grpc
 
 from overdb.internal.v1 import shard_pb2, shard_pb2_grpc
 
-# Answers of one stream that wait because the router does not read them. Behind it the stream is not read
-# any further, so that a stuck router stops its own requests only.
+# Answers of one stream that wait because the other end does not read them. Behind it the stream is not read
+# any further, so that one that is stuck stops its own requests only.
 WAITING_ANSWERS_MAX = 4096
 
 
