@@ -21,6 +21,7 @@ from bench.growth.common import (
 from tests.integration.cluster import LocalCluster, Process, wait_until
 
 _MIB = 1 << 20
+_GROUPS = 2  # of the cluster whose restarts are measured: each has half of the keys
 
 
 def keys(quick: bool) -> Section:
@@ -79,9 +80,9 @@ async def _answers(running: LocalCluster, size: int) -> float:
 
 def restart(quick: bool) -> Section:
     """Memory with more and more keys, and how long until they are served again."""
-    sizes = (1000, 5000) if quick else (10_000, 100_000, 1_000_000)
+    sizes = (1000, 5000) if quick else (10_000, 100_000, 1_000_000, 2_000_000)
     rows: list[tuple[object, ...]] = []
-    with cluster() as running:
+    with cluster(_GROUPS) as running:
         done = 0
         for size in sizes:
             asyncio.run(_load(running, done, size, 1.0 if quick else 5.0))
@@ -92,12 +93,13 @@ def restart(quick: bool) -> Section:
             entries = max(d.last_index - d.snapshot_index for d in described if d is not None)
             seconds = [_restarted(running, size, how) for how in (15, 9)]
             after = max(_memory(p, "VmRSS") for p in running.nodes.values()) / _MIB
-            rows.append((size, *seconds, resident, anonymous, after, entries))
-    slowest = max(float(str(s)) for s in rows[-1][1:3])
+            rows.append((size, size // _GROUPS, *seconds, resident, anonymous, after, entries))
+    slowest = max(float(str(s)) for s in rows[-1][2:4])
     return Section(
         "Restart and memory against the number of keys",
         (
             "keys",
+            "of them in a replica",
             "s until answers, behind SIGTERM",
             "behind SIGKILL",
             "resident MiB of a replica before",
@@ -106,8 +108,9 @@ def restart(quick: bool) -> Section:
             "entries in the log",
         ),
         rows,
-        "All seven processes are started at once and share the cores; what is largest of the replicas. "
-        f"300 MiB wanted: {reached(float(str(rows[-1][3])) <= 300)}; 5 s to answers wanted: "
+        "All seven processes are started at once and share the cores; what is largest of the replicas. The "
+        "log is short, a snapshot being taken each 16 MiB, and the files are in the page cache. "
+        f"By the last row, 300 MiB wanted: {reached(float(str(rows[-1][4])) <= 300)}; 5 s to answers wanted: "
         f"{reached(slowest <= 5)}.",
     )
 
