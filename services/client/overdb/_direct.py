@@ -141,6 +141,11 @@ class Link:
         self.ended = True
         self.task.cancel()
 
+    @property
+    def serves(self) -> bool:
+        """Whether it leads to a leader that has named its slots."""
+        return not self.ended and self.ready.done() and self.ready.result()
+
     # -- its life -----------------------------------------------------------------------------------
 
     async def _run(self) -> None:
@@ -254,6 +259,7 @@ class Link:
         request = shard_pb2.ShardRequest(sequence=sequence, group=self.group, compact=True)
         only_puts = False
         if lane:
+            request.reads.plain = True
             add_read = request.reads.reads.add
             for call in calls:
                 add_read().key = call.key
@@ -302,6 +308,12 @@ class Link:
         if message.only_puts and len(response.versions) == len(calls):
             for call, version in zip(calls, response.versions, strict=True):
                 answered(call, version)
+        elif (
+            message.reads
+            and len(response.contents) == len(calls)
+            and len(response.content_versions) == len(calls)
+        ):
+            self._take_contents(calls, response)
         elif message.reads and len(response.values) == len(calls):
             self._take_values(calls, response.values)
         elif not message.reads and len(response.results) == len(calls):
@@ -320,6 +332,12 @@ class Link:
                 self.on_foreign_slot()
             refused = kind in {"error", "wrong_group"}  # this copy did not run
             self._calls.given_back((call,), doubt=not refused)
+
+    def _take_contents(self, calls: list[Call], response: shard_pb2.ShardResponse) -> None:
+        answered = self._calls.answered
+        contents = zip(response.contents, response.content_versions, strict=True)
+        for call, value in zip(calls, map(Value._make, contents), strict=True):
+            answered(call, value if value.version else None)
 
     def _take_values(self, calls: list[Call], values: Iterable[shard_pb2.Value]) -> None:
         for call, value in zip(calls, values, strict=True):
@@ -370,8 +388,9 @@ class Direct:
     async def close(self) -> None:
         """End all links. Their calls are given back."""
         tasks = [self._task, *(link.task for link in self._links.values())]
-        for task in tasks:
-            task.cancel()
+        self._task.cancel()
+        for link in self._links.values():
+            link.end()
         await asyncio.wait(tasks, timeout=self._limits.close_seconds_max)
 
     # -- where the leaders are ------------------------------------------------------------------------
@@ -412,13 +431,14 @@ class Direct:
             address = _leader_address(group)
             if address:
                 opened.append(self._open(group.group, status.cluster, address))
-        ready = [await link.ready for link in opened]
+        if opened:  # not one by one: a future that is awaited is cancelled with who awaits it
+            await asyncio.wait([link.ready for link in opened])
         self._map_slots()
         missing = any(
             group.group not in self._links or self._links[group.group].ended
             for group in status.groups
         )
-        return all(ready) and not missing and bool(status.groups)
+        return not missing and bool(status.groups)
 
     def _open(self, group: int, cluster: str, address: str) -> Link:
         link = self._links[group] = Link(group, cluster, address, self._limits, self._calls)
@@ -428,6 +448,8 @@ class Direct:
         return link
 
     def _lost(self, link: Link) -> None:
+        if not link.ready.done():  # it was ended before it began
+            link.ready.set_result(False)
         self._fruitless = 0 if link.fruitful else min(self._fruitless + 1, 16)
         if not link.task.cancelled() and (error := link.task.exception()) is not None:
             asyncio.get_running_loop().call_exception_handler(
@@ -439,7 +461,7 @@ class Direct:
     def _map_slots(self) -> None:
         by_slot: list[Link | None] = [None] * SLOTS
         for link in self._links.values():
-            if link.ended or not link.ready.done():
+            if not link.serves:
                 continue
             for slot in range(SLOTS):
                 if link.slots[slot // 8] >> slot % 8 & 1:
