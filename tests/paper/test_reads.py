@@ -9,6 +9,7 @@ from overdb_node.raft.messages import Answer, Append, ChunkAnswer, OfferAnswer
 from tests.paper.helpers import (
     TICKS_MIN,
     Node,
+    Sent,
     acknowledge,
     all_of,
     append,
@@ -23,7 +24,7 @@ def test_a_read_takes_one_round_and_no_entry() -> None:
     """Dissertation 6.4: the leader exchanges "a round of heartbeats with a majority"."""
     node = committed_leader("1.1")
     beats = all_of(node.read("r"), Append)
-    assert [beat.entries for beat in beats] == [(), ()]
+    assert [beat.entries for beat in beats] == [()], "with this leader, one more is a majority"
     assert node.answered == []
     acknowledge(node, 2, round_=beats[0].round)
     assert node.answered == [("r", 2)]
@@ -212,3 +213,57 @@ def test_a_new_leaders_rounds_are_not_taken_for_the_old_ones() -> None:
     node = Node("1.1", commit=1)
     node.receive_settled(2, append(1, 2, round_=90))
     assert only(node.receive_settled(3, append(2, 2, round_=1)), Answer).round == 1
+
+
+def asked(sent: Sent) -> list[int]:
+    return sorted(to for to, message in sent if isinstance(message, Append))
+
+
+def test_those_are_asked_that_answered_a_heartbeat_first() -> None:
+    """PROTOCOL 1.3: "answers [...] from a quorum": who is not needed for one is not asked."""
+    node = committed_leader("1.1", count=5)
+    round_ = all_of(node.tick(2), Append)[-1].round
+    for follower in (4, 3, 2, 5):
+        acknowledge(node, follower, round_=round_)
+    assert asked(node.read("r")) == [3, 4]
+    acknowledge(node, 4, round_=node.raft.leading.round)
+    assert node.answered == []
+    acknowledge(node, 3, round_=node.raft.leading.round)
+    assert node.answered == [("r", 2)]
+
+
+def test_when_who_was_asked_is_silent_the_others_answer_the_next_heartbeat() -> None:
+    """PROTOCOL 1.3: "or a later one"."""
+    node = committed_leader("1.1")
+    beat = all_of(node.tick(2), Append)[-1]
+    acknowledge(node, 3, round_=beat.round)
+    assert asked(node.read("r")) == [3]
+    sent = node.tick(2)
+    assert asked(sent) == [2, 3]
+    acknowledge(node, 2, round_=all_of(sent, Append)[-1].round)
+    assert node.answered == [("r", 2)]
+    assert asked(node.read("next")) == [2]
+
+
+def test_reads_do_not_put_off_the_heartbeat_to_the_others() -> None:
+    """PROTOCOL 1.1: without it they would campaign."""
+    node = committed_leader("1.1")
+    ticks = node.raft.settings.heartbeat_ticks
+    for number in range(2 * ticks):
+        acknowledge(node, 3, round_=node.raft.leading.round)
+        node.read(f"r{number}")
+        sent = node.tick(1)
+        if asked(sent) == [2, 3]:
+            return
+    raise AssertionError("no heartbeat to all")
+
+
+@pytest.mark.parametrize(("count", "others"), [(3, [2, 3]), (5, [2, 3, 4, 5])])
+def test_all_are_asked_while_too_few_of_the_quickest_count(count: int, others: list[int]) -> None:
+    """PROTOCOL 1.2: a replica whose log contradicts the leader's counts no more."""
+    node = committed_leader("1.1", count=count)
+    round_ = all_of(node.tick(2), Append)[-1].round
+    for follower in reversed(others):
+        acknowledge(node, follower, round_=round_)
+    node.raft.leading.progress[count].damaged = True
+    assert asked(node.read("r")) == others

@@ -246,18 +246,20 @@ class BatchStream:
         self._entry(op.tag, 32).put.version = version
 
     def read(self, op: Op, value: shard_pb2.Value) -> None:
+        self.got(op, value.value, value.version if value.found else 0)
+
+    def got(self, op: Op, content: bytes, version: int) -> None:
         self._open -= 1
         self._open_bytes -= op.size
         self._succeeded[op.kind] += 1
         if self._closed:
             self._count_succeeded()
             return
-        data = value.value
-        get = self._entry(op.tag, len(data) + 32).get
-        if value.found:
+        get = self._entry(op.tag, len(content) + 32).get
+        if version:
             get.found = True
-            get.value = data
-            get.version = value.version
+            get.value = content
+            get.version = version
         else:
             get.SetInParent()
 

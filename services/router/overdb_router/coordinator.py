@@ -194,6 +194,9 @@ class _Part:
     def written(self, op: Op, version: int) -> None:
         raise AssertionError(f"{op.kind.name} was answered by the version {version} of a put")
 
+    def got(self, op: Op, content: bytes, version: int) -> None:  # noqa: ARG002
+        raise AssertionError(f"{op.kind.name} was answered by what a key holds")
+
     def refused(self, op: Op, refusal: Refusal) -> None:
         self._transaction.unvoted(self._group, self.attempt, refusal, may_have_run=op.sent)
 

@@ -199,6 +199,8 @@ class GroupLink:
             self._remove(response.sequence)
             if response.versions:
                 self._answer_puts(out.ops, response.versions)
+            elif response.content_versions:
+                self._answer_gets(out.ops, response.contents, response.content_versions)
             elif response.results:
                 self._answer_commands(response.sequence, out.ops, response.results)
             else:
@@ -279,6 +281,18 @@ class GroupLink:
             if not op.done:
                 op.finish()
                 op.sink.written(op, version)
+
+    def _answer_gets(
+        self, ops: Sequence[Op], contents: Sequence[bytes], versions: Sequence[int]
+    ) -> None:
+        plain = all(op.kind is Kind.GET and not op.version for op in ops)
+        if not plain or not len(ops) == len(contents) == len(versions):
+            self._refuse_all(ops, self._broken_answer())
+            return
+        for op, content, version in zip(ops, contents, versions, strict=True):
+            if not op.done:
+                op.finish()
+                op.sink.got(op, content, version)
 
     def _not_answered(self, op: Op, field: str | None, result: shard_pb2.Result) -> bool:
         """Return whether the answer follows later."""

@@ -48,6 +48,9 @@ class Sink(Protocol):
         """A read was answered: a GET with ``found``, ``value`` and ``version``, a READ_SET with ``set``,
         a LOOKUP with ``lookup``."""
 
+    def got(self, op: Op, content: bytes, version: int) -> None:
+        """A GET of the newest was answered; ``read`` in short. Version 0: the key holds nothing."""
+
     def refused(self, op: Op, refusal: Refusal) -> None:
         """It was not answered; the code of the refusal says whether it may have run."""
 

@@ -65,17 +65,20 @@ class OutgoingCommands(Outgoing):
 
 
 class OutgoingReads(Outgoing):
-    __slots__ = ("_add", "_wire")
+    __slots__ = ("_add", "_plain", "_wire")
     lane = 1
 
     def __init__(self) -> None:
         super().__init__()
         self._wire = shard_pb2.ShardRequest()
         self._add = self._wire.reads.reads.add
+        self._plain = True  # keys at their newest
 
     def append(self, op: Op) -> None:
         self.ops.append(op)
         read = self._add()
+        if op.kind is not Kind.GET or op.version:
+            self._plain = False
         if op.kind is Kind.READ_SET:
             read.set.CopyFrom(op.message)  # type: ignore[arg-type]
             return
@@ -91,6 +94,7 @@ class OutgoingReads(Outgoing):
         self._wire.group = group
         self._wire.compact = True  # of the stream, not of reads
         self._wire.reads.stale = self.ops[0].stale
+        self._wire.reads.plain = self._plain
         return self._wire
 
 

@@ -41,6 +41,10 @@ class Waiter:
         if not self._future.done():
             self._future.set_result(value)
 
+    def got(self, op: Op, content: bytes, version: int) -> None:
+        found = version > 0
+        self.read(op, shard_pb2.Value(found=found, value=content, version=version))
+
     def refused(self, op: Op, refusal: Refusal) -> None:  # noqa: ARG002
         if not self._future.done():
             self._future.set_exception(Refused(refusal))

@@ -159,6 +159,9 @@ class _StrictRead:
     def written(self, op: Op, version: int) -> None:
         raise AssertionError(f"{op.kind.name} was answered by the version {version} of a put")
 
+    def got(self, op: Op, content: bytes, version: int) -> None:  # noqa: ARG002
+        raise AssertionError(f"{op.kind.name} was answered by what a key holds")
+
     def read(self, op: Op, value: shard_pb2.Value) -> None:
         if self._op.done:
             return

@@ -13,7 +13,7 @@ import contextlib
 import errno
 import struct
 from bisect import bisect_left, insort
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 import google_crc32c
@@ -22,10 +22,12 @@ import msgpack
 from overdb_node.storage import data as production
 from overdb_node.storage.data import ScanPage, Swept, decode_key, decode_version, encode_version
 from overdb_node.storage.digest import Canonical, ContentDigest
+from overdb_node.storage.value_cache import OVERHEAD_BYTES, ValueCache
 from overdb_simulation.disk import HANDLES
 from overdb_simulation.paths import SimulatedPath
 
 FILES_MAX = 6
+VALUE_CACHE_BYTES = 24 * OVERHEAD_BYTES  # so that keys leave it too
 BATCHES_BETWEEN_FLUSHES = (20, 500)  # at random: a memtable is full, and nobody asked for it
 _ROW_BYTES = 100  # in memory, roughly
 _MANIFEST = "MANIFEST"
@@ -53,6 +55,7 @@ class SimulatedDataStore:
         self._error = ""  # a background flush failed: nothing is taken any more
         self._is_open = True
         self._digest: ContentDigest | None = None
+        self._values = ValueCache(VALUE_CACHE_BYTES)
         self._until_flush = self._batches()
         try:
             self._recover()
@@ -149,6 +152,7 @@ class SimulatedDataStore:
 
     def _flush_in_background(self) -> None:
         """No space: what is in memory waits for it. Anything else: no write is taken any more."""
+        self._values = ValueCache(VALUE_CACHE_BYTES)
         self._until_flush = self._batches()
         try:
             self._flush()
@@ -181,7 +185,7 @@ class SimulatedDataStore:
 
     def write(
         self,
-        versions: Iterable[tuple[bytes, int, bytes | None]],
+        versions: Collection[tuple[bytes, int, bytes | None]],
         records: Iterable[tuple[bytes, bytes | None]],
         applied_index: int,
         applied_term: int,
@@ -197,6 +201,7 @@ class SimulatedDataStore:
             self._changed_records[name] = content
         self._applied = (applied_index, applied_term)
         self._has_changed = True
+        self._values.update(versions)
         self._until_flush -= 1
         if self._until_flush <= 0:
             self._flush_in_background()
@@ -244,7 +249,7 @@ class SimulatedDataStore:
         return found[position - 1] if position else None
 
     def newest_many(self, wanted: Sequence[tuple[bytes, int | None]]) -> list[Version | None]:
-        return [self.newest(key, at) for key, at in wanted]
+        return self._values.newest_many(wanted, lambda: self.newest)
 
     def record(self, name: bytes) -> bytes | None:
         return self._records.get(name)

@@ -28,6 +28,7 @@ class FakeNode(shard_pb2_grpc.ShardServicer):
         self.role = "leader"
         self.slots = founding_slots(group, groups)
         self.rule: Rule = self.serve
+        self.shortens = True  # answers plain reads by contents; an older program does not
         self.commands: list[log_pb2.Command] = []
         self.reads: list[bytes] = []
         self.messages: list[int] = []  # requests in each
@@ -96,6 +97,10 @@ class FakeNode(shard_pb2_grpc.ShardServicer):
             value = response.values.add(found=found is not None)
             if found is not None:
                 value.value, value.version = found
+        if request.reads.plain and self.shortens:
+            response.contents.extend(value.value for value in response.values)
+            response.content_versions.extend(value.version for value in response.values)
+            del response.values[:]
         commands = log_pb2.Commands.FromString(request.commands).commands
         results = [self.run(command) for command in commands]
         if results and request.compact and all(result.HasField("put") for result in results):

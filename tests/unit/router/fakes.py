@@ -112,6 +112,10 @@ class FakeGroup:
         return shard_pb2.Result(transact=response)
 
 
+def _is_plain(value: shard_pb2.Value) -> bool:
+    return value.found or not value.ByteSize()
+
+
 def _not_kept(version: int, oldest: int) -> kv_pb2.Error:
     return kv_pb2.Error(
         code=grpc.StatusCode.FAILED_PRECONDITION.value[0],
@@ -142,6 +146,7 @@ class FakeReplica(shard_pb2_grpc.ShardServicer):
         self.claims_leadership = False  # a deposed leader that does not know it
         self.drops: int = 0  # streams to break at their next message, after it was applied
         self.failure: shard_pb2.Failure | None = None  # answer to each message
+        self.shortens = True  # answers plain reads by contents; an older program does not
         self.tamper: Callable[[shard_pb2.ShardResponse], None] | None = None
         self.messages: list[shard_pb2.ShardRequest] = []
         self.arrived = asyncio.Event()
@@ -219,7 +224,12 @@ class FakeReplica(shard_pb2_grpc.ShardServicer):
             assert len(commands) == request.count
             response.results.extend(self.group.apply(command) for command in commands)
         else:
-            response.values.extend(self._read(read) for read in request.reads.reads)
+            values = [self._read(read) for read in request.reads.reads]
+            if request.reads.plain and self.shortens and all(map(_is_plain, values)):
+                response.contents.extend(value.value for value in values)
+                response.content_versions.extend(value.version for value in values)
+            else:
+                response.values.extend(values)
         if self.tamper is not None:
             self.tamper(response)
         return response

@@ -26,6 +26,7 @@ class Holding:
         self._held = held
         self.late: list[shard_pb2.ShardResponse] = []
         replica.tamper = self._tamper
+        replica.shortens = False  # what is held up is no plain answer
 
     def _tamper(self, response: shard_pb2.ShardResponse) -> None:
         later = shard_pb2.ShardResponse(sequence=response.sequence)
@@ -202,6 +203,8 @@ class _NoSink:
     def written(self, op: Op, version: int) -> None: ...
 
     def read(self, op: Op, value: shard_pb2.Value) -> None: ...
+
+    def got(self, op: Op, content: bytes, version: int) -> None: ...
 
     def refused(self, op: Op, refusal: object) -> None: ...
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from rocksdict import WriteBatch
 
 from overdb_node.storage.data import DataStore, ScanPage, encode_key
+from overdb_node.storage.value_cache import ValueCache
 
 Version = tuple[bytes, int, bytes | None]
 Item = tuple[bytes, bytes, int]
@@ -96,6 +97,7 @@ def clear(store: DataStore) -> None:
         batch.delete(rows.key())
         rows.next()
     store.database.write(batch)
+    store._values = ValueCache(1 << 20)  # it knows of writes through the store alone
 
 
 def wal_bytes(directory: Path) -> int:

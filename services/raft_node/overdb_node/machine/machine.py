@@ -162,6 +162,13 @@ class Machine:
             return WrongGroup(self._slots.epoch)
         return self.check_version(version) if version else None
 
+    def may_read_all(self, keys: Sequence[bytes]) -> bool:
+        """Whether all these keys can be read at their newest here and now."""
+        lengths = set(map(len, keys))
+        if not lengths or min(lengths) == 0 or max(lengths) > self._settings.key_bytes_max:
+            return False
+        return self._slots.owns_all(keys)
+
     def check_version(self, version: int) -> Behind | Refused | None:
         """Why nothing can be read at a version here and now; None: it can."""
         if version > self._clock.value:

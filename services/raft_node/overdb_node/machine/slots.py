@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterable
 
-from overdb.sharding import SLOTS, founding_slots, slot_of
+from overdb.sharding import SLOTS, founding_slots, slot_of, slots_of
 
 _EPOCH = struct.Struct(">Q")
 FOUNDING_EPOCH = 1
@@ -26,6 +27,9 @@ class Slots:
 
     def owns(self, key: bytes) -> bool:
         return bool(self.owned[slot_of(key)])
+
+    def owns_all(self, keys: Iterable[bytes]) -> bool:
+        return all(map(self.owned.__getitem__, slots_of(keys)))
 
     @property
     def count(self) -> int:

@@ -373,7 +373,7 @@ class Raft:
             self.leading.on_answer(sender, progress, message)
         else:
             self.leading.on_transfer_answer(sender, progress, message)
-        self.reading.on_round()
+        self.reading.answered(sender, message.round)
 
     def _hand_out_persist(self, output: Output) -> None:
         last = self.log.last_index

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from overdb_node.raft.errors import NotLeader, Overloaded
@@ -45,6 +45,7 @@ class Leading:
         self._uncommitted_bytes = 0
         self._uncommitted = []
         self.progress = {}
+        raft.reading.start()
         self.follow_configuration()
         self._first_own_index = raft.log.last_index + 1
         self._append([b""], EntryKind.NOOP)
@@ -122,8 +123,13 @@ class Leading:
 
     def broadcast_heartbeat(self) -> None:
         self._elapsed = 0
-        for replica, progress in self.progress.items():
-            self._send_heartbeat(replica, progress)
+        self._raft.reading.asked_all(self.round)
+        self.send_heartbeats(self.progress)
+
+    def send_heartbeats(self, replicas: Iterable[int]) -> None:
+        """Send this round to some of the others. It does not stand in for the next one to all of them."""
+        for replica in replicas:
+            self._send_heartbeat(replica, self.progress[replica])
 
     def _send_heartbeat(self, replica: int, progress: Progress) -> None:
         raft = self._raft

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import struct
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,6 +29,7 @@ from rocksdict import (
 )
 
 from overdb_node.storage.digest import Canonical, ContentDigest
+from overdb_node.storage.value_cache import ValueCache
 
 _VERSION = struct.Struct(">Q")
 _APPLIED = struct.Struct(">QQ")
@@ -40,7 +41,8 @@ _TOMBSTONE = b"\x00"
 _VALUE = b"\x01"
 
 WRITE_BUFFER_BYTES = 32 << 20
-CACHE_BYTES = 32 << 20
+CACHE_BYTES = 32 << 20  # of blocks
+VALUE_CACHE_BYTES = 64 << 20
 SCAN_ROWS_MAX = 50_000  # rows visited for one page: a range of deleted keys must not hold the loop
 
 SCAN_SECONDS_MAX = 0.02  # nor may slow reads: heartbeats wait behind a page
@@ -118,6 +120,7 @@ class DataStore:
         # What ``newest`` reads with: to make one costs more than to read. Shows the state behind the last
         # write, and goes with the next.
         self._rows: _Rows | None = None
+        self._values = ValueCache(VALUE_CACHE_BYTES)
 
     def close(self) -> None:
         """Iterators end here at the latest, and so does a digest, unfinished: so nothing keeps the database
@@ -139,7 +142,7 @@ class DataStore:
 
     def write(
         self,
-        versions: Iterable[tuple[bytes, int, bytes | None]],
+        versions: Collection[tuple[bytes, int, bytes | None]],
         records: Iterable[tuple[bytes, bytes | None]],
         applied_index: int,
         applied_term: int,
@@ -161,6 +164,7 @@ class DataStore:
                 put(_RECORDS + name, content)
         put(_META, _APPLIED.pack(applied_index, applied_term))
         self._db.write(batch, self._no_wal)
+        self._values.update(versions)
 
     # --- reading --------------------------------------------------------------------------------
 
@@ -179,8 +183,7 @@ class DataStore:
         self, wanted: Sequence[tuple[bytes, int | None]]
     ) -> list[tuple[int, bytes | None] | None]:
         """As ``newest`` for each (key, at), all from one state."""
-        newest = _Rows(self._db.iter()).newest
-        return [newest(key, at) for key, at in wanted]
+        return self._values.newest_many(wanted, lambda: _Rows(self._db.iter()).newest)
 
     def begin_digest(self, canonical: Canonical) -> ContentDigest:
         """A digest of the state as it is now; one before it that is under way ends."""

@@ -65,8 +65,11 @@ class Reads(google.protobuf.message.Message):
 
     READS_FIELD_NUMBER: builtins.int
     STALE_FIELD_NUMBER: builtins.int
+    PLAIN_FIELD_NUMBER: builtins.int
     stale: builtins.bool
     """answer at once from what this replica has applied"""
+    plain: builtins.bool
+    """all are keys at their newest, and `contents` are understood"""
     @property
     def reads(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Read]: ...
     def __init__(
@@ -74,8 +77,9 @@ class Reads(google.protobuf.message.Message):
         *,
         reads: collections.abc.Iterable[global___Read] | None = ...,
         stale: builtins.bool = ...,
+        plain: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["reads", b"reads", "stale", b"stale"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["plain", b"plain", "reads", b"reads", "stale", b"stale"]) -> None: ...
 
 global___Reads = Reads
 
@@ -212,11 +216,13 @@ class ShardResponse(google.protobuf.message.Message):
     FAILURE_FIELD_NUMBER: builtins.int
     LATE_FIELD_NUMBER: builtins.int
     VERSIONS_FIELD_NUMBER: builtins.int
+    CONTENTS_FIELD_NUMBER: builtins.int
+    CONTENT_VERSIONS_FIELD_NUMBER: builtins.int
     sequence: builtins.int
     @property
     def results(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Result]:
         """Exactly one of: `results` (one for each command, in order), `values` (one for each read, in order),
-        `versions` or `failure` (of the whole request).
+        `versions`, `contents` or `failure` (of the whole request).
         """
 
     @property
@@ -233,6 +239,14 @@ class ShardResponse(google.protobuf.message.Message):
         of each, in order. Only to a request that was `compact`.
         """
 
+    @property
+    def contents(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.bytes]:
+        """In place of `values`, to reads that are `plain` and can all be answered: what each key holds and the version
+        that wrote it, in order. Version 0: it holds nothing.
+        """
+
+    @property
+    def content_versions(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]: ...
     def __init__(
         self,
         *,
@@ -242,9 +256,11 @@ class ShardResponse(google.protobuf.message.Message):
         failure: global___Failure | None = ...,
         late: collections.abc.Iterable[global___Late] | None = ...,
         versions: collections.abc.Iterable[builtins.int] | None = ...,
+        contents: collections.abc.Iterable[builtins.bytes] | None = ...,
+        content_versions: collections.abc.Iterable[builtins.int] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["failure", b"failure"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["failure", b"failure", "late", b"late", "results", b"results", "sequence", b"sequence", "values", b"values", "versions", b"versions"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["content_versions", b"content_versions", "contents", b"contents", "failure", b"failure", "late", b"late", "results", b"results", "sequence", b"sequence", "values", b"values", "versions", b"versions"]) -> None: ...
 
 global___ShardResponse = ShardResponse
 
