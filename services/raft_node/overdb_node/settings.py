@@ -54,7 +54,10 @@ class NodeSettings(ProcessSettings, Limits):
     )
     scan_items_max: int = Field(4096, ge=1, le=1 << 20, description="items of one page of a scan")
     snapshot_log_bytes: int = Field(
-        64 * _MIB, ge=65_536, le=1 << 34, description="log length that triggers a snapshot, bytes"
+        64 * _MIB,
+        ge=65_536,
+        le=1 << 34,
+        description="log length that triggers a snapshot, bytes; each replica's first one comes earlier",
     )
     chunk_bytes: int = Field(
         _MIB, ge=4096, le=4 * _MIB, description="snapshot bytes sent in one message"

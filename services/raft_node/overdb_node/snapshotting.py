@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, TypeVar
@@ -21,6 +22,18 @@ if TYPE_CHECKING:
 
 _log = structlog.get_logger()
 T = TypeVar("T")
+_GOLDEN = (math.sqrt(5) - 1) / 2
+
+
+def first_share(node_id: int) -> float:
+    """The part of ``snapshot_log_bytes`` at which a replica takes its first snapshot, within (0, 1).
+
+    The replicas of a group have the same log. Would each begin at the same length, all of them would take
+    all their snapshots in the same moments, and nobody were left to answer quickly. The first one puts each
+    in a place of its own; all that follow are a whole length apart. Multiples of the golden ratio keep
+    neighbouring numbers far from each other, however many there are.
+    """
+    return node_id * _GOLDEN % 1
 
 
 class Snapshotting:
@@ -34,6 +47,7 @@ class Snapshotting:
         self._taking = False
         self._began = 0.0  # by the loop's clock
         self._took_seconds = 0.0  # the last one, until it was on disk
+        self._share = first_share(replica.settings.node_id)
         self._compacted: Snapshot | None = None  # on disk, and not yet in the core
         self.damaged = DamagedElement(replica, self._run)
 
@@ -55,12 +69,17 @@ class Snapshotting:
         if damage is not None:
             self._replace(damage)
             return
-        if raft.log.payload_bytes < replica.settings.snapshot_log_bytes:
+        if raft.log.payload_bytes < self.log_bytes_max:
             return
         if raft.applied <= raft.log.first_index:
             return
         self._begin()
         self._run(self._take, self._taken)
+
+    @property
+    def log_bytes_max(self) -> float:
+        """The length of the log at which the next snapshot is taken."""
+        return self._replica.settings.snapshot_log_bytes * self._share
 
     def _begin(self) -> None:
         self._taking = True
@@ -122,6 +141,7 @@ class Snapshotting:
 
     def _compact_memory(self, snapshot: Snapshot) -> None:
         self._taking = False
+        self._share = 1.0
         self._took_seconds = round(self._loop.time() - self._began, 3)
         self._compacted = snapshot
         self._finish_compaction()

@@ -105,10 +105,12 @@ class Leader:
         assert len(self.said("own_snapshot_damaged")) == 1
 
 
-def run(directory: Path, test: Callable[[Leader], Awaitable[None]]) -> None:
+def run(
+    directory: Path, test: Callable[[Leader], Awaitable[None]], kind: type[Leader] = Leader
+) -> None:
     async def inside() -> None:
         with structlog.testing.capture_logs() as lines:
-            leader = Leader(directory / "node", lines)
+            leader = kind(directory / "node", lines)
             await leader.start()
             try:
                 await test(leader)
