@@ -257,7 +257,7 @@ class DurableLog:
         behind = frames.find_after(content, end, self._sequence)
         if behind is not None:
             raise _corrupt(path, end, f"a valid frame follows at offset {behind}")
-        if any(content[end:]):
+        if _has_more_than_zeros(content, end):
             if later:  # a roll comes after the fdatasync of the frame before it
                 raise _corrupt(path, end, "a later segment follows")
             self._check_torn(path, content, end)
@@ -268,7 +268,7 @@ class DurableLog:
             self._check_header(other, rest)  # it was fsynced before the segment got its name
             if len(rest) < self._segment_bytes:  # and so were its zeros
                 raise _corrupt(other, len(rest), "the file was truncated")
-            if any(rest[_HEADER.size :]):
+            if _has_more_than_zeros(rest, _HEADER.size):
                 self._check_torn(other, rest, _HEADER.size)
         return True
 
@@ -294,11 +294,17 @@ class DurableLog:
         self._descriptor = os.open(path, os.O_RDWR)
         self._offset = end
         self._size = max(self._segment_bytes, len(content))
-        if any(content[end:]):
+        if _has_more_than_zeros(content, end):
             os.pwrite(self._descriptor, bytes(len(content) - end), end)
         if self._frame_start:
             os.pwrite(self._descriptor, content[self._frame_start : end], self._frame_start)
         os.fsync(self._descriptor)
+
+
+def _has_more_than_zeros(content: bytes, start: int) -> bool:
+    return content[start:] != bytes(
+        len(content) - start
+    )  # at memory's speed; any() takes 0.1 s for 8 MiB
 
 
 def _records(frame: frames.Frame, path: Path, offset: int) -> list[HardState | Entry]:
