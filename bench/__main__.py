@@ -71,7 +71,7 @@ class Run:
         self._targets = targets
         self._arguments = arguments
         self._disk = disk
-        self._keys: dict[frozenset[int], list[bytes]] = {}
+        self._keys: dict[str, list[bytes]] = {}  # by who serves
         self.samples: list[Sample] = []
 
     async def run(self) -> None:
@@ -83,17 +83,17 @@ class Run:
     @property
     def loaded(self) -> dict[str, int]:
         """How many keys each target has, by its name."""
-        return {t.name: len(self._keys.get(_servers(t), ())) for t in self._targets}
+        return {t.name: len(self._keys.get(t.servers, ())) for t in self._targets}
 
     async def _take_turn(self, target: Target, alternation: int) -> None:
         wake_only(target, self._targets)
+        target.renew()
         store = target.open()
         keys = keys_of(self._arguments.keys)
         await until_answering(store, keys[:8])  # of all groups
-        servers = _servers(target)
-        if servers not in self._keys:
-            self._keys[servers] = await load(store, keys, target.load_seconds_max)
-        calls = operations(store, self._keys[servers])
+        if target.servers not in self._keys:
+            self._keys[target.servers] = await load(store, keys, target.load_seconds_max)
+        calls = operations(store, self._keys[target.servers])
         pids = {**target.pids, "client": os.getpid()}
         os.sync()  # what one system left unwritten is not the next one's time
         for workload, callers in self._arguments.rows:
@@ -108,10 +108,6 @@ class Run:
                 self.samples.append(sample)
                 print(*row, f"{sample.rate:,.0f}/s p99 {sample.p99_ms:.2f} ms", flush=True)
         await store.close()
-
-
-def _servers(target: Target) -> frozenset[int]:
-    return frozenset(target.pids.values())
 
 
 def parsed(argv: list[str]) -> argparse.Namespace:

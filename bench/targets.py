@@ -32,6 +32,12 @@ class Target:
     promise: str  # what an answered write and a read are worth
     rows: tuple[Row, ...] = ROWS  # those that it can be asked
     load_seconds_max: float = 300.0  # so many keys as can be written until then
+    renew: Callable[[], None] = lambda: None  # called before each turn, when all its processes run
+
+    @property
+    def servers(self) -> str:
+        """Who serves: targets that differ in how they are called have it in common."""
+        return self.name.partition("-")[0]
 
 
 def serve(stack: contextlib.ExitStack, directory: Path, overdb_alone: bool) -> list[Target]:
@@ -68,7 +74,16 @@ def _overdb(stack: contextlib.ExitStack, directory: Path) -> list[Target]:
 
 def _etcd(stack: contextlib.ExitStack, directory: Path) -> list[Target]:
     nodes = stack.enter_context(etcd_cluster.EtcdCluster(directory / "etcd"))
-    pids = {f"etcd-{n}": popen.pid for n, popen in enumerate(nodes.popens)}
+    pids: dict[str, int] = {}
+
+    def renew() -> None:
+        nodes.restart()
+        name_pids()
+
+    def name_pids() -> None:
+        pids.update((f"etcd-{n}", popen.pid) for n, popen in enumerate(nodes.popens))
+
+    name_pids()
     asked = subprocess.run(["etcd", "--version"], capture_output=True, text=True, check=False)
     release = asked.stdout.partition("\n")[0].rpartition(" ")[2]
     promise = "fsynced by a majority before the answer; linearizable"
@@ -79,8 +94,8 @@ def _etcd(stack: contextlib.ExitStack, directory: Path) -> list[Target]:
     spread = functools.partial(Etcd, nodes.endpoints)
     plain = tuple(row for row in ROWS if row[0] in {"put", "get"})
     return [
-        Target("etcd-leader", at_leader, pids, release, promise),
-        Target("etcd-spread", spread, pids, release, promise, plain),
+        Target("etcd-leader", at_leader, pids, release, promise, renew=renew),
+        Target("etcd-spread", spread, pids, release, promise, plain, renew=renew),
     ]
 
 

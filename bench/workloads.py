@@ -11,8 +11,8 @@ GROUPS = 2
 CALLERS = (1, 16, 64, 256, 1024)
 Row = tuple[str, int]  # workload, callers
 ROWS: tuple[Row, ...] = (
-    *(("put", n) for n in CALLERS),
     *(("get", n) for n in CALLERS),
+    *(("put", n) for n in CALLERS),
     ("mix-90-10", 256),
     ("batch-100", 16),
     ("txn-one-group", 256),

@@ -36,7 +36,7 @@ class Full(Plain):
 def test_rows_are_parsed_and_what_is_unknown_is_named() -> None:
     assert parsed_rows("put:256,get:1") == [("put", 256), ("get", 1)]
     for wrong in ("putt:1", "put", "put:x", "put:0", ""):
-        with pytest.raises(ValueError, match="WORKLOAD:CALLERS of put, get"):
+        with pytest.raises(ValueError, match="WORKLOAD:CALLERS of get, put"):
             parsed_rows(wrong)
 
 
