@@ -62,6 +62,7 @@ def serve(stack: contextlib.ExitStack, directory: Path, overdb_alone: bool) -> l
 
 def _overdb(stack: contextlib.ExitStack, directory: Path) -> list[Target]:
     cluster = stack.enter_context(LocalCluster(directory / "overdb", groups=GROUPS))
+    stack.callback(_show_ended, cluster)
     pids = {process.name: process.pid for process in cluster.processes}
     promise = "fsynced by a majority before the answer; linearizable"
     through_router = functools.partial(OverDB, cluster.endpoints)
@@ -70,6 +71,14 @@ def _overdb(stack: contextlib.ExitStack, directory: Path) -> list[Target]:
         Target("overdb", through_router, pids, version(), promise),
         Target("overdb-direct", to_leaders, pids, version(), promise),
     ]
+
+
+def _show_ended(cluster: LocalCluster) -> None:
+    """Say why processes have ended that should not have."""
+    for process in cluster.processes:
+        if not process.is_running:
+            code = process.popen and process.popen.returncode
+            print(f"{process.name} ended with {code}:\n{process.log_tail()}")
 
 
 def _etcd(stack: contextlib.ExitStack, directory: Path) -> list[Target]:
