@@ -109,8 +109,8 @@ def restart(quick: bool) -> Section:
             "entries in the log",
         ),
         rows,
-        "All seven processes are started at once and share the cores; what is largest of the replicas, behind "
-        f"puts and {_READ_MAX:,} gets at most. The "
+        "All seven processes are started at once and share the cores; what is largest of the replicas, "
+        f"behind puts and {_READ_MAX:,} gets at most. The "
         "log is short, a snapshot being taken each 16 MiB, and the files are in the page cache. "
         f"By the last row, 300 MiB wanted: {reached(float(str(rows[-1][4])) <= 300)}; 5 s to answers wanted: "
         f"{reached(slowest <= 5)}.",
