@@ -52,4 +52,4 @@ def test_a_run_that_is_not_the_whole_leaves_the_page_alone(tmp_path: Path) -> No
 def test_a_wrong_row_is_told_in_words() -> None:
     done = _bench("--rows", "putt:1")
     assert done.returncode == 2
-    assert "'putt:1': rows are WORKLOAD:CALLERS of put, get" in done.stderr
+    assert "'putt:1': rows are WORKLOAD:CALLERS of get, put" in done.stderr
