@@ -81,7 +81,7 @@ def problem(cluster: LocalCluster, node_id: int) -> str:
 
 
 def writing_until(
-    cluster: LocalCluster, condition: Callable[[], object], what: str, seconds_max: float = 20.0
+    cluster: LocalCluster, condition: Callable[[], object], what: str, seconds_max: float = 60.0
 ) -> None:
     """Put one key now and then, so that there is something to compare, until the condition holds."""
     with Client(cluster.endpoints, timeout=15) as client:
