@@ -34,6 +34,13 @@ class Overlay:
         row = self._newest.get(key)
         return self._reader.newest(key) if row is None else row[1:]
 
+    def has_value(self, key: bytes) -> bool:
+        """Whether a key has a value now."""
+        if key in self.known:
+            return True
+        newest = self.newest(key)
+        return newest is not None and newest[1] is not None
+
     def without_value(self, keys: Iterable[bytes]) -> set[bytes]:
         """Those of the keys that have no value."""
         newest = self.newest

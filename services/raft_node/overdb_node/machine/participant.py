@@ -325,16 +325,26 @@ class Participant:
                 return self._alarm("another outcome than the one that is stored", stored)
             return Acknowledged()
         assert part is not None
-        operations = {Outcome.THEN: part.then, Outcome.OTHERWISE: part.otherwise}.get(
-            command.outcome, ()
-        )
-        branch = transact.Branch(self._overlay, command.version, self._settings.request_bytes_max)
-        if isinstance(branch.run(operations), Refused):
+        operations, results = {
+            Outcome.THEN: (part.then, vote.then),
+            Outcome.OTHERWISE: (part.otherwise, vote.otherwise),
+        }.get(command.outcome, ((), ()))
+        if isinstance(results, Refused):
             return self._alarm("a branch that cannot run", stored)
-        branch.commit()
+        # Nobody else has written these keys since the vote: what was found then is what there is.
+        self._write(transact.written_by(operations, results), command.version)
         self._clock.advance(command.version)
         self._finish(stored, command.outcome, command.version)
         return Acknowledged()
+
+    def _write(self, written: dict[bytes, bytes | None], version: int) -> None:
+        values = {key: value for key, value in written.items() if value is not None}
+        # Limits may have changed since the Prepare: then these keys are not among those that may be written.
+        fits = max(map(len, values), default=0) <= self._settings.key_bytes_max
+        if fits and len(values) == len(written) and self._slots.owns_all(values):
+            self._overlay.write_all(values, version)
+        else:
+            transact.write(self._overlay, written, version)
 
     def _finish(self, transaction: Transaction, outcome: Outcome, version: int) -> None:
         """The outcome of an open transaction: keep what a retry asks for, let go of the rest, release."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
 from overdb_node.machine.overlay import Overlay
 from overdb_node.machine.types import (
@@ -82,8 +82,17 @@ class Branch:
             return self._version, self._written[key]
         return self._overlay.newest(key)
 
+    def _has_value(self, key: bytes) -> bool:
+        if key in self._written:
+            return self._written[key] is not None
+        return self._overlay.has_value(key)
+
     def _run(self, operation: Operation) -> OperationResult | Refused:
         kind, key, value, delta = operation
+        if kind is OperationKind.PUT or kind is OperationKind.DELETE:
+            found = self._has_value(key)
+            self._written[key] = value if kind is OperationKind.PUT else None
+            return OperationResult(found, b"", self._version)
         newest = self._newest(key)
         before = None if newest is None else newest[1]
         found = before is not None
@@ -91,12 +100,6 @@ class Branch:
             if newest is None or before is None:
                 return OperationResult(False, b"", 0)
             return OperationResult(True, before, newest[0])
-        if kind is OperationKind.PUT:
-            self._written[key] = value
-            return OperationResult(found, b"", self._version)
-        if kind is OperationKind.DELETE:
-            self._written[key] = None
-            return OperationResult(found, b"", self._version)
         total = _parse_counter(before)
         if total is None:
             return Refused(
@@ -115,8 +118,28 @@ class Branch:
         return OperationResult(found, text, self._version)
 
     def commit(self) -> None:
-        for key, value in self._written.items():
-            self._overlay.write(key, self._version, value)
+        write(self._overlay, self._written, self._version)
+
+
+def written_by(
+    operations: Sequence[Operation], results: Sequence[OperationResult]
+) -> dict[bytes, bytes | None]:
+    """What a branch writes, by key, once its operations have these results; nothing need be read for it."""
+    written: dict[bytes, bytes | None] = {}
+    for operation, result in zip(operations, results, strict=True):
+        if operation.kind is OperationKind.PUT:
+            written[operation.key] = operation.value
+        elif operation.kind is OperationKind.DELETE:
+            written[operation.key] = None
+        elif operation.kind is OperationKind.ADD:
+            written[operation.key] = result.value
+    return written
+
+
+def write(overlay: Overlay, written: Mapping[bytes, bytes | None], version: int) -> None:
+    """Write what a branch comes to, in the order in which its keys were written first."""
+    for key, value in written.items():
+        overlay.write(key, version, value)
 
 
 def _parse_counter(value: bytes | None) -> int | None:
