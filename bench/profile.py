@@ -39,6 +39,7 @@ _PARTS = {
     "rocksdict": "RocksDB",
     "loop.cpython": "uvloop",
 }
+ROWS_SHOWN = "put:1,put:256,put:1024,get:256,batch-100:16,txn-two-groups:256"
 Call = Callable[[int], Awaitable[None]]
 _COLUMNS = ("Python", "kernel", "gRPC", "protobuf", "RocksDB", "uvloop", "other")
 
@@ -159,7 +160,7 @@ async def _profile_row(
 def main(argv: list[str]) -> int:
     """Measure, and put the tables into the page, between its marks."""
     parser = argparse.ArgumentParser(prog="python -m bench.profile", description=__doc__)
-    parser.add_argument("--rows", default="put:1,put:256,put:1024,get:256,batch-100:16")
+    parser.add_argument("--rows", default=ROWS_SHOWN)
     parser.add_argument("--seconds", type=float, default=5.0, help="for each row")
     parser.add_argument("--keys", type=int, default=100_000)
     parser.add_argument("--page", type=Path, default=PAGE)
