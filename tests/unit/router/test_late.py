@@ -42,6 +42,13 @@ class Holding:
         if later.late:
             self.late.append(later)
 
+    def has_told(self, cluster: FakeCluster) -> bool:
+        """Whether all that it holds was answered by "later", and the router has heard so.
+
+        Before that nothing else may be written to the stream: it takes one message at a time.
+        """
+        return bool(self.late) and link(cluster).messages_in_flight == 0
+
     async def let_go(self) -> None:
         self._replica.tamper = None
         for later in self.late:
@@ -129,7 +136,7 @@ def test_a_late_refusal_is_a_refusal() -> None:
             holding = Holding(cluster.leader())
             client = BatchClient(cluster)
             await client.send(put(0, b"a"))
-            await until(lambda: len(holding.late) == 1)
+            await until(lambda: holding.has_told(cluster))
             [late] = holding.late[0].late
             late.result.error.code = grpc.StatusCode.OUT_OF_RANGE.value[0]
             await holding.let_go()
@@ -145,7 +152,7 @@ def test_a_leader_that_steps_down_makes_it_go_to_the_next_one() -> None:
             holding = Holding(cluster.leader())
             client = BatchClient(cluster)
             await client.send(put(0, b"a"))
-            await until(lambda: len(holding.late) == 1)
+            await until(lambda: holding.has_told(cluster))
             old = cluster.leader()
             cluster.groups[0].elect(2)
             failure = shard_pb2.Failure(reason=shard_pb2.Failure.REASON_NOT_LEADER)
@@ -166,8 +173,7 @@ def test_pending_requests_count_in_the_bound() -> None:
             holding = Holding(cluster.leader())
             client = BatchClient(cluster)
             await client.send(put(0, b"a", b"x" * 900_000))
-            await until(lambda: len(holding.late) == 1)
-            await until(lambda: link(cluster).messages_in_flight == 0)
+            await until(lambda: holding.has_told(cluster))
             await client.send(put(1, b"b", b"x" * 900_000))
             await client.receive(1)
             assert client.answers[1].error.code == grpc.StatusCode.RESOURCE_EXHAUSTED.value[0]
@@ -183,12 +189,11 @@ def test_a_late_answer_that_is_too_large_ends_the_request() -> None:
             holding = Holding(cluster.leader())
             client = BatchClient(cluster)
             await client.send(put(0, b"a"), put(1, b"b"))
-            await until(lambda: len(holding.late) == 1)
+            await until(lambda: holding.has_told(cluster))
             group = link(cluster)
             group.answer_too_large("32 MiB")
             group.stream_ended()  # it asks for less at a time
-            await until(lambda: len(holding.late) == 3)
-            assert group.messages_in_flight == 0
+            await until(lambda: len(holding.late) == 3 and holding.has_told(cluster))
             group.answer_too_large("32 MiB")
             await client.receive(2)
             assert client.answers[1].error.code == grpc.StatusCode.INTERNAL.value[0]
