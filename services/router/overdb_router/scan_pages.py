@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 
 import grpc
 
@@ -15,8 +16,21 @@ from overdb_router.refusals import Refusal, Refused
 from overdb_router.targets import AnyTarget
 
 
+def share(limit: int, groups: int) -> int:
+    """How many of the next ``limit`` keys of a range one of ``groups`` has at most, nearly always.
+
+    Keys are spread by hash, so that it is the mean and four standard deviations of a binomial distribution.
+    Where tags keep a range together it is not: then what lacks is asked for when it is needed.
+    """
+    if groups == 1:
+        return limit
+    mean = limit / groups
+    return min(limit, math.ceil(mean + 4 * math.sqrt(mean)))
+
+
 class GroupPages:
-    """Items of one group in order. At most one page is fetched ahead of what was taken.
+    """Items of one group in order. At most one page is fetched ahead of what was taken, and with a limit no
+    more than this group's share of it: what is read and not needed is the dearest part of a short scan.
 
     A page at a fixed version is the same whoever answers it and however often, so a page that fails
     is asked for again, at the leader of that moment, until the deadline.
@@ -31,13 +45,16 @@ class GroupPages:
         deadline: float,
         *,
         stale: bool,
+        groups: int,
     ) -> None:
+        """``groups`` is the number of those that the scan goes over."""
         self._core = core
         self._group = group
         self._deadline = deadline
         self._loop = asyncio.get_running_loop()
         self._any = AnyTarget(core.topology, group) if stale else None
         self._remaining = request.limit  # 0: no limit
+        self._share = share(request.limit, groups)  # of it, not asked for yet
         settings = core.settings
         self._wire = shard_pb2.ScanPageRequest(
             group=group,
@@ -62,7 +79,11 @@ class GroupPages:
 
     async def fill(self) -> None:
         """Have at least one item, or none because there are no more. Raises Refused."""
-        while not self.items and self._fetching is not None:
+        while not self.items and self.more:
+            if self._fetching is None:
+                self._share = self._remaining  # there was more here than this group's share
+                self._fetch_ahead()
+            assert self._fetching is not None
             page = await self._fetching
             self._fetching = None
             self.items = list(page.items)
@@ -73,7 +94,8 @@ class GroupPages:
                 self.more = self.more and self._remaining > 0
             if self.more:
                 self._go_on_from(page)
-                self._fetch_ahead()
+                if self._share or not self._remaining:
+                    self._fetch_ahead()
 
     def _go_on_from(self, page: shard_pb2.ScanPageResponse) -> None:
         if self._wire.reverse:
@@ -90,7 +112,10 @@ class GroupPages:
 
     def _fetch_ahead(self) -> None:
         items = self._items_max
-        self._wire.max_items = min(items, self._remaining) if self._remaining else items
+        if self._remaining:
+            items = min(items, self._share)
+            self._share -= items
+        self._wire.max_items = items
         request = shard_pb2.ScanPageRequest()
         request.CopyFrom(self._wire)
         self._fetching = asyncio.create_task(self._fetch(request), name=f"scan-{self._group}")

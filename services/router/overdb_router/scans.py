@@ -35,9 +35,10 @@ async def scan(
         version = await core.snapshots.newest(choice_deadline)
     elif not core.topology.discovered:
         await core.snapshots.newest(choice_deadline)  # returns once all groups are known
+    groups = core.topology.groups
     sources = [
-        GroupPages(core, group, request, version, deadline, stale=stale)
-        for group in core.topology.groups
+        GroupPages(core, group, request, version, deadline, stale=stale, groups=len(groups))
+        for group in groups
     ]
     try:
         left = request.limit or float("inf")

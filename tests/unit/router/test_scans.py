@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from overdb.v1 import kv_pb2
-from overdb_router.scan_pages import GroupPages
+from overdb_router.scan_pages import GroupPages, share
 from overdb_router.scans import _take_merged
 from tests.unit.router.fakes import FakeCluster, running
 
@@ -34,6 +34,12 @@ def fill(cluster: FakeCluster, count: int, seed: int = 1) -> dict[bytes, bytes]:
         group = next(group for group in cluster.groups if group.owns(key))
         group.state.write(key, model[key])
     return model
+
+
+def level_clocks(cluster: FakeCluster) -> None:
+    """Let no group be behind a version that is read at: it would be asked twice for its first page."""
+    for group in cluster.groups:
+        group.state.clock = 100_000
 
 
 def expected(
@@ -179,6 +185,41 @@ def test_a_leader_change_in_the_middle_repeats_a_page_and_nothing_else() -> None
                     cluster.groups[0].elect((cluster.groups[0].leader + 1) % 3)
                     cluster.leader(1).page_failures += 1
             assert seen == sorted(model)
+
+    asyncio.run(scenario())
+
+
+def test_a_group_is_asked_for_its_share_of_a_limit_and_for_no_more() -> None:
+    """What every group would have to read of a short scan is otherwise the whole limit."""
+
+    async def scenario() -> None:
+        async with running(groups=3, replicas=1) as cluster:
+            model = fill(cluster, 3000)
+            level_clocks(cluster)
+            items, _ = await collect(cluster, limit=900)
+            assert items == expected(model, b"", b"", 900, reverse=False)
+            asked = [page.max_items for replica in cluster.replicas for page in replica.pages]
+            assert asked == [share(900, 3)] * 3 == [370] * 3
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("limit", [1, 40, 300, 1000])
+def test_a_range_that_tags_keep_in_one_group_is_scanned_to_its_limit(
+    limit: int, reverse: bool
+) -> None:
+    async def scenario() -> None:
+        async with running(groups=3, replicas=1) as cluster:
+            model = {b"{tag}%05d" % number: b"value" for number in range(600)}
+            group = next(group for group in cluster.groups if group.owns(b"{tag}"))
+            for key, value in model.items():
+                group.state.write(key, value)
+            level_clocks(cluster)
+            items, _ = await collect(cluster, limit=limit, reverse=reverse)
+            assert items == expected(model, b"", b"", limit, reverse)
+            pages = [page for replica in cluster.replicas for page in replica.pages]
+            assert len(pages) <= 2 + 3  # one each of the others; its share, then the rest
 
     asyncio.run(scenario())
 
