@@ -45,12 +45,15 @@ class GroupPages:
         deadline: float,
         *,
         stale: bool,
+        issued: bool,
         groups: int,
     ) -> None:
-        """``groups`` is the number of those that the scan goes over."""
+        """``issued`` says that a group is known to have given out ``version``; ``groups`` is the number of
+        those that the scan goes over."""
         self._core = core
         self._group = group
         self._deadline = deadline
+        self._issued = issued
         self._loop = asyncio.get_running_loop()
         self._any = AnyTarget(core.topology, group) if stale else None
         self._remaining = request.limit  # 0: no limit
@@ -181,5 +184,7 @@ class GroupPages:
         if self._any is not None:
             request.version = 0  # another replica than before, and it lags: take what it has
             return
-        await self._core.snapshots.check_issued(request.version, deadline)
+        if not self._issued:
+            await self._core.snapshots.check_issued(request.version, deadline)
+            self._issued = True
         await self._core.snapshots.advance(self._group, request.version, deadline)

@@ -31,13 +31,23 @@ async def scan(
     choice_deadline = min(deadline, loop.time() + core.settings.request_seconds_max)
     stale = request.read.consistency == STALE
     version = request.read.version
-    if not version and not stale:
+    chosen = not version and not stale  # here, of what the groups have issued
+    if chosen:
         version = await core.snapshots.newest(choice_deadline)
     elif not core.topology.discovered:
         await core.snapshots.newest(choice_deadline)  # returns once all groups are known
     groups = core.topology.groups
     sources = [
-        GroupPages(core, group, request, version, deadline, stale=stale, groups=len(groups))
+        GroupPages(
+            core,
+            group,
+            request,
+            version,
+            deadline,
+            stale=stale,
+            issued=chosen,
+            groups=len(groups),
+        )
         for group in groups
     ]
     try:

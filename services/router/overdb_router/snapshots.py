@@ -16,6 +16,7 @@ from overdb_router.operations import Kind, Op
 from overdb_router.queues import OVERHEAD_BYTES
 from overdb_router.refusals import Refusal, Refused, invalid
 from overdb_router.settings import RouterSettings
+from overdb_router.shared_answer import SharedAnswer
 from overdb_router.topology import Topology
 
 # A read and the timer of its deadline.
@@ -85,12 +86,15 @@ class Snapshots:
         # By group, version, and whether the version is known to be issued.
         self._behind: dict[tuple[int, int, bool], list[_Waiting]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._newest = SharedAnswer(self._ask_newest)
+        self._asked: dict[int, None] = {}  # groups that are being asked for their clocks
         dispatcher.on_behind = self._on_behind
 
     async def close(self) -> None:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._newest.close()
 
     # --- the clocks -----------------------------------------------------------------------------
 
@@ -114,11 +118,18 @@ class Snapshots:
         its clock before the deadline.
         """
         await self.all_known(deadline)
+        try:
+            return await self._newest.get(deadline)
+        except TimeoutError:
+            raise Refused(_no_clock(self._asked)) from None
+
+    async def _ask_newest(self, deadline: float) -> int:
         clocks = [self._clock(group, deadline) for group in self._topology.groups]
         return newest_of(await asyncio.gather(*clocks))
 
     async def _clock(self, group: int, deadline: float) -> int:
         backoff = BACKOFF_SECONDS_MIN
+        self._asked[group] = None
         while (remaining := deadline - self._loop.time()) > 0:
             replica = self._topology.leader_replica(group)
             if replica is not None:
@@ -130,17 +141,12 @@ class Snapshots:
                 else:
                     self._topology.learn(replica.address, answer)
                     if not answer.HasField("failure"):
+                        del self._asked[group]
                         return answer.clock
             await self._topology.search(group)
             await asyncio.sleep(backoff)
             backoff = min(backoff * 2, BACKOFF_SECONDS_MAX)
-        raise Refused(
-            Refusal(
-                refusals.UNAVAILABLE,
-                f"no leader for group {group} could say its newest version in time; nothing was done, "
-                "retry",
-            )
-        )
+        raise Refused(_no_clock([group]))
 
     # --- groups that are behind -------------------------------------------------------------------
 
@@ -207,6 +213,14 @@ class Snapshots:
         for op, _ in waiting:
             if not op.done:
                 self._dispatcher.submit(op)
+
+
+def _no_clock(groups: Iterable[int]) -> Refusal:
+    names = ", ".join(map(str, groups))
+    return Refusal(
+        refusals.UNAVAILABLE,
+        f"no leader for group {names} could say its newest version in time; nothing was done, retry",
+    )
 
 
 def _too_late(group: int, version: int) -> Refusal:

@@ -141,3 +141,54 @@ def test_a_short_deadline_among_those_who_wait_is_its_own_matter() -> None:
             assert client.answers[2].HasField("get")
 
     asyncio.run(scenario())
+
+
+async def until_asked(cluster: FakeCluster, count: int) -> None:
+    """Return when group 0's leader has been asked for its clock ``count`` times more than before."""
+    leader = cluster.leader(0)
+    wanted = leader.describes + count
+    async with asyncio.timeout(5):
+        while leader.describes < wanted:
+            await asyncio.sleep(0)
+
+
+def test_a_scan_does_not_get_clocks_that_were_asked_for_before_it_began() -> None:
+    """PROTOCOL 2.7: what was acknowledged before a scan is in it, also beside one that began earlier."""
+
+    async def scenario() -> None:
+        async with running(poll_seconds=60.0) as cluster:
+            await scanned(cluster)
+            slow, quick = cluster.leader(1), cluster.leader(0)
+            slow.awake.clear()  # the first question is held up at one group, the other has answered
+            asked = asyncio.create_task(until_asked(cluster, 1))
+            first = asyncio.create_task(scanned(cluster))
+            await asked
+            quick.group.state.clock = 7000
+            second = asyncio.create_task(scanned(cluster))
+            await asyncio.sleep(
+                0.05
+            )  # it has been taken in; nothing that can be waited for shows it
+            slow.awake.set()
+            assert await first < 7000
+            assert await second == 7000
+
+    asyncio.run(scenario())
+
+
+def test_a_scan_whose_version_was_chosen_here_does_not_ask_whether_it_was_issued() -> None:
+    async def scenario() -> None:
+        async with running(poll_seconds=60.0) as cluster:
+            await scanned(cluster)
+            cluster.groups[0].state.clock = 8000  # the other one is behind
+            before = cluster.leader(0).describes
+            assert await scanned(cluster) == 8000
+            assert cluster.leader(0).describes - before == 1
+            assert cluster.groups[1].state.clock == 8000
+
+    asyncio.run(scenario())
+
+
+async def scanned(cluster: FakeCluster) -> int:
+    """The version that a scan of everything reads at."""
+    pages = [page async for page in cluster.kv.Scan(kv_pb2.ScanRequest())]
+    return pages[0].version
