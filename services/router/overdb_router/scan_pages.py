@@ -54,6 +54,7 @@ class GroupPages:
         self._group = group
         self._deadline = deadline
         self._issued = issued
+        self._caught_up = False  # the group is at the version since the last try
         self._loop = asyncio.get_running_loop()
         self._any = AnyTarget(core.topology, group) if stale else None
         self._remaining = request.limit  # 0: no limit
@@ -130,6 +131,9 @@ class GroupPages:
             page = await self._try(request, remaining, deadline)
             if page is not None:
                 return page
+            if self._caught_up:
+                self._caught_up = False
+                continue  # there is nothing to wait for
             await asyncio.sleep(backoff)
             backoff = min(backoff * 2, BACKOFF_SECONDS_MAX)
         raise Refused(
@@ -188,3 +192,4 @@ class GroupPages:
             await self._core.snapshots.check_issued(request.version, deadline)
             self._issued = True
         await self._core.snapshots.advance(self._group, request.version, deadline)
+        self._caught_up = True

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from overdb.v1 import kv_pb2
+from overdb_router import scan_pages
 from overdb_router.scan_pages import GroupPages, share
 from overdb_router.scans import _take_merged
 from tests.unit.router.fakes import FakeCluster, running
@@ -122,6 +123,22 @@ def test_a_group_that_is_behind_is_brought_to_the_version() -> None:
             assert dict(items) == model
             assert pages[0].version == 70_000
             assert cluster.groups[0].state.clock == 70_000
+
+    asyncio.run(scenario())
+
+
+def test_a_group_that_was_brought_to_the_version_is_asked_again_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A scan behind any write meets it: waiting for something then would be most of what it takes."""
+    monkeypatch.setattr(scan_pages, "BACKOFF_SECONDS_MIN", 60.0)
+
+    async def scenario() -> None:
+        async with running() as cluster:
+            model = fill(cluster, 10)
+            cluster.groups[1].state.clock = 70_000
+            items, _ = await collect(cluster, timeout=5)
+            assert dict(items) == model
 
     asyncio.run(scenario())
 
