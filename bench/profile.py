@@ -1,6 +1,7 @@
 """Where the time of a put or a get goes, hop by hop: ``python -m bench.profile``, into bench/PROFILE.md.
 
-CPU of each process is from /proc; how it divides, by library, from samples of ``perf`` (Debian: linux-perf).
+CPU of each process is from /proc; how it divides, by library, from samples of ``perf`` (Debian: linux-perf),
+and whose the Python of it is from those of ``py-spy``, in a window of its own.
 Per hop it is what one operation costs where it passes: a replica sees only the operations of its group.
 """
 
@@ -19,7 +20,7 @@ from pathlib import Path
 
 import uvloop
 
-from bench import report
+from bench import interpreter, report
 from bench.__main__ import load, until_answering
 from bench.figures import Sample
 from bench.load import Disk, measure
@@ -40,6 +41,7 @@ _PARTS = {
     "loop.cpython": "uvloop",
 }
 ROWS_SHOWN = "put:1,put:256,put:1024,get:256,batch-100:16,txn-two-groups:256"
+_PYTHON_SECONDS = 3.0
 Call = Callable[[int], Awaitable[None]]
 _COLUMNS = ("Python", "kernel", "gRPC", "protobuf", "RocksDB", "uvloop", "other")
 
@@ -146,6 +148,7 @@ async def _profile_row(
     sample = await measure(named, ITEMS.get(workload, 1), call, pids, disk, (seconds, 0.5))
     if recording is not None:
         await asyncio.get_running_loop().run_in_executor(None, recording.wait)
+    owners = await _python(cluster, pids, leaders, row, call)
     return [
         f"### {workload}, {callers} callers, {way}: {sample.rate:,.0f}/s, p50 {sample.p50_ms:.2f} ms, "
         f"{sample.server_us_per_item:.0f} us of server CPU",
@@ -154,7 +157,35 @@ async def _profile_row(
         "|" + "---|" * (len(_COLUMNS) + 2),
         *hops(sample, pids, leaders, _divided(samples, _threads(pids))),
         "",
+        *owners,
     ]
+
+
+async def _python(
+    cluster: LocalCluster, pids: dict[str, int], leaders: set[str], row: Row, call: Call
+) -> list[str]:
+    """Whose the Python is, one process of each hop, in a window behind the row's own."""
+    if interpreter.program() is None:
+        return []
+    leader = min(leaders)
+    follower = next(n for n in pids if n.startswith("node") and n not in leaders)
+    hops_of = {"client": "client", "router": "router-0", "leader": leader, "follower": follower}
+    outputs = {hop: cluster.directory / f"{hop}.spy" for hop in hops_of}
+    running = [
+        interpreter.record(pids[name], outputs[hop], _PYTHON_SECONDS)
+        for hop, name in hops_of.items()
+    ]
+    seconds = (_PYTHON_SECONDS, 0.5)
+    await measure(("overdb", *row, 0), 1, call, pids, Disk(cluster.directory), seconds)
+    loop = asyncio.get_running_loop()
+    for sampler in running:
+        await loop.run_in_executor(None, sampler.wait)
+    read = ((hop, output) for hop, output in outputs.items() if output.exists())
+    found = {hop: interpreter.division(output.read_text()) for hop, output in read}
+    for output in outputs.values():
+        output.unlink(missing_ok=True)
+    divisions = {hop: divided for hop, divided in found.items() if divided is not None}
+    return [*interpreter.table(divisions), ""] if divisions else []
 
 
 def main(argv: list[str]) -> int:
@@ -171,6 +202,8 @@ def main(argv: list[str]) -> int:
         parser.error(str(error))
     if shutil.which("perf") is None:
         print(INSTALL)
+    if interpreter.program() is None:
+        print(interpreter.INSTALL)
     with (
         tempfile.TemporaryDirectory(prefix="overdb-profile-", dir=Path.cwd()) as directory,
         LocalCluster(Path(directory), groups=GROUPS) as cluster,
