@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,11 @@ class Sample:
     cpu_seconds: dict[str, float]
     resident_bytes: dict[str, int]
     written_bytes: int | None  # by everybody, to the disk that the systems use
+    from_start: bool = False  # all calls count: not one round had ended by the end of the warm-up
+    begun: int = 0  # calls, with those that do not count
+    routed: int | None = (
+        None  # requests that the router answered from the first to the last of those
+    )
 
     @property
     def rate(self) -> float:
@@ -72,36 +78,75 @@ def ratios(ours: Sequence[Sample], theirs: Sequence[Sample]) -> list[float]:
 
 
 def table(samples: Sequence[Sample]) -> str:
-    """A Markdown table: a line per workload, callers and system; medians over the alternations."""
-    lines = [
-        "| workload | callers | system | items/s | p50 ms | p99 ms | p99.9 ms | CPU s per 1,000 "
-        "| resident MiB | bytes written per item | errors | OverDB / it, min-median-max | direct / it |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
+    """A heading and a Markdown table for each workload: a line per callers and system; medians over the
+    alternations.
+    """
+    parts = []
+    for workload in dict.fromkeys(s.workload for s in samples):
+        lines = [
+            f"### {workload}\n",
+            "| callers | system | items/s | p50 ms | p99 ms | p99.9 ms | CPU s per 1,000 | resident MiB "
+            "| bytes written per item | errors | OverDB / it, min-median-max | direct / it |",
+            "|---|---|---|---|---|---|---|---|---|---|---|---|",
+        ]
+        # Systems side by side, in the order in which they are served.
+        rows = [s for s in samples if s.workload == workload]
+        order = list(dict.fromkeys(s.system for s in samples))
+        lines += [
+            _line(samples, system, workload, callers)
+            for callers, system in sorted(
+                {(s.callers, s.system) for s in rows}, key=lambda row: (row[0], order.index(row[1]))
+            )
+        ]
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts) + "\n"
+
+
+def _line(samples: Sequence[Sample], system: str, workload: str, callers: int) -> str:
+    rows = chosen(samples, system, workload, callers)
+
+    def middle(values: Iterable[float]) -> float:
+        return statistics.median(values)
+
+    against = []
+    for reference in ("overdb", "overdb-direct"):
+        ours = [] if system == reference else chosen(samples, reference, workload, callers)
+        found = ratios(ours, rows)
+        against.append("-".join(f"{r:.2f}" for r in spread(found)) if found else "")
+    written = [
+        s.written_bytes / max(1, s.calls * s.items_per_call)
+        for s in rows
+        if s.written_bytes is not None
     ]
-    for workload, callers, system in dict.fromkeys(
-        (s.workload, s.callers, s.system) for s in samples
-    ):
-        rows = chosen(samples, system, workload, callers)
+    mark = "*" if any(s.from_start for s in rows) else ""
+    return (
+        f"| {callers:,} | {system} | {middle(s.rate for s in rows):,.0f}{mark} "
+        f"| {middle(s.p50_ms for s in rows):.2f} | {middle(s.p99_ms for s in rows):.2f} "
+        f"| {middle(s.p999_ms for s in rows):.2f} "
+        f"| {middle(s.cpu_us_per_item for s in rows) / 1000:.3f} "
+        f"| {middle(sum(s.resident_bytes.values()) for s in rows) / 2**20:,.0f} "
+        f"| {f'{middle(written):,.0f}' if written else 'unknown'} | {_errors(rows)} "
+        f"| {' | '.join(against)} |"
+    )
 
-        def middle(values: Iterable[float]) -> float:
-            return statistics.median(values)
 
-        against = []
-        for reference in ("overdb", "overdb-direct"):
-            ours = [] if system == reference else chosen(samples, reference, workload, callers)
-            found = ratios(ours, rows)
-            against.append("-".join(f"{r:.2f}" for r in spread(found)) if found else "")
-        items = [max(1, s.calls * s.items_per_call) for s in rows]
-        errors = sum(sum(s.errors.values()) for s in rows)
-        written = [(s.written_bytes or 0) / n for s, n in zip(rows, items, strict=True)]
-        lines.append(
-            f"| {workload} | {callers:,} | {system} | {middle(s.rate for s in rows):,.0f} "
-            f"| {middle(s.p50_ms for s in rows):.2f} | {middle(s.p99_ms for s in rows):.2f} "
-            f"| {middle(s.p999_ms for s in rows):.2f} "
-            f"| {middle(s.cpu_us_per_item for s in rows) / 1000:.3f} "
-            f"| {middle(sum(s.resident_bytes.values()) for s in rows) / 2**20:,.0f} "
-            f"| {middle(written):,.0f} | {errors} | {' | '.join(against)} |"
-        )
+def _errors(rows: Sequence[Sample]) -> str:
+    """How many of which kind, over all alternations."""
+    total: collections.Counter[str] = collections.Counter()
+    for sample in rows:
+        total.update(sample.errors)
+    return ", ".join(f"{number:,} {name}" for name, number in total.most_common()) or "0"
+
+
+def ways(samples: Sequence[Sample]) -> str:
+    """A Markdown table: how many of the calls to each system of ours its router has answered."""
+    lines = ["| workload | system | calls | of them through the router |", "|---|---|---|---|"]
+    known = [(s, s.routed) for s in samples if s.routed is not None]
+    for workload, system in dict.fromkeys((s.workload, s.system) for s, _ in known):
+        rows = [(s, n) for s, n in known if (s.workload, s.system) == (workload, system)]
+        begun, routed = sum(s.begun for s, _ in rows), sum(n for _, n in rows)
+        share = f" ({routed / begun:.1%})" if begun else ""
+        lines.append(f"| {workload} | {system} | {begun:,} | {routed:,}{share} |")
     return "\n".join(lines) + "\n"
 
 
@@ -131,16 +176,18 @@ Goal = tuple[str, float | None, float, bool]  # name, measured, bound, whether t
 
 
 def goals(samples: Sequence[Sample]) -> str:
-    """The goals that a run can judge, as a Markdown table, for both ways that OverDB's client can take."""
+    """The goals that a run can judge, as a Markdown table, for the ways that OverDB's client can take."""
     lines = [
-        "| goal | wanted | through the router | | straight to the leaders | |",
-        "|---|---|---|---|---|---|",
+        "| goal | wanted | through the router | | straight to the leaders | | straight, with read leases | |",
+        "|---|---|---|---|---|---|---|---|",
     ]
-    ways = (judged(samples, "overdb"), judged(samples, "overdb-direct"))
-    for routed, direct in zip(*ways, strict=True):
+    of_systems = [judged(samples, name) for name in ("overdb", "overdb-direct", "overdb-leases")]
+    for routed, direct, leasing in zip(*of_systems, strict=True):
         name, _, bound, is_least = routed
         wanted = f"{'>=' if is_least else '<='} {bound:,}"
-        lines.append(f"| {name} | {wanted} | {_verdict(routed)} | {_verdict(direct)} |")
+        # Leases are about reads.
+        leased = _verdict(leasing) if name.startswith("strict gets") else "- | -"
+        lines.append(f"| {name} | {wanted} | {_verdict(routed)} | {_verdict(direct)} | {leased} |")
     return "\n".join(lines) + "\n"
 
 

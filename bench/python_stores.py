@@ -172,6 +172,10 @@ class PySyncObj:
         await self._disconnect()
 
 
+class Refused(RuntimeError):  # noqa: N818  # as it is called on the page
+    """A put that OxideDB says it has not done."""
+
+
 class OxideDB:
     """Its own client, which waits in threads: as many as there are callers, up to THREADS."""
 
@@ -191,7 +195,7 @@ class OxideDB:
 
     async def put(self, key: bytes, value: bytes) -> None:
         if await self._run(self._store.set, key, value) is False:
-            raise RuntimeError("refused")
+            raise Refused
 
     async def get(self, key: bytes) -> bytes | None:
         found: bytes | None = await self._run(self._store.get, key)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 
-from bench.figures import Sample, goals, processes, table
+from bench.figures import Sample, goals, processes, table, ways
 from bench.targets import Target
 
 
@@ -55,12 +55,28 @@ def markdown(
         "stopped. One client process calls all of them, in a closed loop: OverDB by its own client, which "
         "puts what waits into one message (overdb: through the router; overdb-direct: straight to the "
         "leaders where one group answers), etcd by a unary call each; its gRPC polls as OverDB's nodes do. "
+        "overdb-leases is a cluster of its own, called straight, with OVERDB_READ_LEASES=true: a leader then "
+        "answers reads without asking another replica. That is an option, off by default: it trusts that "
+        "the clocks of two machines run at nearly the same rate.\n\n"
         "A turn begins with the reads, and etcd's nodes are restarted before each of theirs: a read of etcd "
         "3.4 copies a buffer that large writes leave grown, and behind batches of 100 it does half as many. "
-        "Figures are medians over the "
-        "alternations. Bytes are what the disk was given, by everybody.\n\n"
+        "etcd-spread is asked for reads and single puts only: all its writes go to the leader in the end. "
+        "PySyncObj and OxideDB know neither scans nor transactions, and OxideDB is not asked with more than "
+        "256 callers (for one hot key 16): it only gets slower.\n\n"
+        "Figures are medians over the alternations, ratios are taken within each. A window ends with a "
+        "whole number of rounds, a round being as many calls as there are callers. Where not even one round "
+        "ended within the warm-up (*), all calls count, from the first one to the end of the last of those "
+        "that began within the time. Errors are counted over all alternations by their name; "
+        "ResourceExhausted says in brackets whose bound was full: the client's own, the stream's in the "
+        "router, or a group's; Refused is a put that OxideDB says it has not done. Bytes are what the disk "
+        "was given, by everybody.\n\n"
         "| system | release | server processes | keys loaded | an answered write; a read |\n"
         f"|---|---|---|---|---|\n{systems}\n\n"
         f"## Goals\n\n{goals(samples)}\n{pictures}## All rows\n\n{table(samples)}\n"
+        "## Which way the calls took\n\n"
+        "The router's own count of the requests it answered during the rows, against the client's count of "
+        "its calls; both with the warm-up. Scans and transactions over two groups always go through the "
+        "router.\n\n"
+        f"{ways(samples)}\n"
         f"## Every process\n\n{processes(samples)}"
     )

@@ -32,6 +32,17 @@ class Store(KeyValue, Protocol):
     async def scan(self, start: bytes, limit: int) -> int: ...
 
 
+def error_name(error: Exception) -> str:
+    """What went wrong, in a word or two: the status of a call, and whose bound it was that is full."""
+    if isinstance(error, grpc.aio.AioRpcError):
+        return error.code().name
+    name = type(error).__name__
+    if isinstance(error, overdb.ResourceExhausted):
+        violations = (v for detail in error.details for v in getattr(detail, "violations", ()))
+        return f"{name} ({next((v.subject for v in violations), 'client')})"
+    return name
+
+
 class OverDB:
     """Our own client, through the router or, if ``direct``, straight to the leaders where it can."""
 

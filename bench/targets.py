@@ -4,21 +4,32 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import http.client
 import os
 import signal
 import subprocess
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 
+from prometheus_client.parser import text_string_to_metric_families
+
 from bench import etcd_cluster, python_stores
 from bench.stores import Etcd, KeyValue, OverDB
-from bench.workloads import GROUPS, ROWS, Row
+from bench.workloads import CALLERS, GROUPS, ROWS, SLOWEST, Row
 from overdb_common.version import version
-from tests.integration.cluster import LocalCluster, wait_until
+from overdb_node.settings import NodeSettings
+from tests.integration.cluster import LocalCluster, free_ports, wait_until
 
-_PLAIN = tuple(row for row in ROWS if row[0] in {"put", "get", "mix-90-10", "hot-key"})
+_DATA_METHODS = frozenset({"Get", "Put", "Delete", "Transact", "Scan"})
+
+LEASES = {"OVERDB_READ_LEASES": "true"}  # environment of nodes
+NO_LEASES = "overdb-leases is left out: this release has no OVERDB_READ_LEASES"
+
+
+def _rows(*workloads: str, callers_max: int = CALLERS[-1]) -> tuple[Row, ...]:
+    return tuple((name, n) for name, n in ROWS if name in workloads and n <= callers_max)
 
 
 @dataclass(frozen=True)
@@ -33,11 +44,18 @@ class Target:
     rows: tuple[Row, ...] = ROWS  # those that it can be asked
     load_seconds_max: float = 300.0  # so many keys as can be written until then
     renew: Callable[[], None] = lambda: None  # called before each turn, when all its processes run
+    servers: str = (
+        ""  # who serves, if it is not its own: targets that differ in how they are called
+    )
+    slowest: dict[str, float] = field(default_factory=lambda: SLOWEST)  # calls/s, about
+    routed: Callable[[], int | None] = lambda: (
+        None
+    )  # requests that its router has answered until now
 
     @property
-    def servers(self) -> str:
-        """Who serves: targets that differ in how they are called have it in common."""
-        return self.name.partition("-")[0]
+    def data(self) -> str:
+        """Names the servers, and so what they store."""
+        return self.servers or self.name
 
 
 def serve(stack: contextlib.ExitStack, directory: Path, overdb_alone: bool) -> list[Target]:
@@ -61,16 +79,70 @@ def serve(stack: contextlib.ExitStack, directory: Path, overdb_alone: bool) -> l
 
 
 def _overdb(stack: contextlib.ExitStack, directory: Path) -> list[Target]:
-    cluster = stack.enter_context(LocalCluster(directory / "overdb", groups=GROUPS))
-    stack.callback(_show_ended, cluster)
+    cluster, routed = _cluster(stack, directory / "overdb", {})
     pids = {process.name: process.pid for process in cluster.processes}
     promise = "fsynced by a majority before the answer; linearizable"
     through_router = functools.partial(OverDB, cluster.endpoints)
     to_leaders = functools.partial(OverDB, cluster.endpoints, direct=True)
-    return [
-        Target("overdb", through_router, pids, version(), promise),
-        Target("overdb-direct", to_leaders, pids, version(), promise),
+    targets = [
+        Target("overdb", through_router, pids, version(), promise, servers="overdb", routed=routed),
+        Target(
+            "overdb-direct", to_leaders, pids, version(), promise, servers="overdb", routed=routed
+        ),
     ]
+    if "read_leases" not in NodeSettings.model_fields:
+        print(NO_LEASES)
+        return targets
+    leasing, routed = _cluster(stack, directory / "overdb-leases", LEASES)
+    return [
+        *targets,
+        Target(
+            "overdb-leases",
+            functools.partial(OverDB, leasing.endpoints, direct=True),
+            {process.name: process.pid for process in leasing.processes},
+            version(),
+            "fsynced by a majority before the answer; linearizable as long as clocks keep their rates",
+            _rows("get", "mix-90-10"),
+            routed=routed,
+        ),
+    ]
+
+
+def _cluster(
+    stack: contextlib.ExitStack, directory: Path, settings: dict[str, str]
+) -> tuple[LocalCluster, Callable[[], int | None]]:
+    """A running cluster, and what reads how many requests its router has answered."""
+    cluster = LocalCluster(directory, groups=GROUPS, settings=settings)
+    port = free_ports(len(cluster.processes) + 1)[
+        -1
+    ]  # the others are the cluster's, which is not started
+    (router,) = cluster.router_processes
+    router.environment["OVERDB_METRICS_LISTEN"] = f"127.0.0.1:{port}"
+    stack.enter_context(cluster)
+    stack.callback(_show_ended, cluster)
+    return cluster, functools.partial(_answered_by_router, port)
+
+
+def _answered_by_router(port: int) -> int:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    try:
+        connection.request("GET", "/metrics")
+        return data_requests(connection.getresponse().read().decode())
+    finally:
+        connection.close()
+
+
+def data_requests(exposition: str) -> int:
+    """The requests for data that a router has answered, whatever with, by its metrics."""
+    return round(
+        sum(
+            sample.value
+            for family in text_string_to_metric_families(exposition)
+            for sample in family.samples
+            if sample.name == "overdb_router_requests_total"
+            and sample.labels["method"] in _DATA_METHODS
+        )
+    )
 
 
 def _show_ended(cluster: LocalCluster) -> None:
@@ -101,11 +173,16 @@ def _etcd(stack: contextlib.ExitStack, directory: Path) -> list[Target]:
         return Etcd([wait_until(lambda: nodes.leader() or "", "etcd has a leader")])
 
     spread = functools.partial(Etcd, nodes.endpoints)
-    plain = tuple(row for row in ROWS if row[0] in {"put", "get"})
-    return [
-        Target("etcd-leader", at_leader, pids, release, promise, renew=renew),
-        Target("etcd-spread", spread, pids, release, promise, plain, renew=renew),
-    ]
+    # All of its writes go to the leader in the end: those of one key show what that costs.
+    plain = _rows("get", "scan-1000", "mix-90-10", "put")
+    slowest = {**SLOWEST, "scan-1000": 250.0}
+
+    def target(name: str, calling: Callable[[], KeyValue], rows: tuple[Row, ...]) -> Target:
+        return Target(
+            name, calling, pids, release, promise, rows, 300.0, renew, "etcd", slowest=slowest
+        )
+
+    return [target("etcd-leader", at_leader, ROWS), target("etcd-spread", spread, plain)]
 
 
 def _pysyncobj(stack: contextlib.ExitStack, directory: Path) -> Target:
@@ -116,8 +193,9 @@ def _pysyncobj(stack: contextlib.ExitStack, directory: Path) -> Target:
         {f"pysyncobj-{n}": popen.pid for n, popen in enumerate(nodes.popens)},
         metadata.version(python_stores.PYSYNCOBJ),
         "in a journal that is never fsynced; reads of the leader's memory, unconfirmed",
-        _PLAIN,
+        _rows("get", "mix-90-10", "put", "hot-key"),
         60.0,
+        slowest={**SLOWEST, "put": 5000.0, "hot-key": 5000.0},
     )
 
 
@@ -130,8 +208,13 @@ def _oxidedb(stack: contextlib.ExitStack, directory: Path) -> Target:
         metadata.version(python_stores.OXIDEDB),
         "SQLite with synchronous=NORMAL: not fsynced before the answer, a put is a transaction in two "
         "phases; linearizable",
-        tuple(row for row in _PLAIN if row[1] <= python_stores.THREADS),
+        # More callers make it no faster: 256 that put, of the few a second that it does, wait for seconds.
+        (
+            *_rows("get", "mix-90-10", "put", callers_max=python_stores.THREADS),
+            *_rows("hot-key", callers_max=16),
+        ),
         15.0,
+        slowest={"get": 100.0, "mix-90-10": 100.0, "put": 15.0, "hot-key": 15.0},
     )
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
-from bench.figures import Sample, goals, percentile, ratios, spread, table
+from bench.__main__ import median_puts
+from bench.figures import Sample, goals, percentile, ratios, spread, table, ways
 
 
 def sample(
@@ -39,12 +41,56 @@ def test_a_call_of_many_items_counts_as_many() -> None:
     assert batch.server_us_per_item == 2000.0
 
 
-def test_the_table_shows_errors_and_the_ratio() -> None:
+def test_the_table_shows_errors_by_name_and_the_ratio() -> None:
     systems = [sample("overdb", 300), sample("overdb-direct", 600), sample("etcd-leader", 100)]
-    ours, direct, theirs = table(systems).splitlines()[2:]
-    assert ours.endswith("| 3 |  | 2.00-2.00-2.00 |")
-    assert direct.endswith("| 3 | 0.50-0.50-0.50 |  |")
-    assert theirs.endswith("| 3 | 3.00-3.00-3.00 | 6.00-6.00-6.00 |")
+    systems.append(replace(systems[0], alternation=1, errors={"Timeout": 1, "Refused": 2000}))
+    ours, direct, theirs = table(systems).splitlines()[4:]
+    assert ours.endswith("| 2,000 Refused, 4 Timeout |  | 2.00-2.00-2.00 |")
+    assert direct.endswith("| 3 Timeout | 0.50-0.50-0.50 |  |")
+    assert theirs.endswith("| 3 Timeout | 3.00-3.00-3.00 | 6.00-6.00-6.00 |")
+    assert "| 0 |" in table([replace(systems[0], errors={})])
+
+
+def test_the_table_has_a_heading_for_each_workload_and_systems_side_by_side() -> None:
+    def row(system: str, workload: str, callers: int) -> Sample:
+        return replace(sample(system, 10, workload=workload), callers=callers)
+
+    systems = ("overdb", "etcd-leader")
+    rows = [row(s, w, n) for s in systems for w in ("put", "get") for n in (1024, 1)]
+    lines = [line for line in table(rows).splitlines() if line and "---" not in line]
+    assert [" ".join(line.split()[:4]) for line in lines if "callers" not in line] == [
+        "### put",
+        "| 1 | overdb",
+        "| 1 | etcd-leader",
+        "| 1,024 | overdb",
+        "| 1,024 | etcd-leader",
+        "### get",
+        "| 1 | overdb",
+        "| 1 | etcd-leader",
+        "| 1,024 | overdb",
+        "| 1,024 | etcd-leader",
+    ]
+
+
+def test_bytes_that_are_not_known_are_not_none() -> None:
+    unknown = replace(sample("overdb", 100), written_bytes=None)
+    assert "| unknown | 3 Timeout |" in table([unknown])
+    known = replace(unknown, alternation=1, written_bytes=700)
+    assert "| 7 | 6 Timeout |" in table([unknown, known])
+
+
+def test_rows_whose_calls_all_count_are_marked() -> None:
+    assert "| overdb | 50 |" in table([sample("overdb", 100)])
+    assert "| overdb | 50* |" in table([replace(sample("overdb", 100), from_start=True)])
+
+
+def test_ways_count_what_the_router_answered() -> None:
+    rows = [replace(sample("overdb-direct", 1, n), begun=100, routed=1) for n in (0, 1)]
+    rows += [replace(sample("overdb", 1), begun=50, routed=50), sample("etcd-leader", 9)]
+    assert ways(rows).splitlines()[2:] == [
+        "| put | overdb-direct | 200 | 2 (1.0%) |",
+        "| put | overdb | 50 | 50 (100.0%) |",
+    ]
 
 
 def test_the_cpu_of_a_put_is_the_median_at_the_callers_with_the_best_rate() -> None:
@@ -77,4 +123,25 @@ def test_both_ways_of_the_client_are_judged() -> None:
     (line,) = [
         row for row in goals(samples).splitlines() if row.startswith("| puts/s, 256 callers")
     ]
-    assert line.endswith("| 10,000.00 | NOT reached | 40,000.00 | reached |")
+    assert line.endswith("| 10,000.00 | NOT reached | 40,000.00 | reached | - | - |")
+
+
+def test_leases_are_judged_by_gets_only() -> None:
+    samples = [sample("overdb-leases", 80_000, workload=workload) for workload in ("get", "put")]
+    lines = goals(samples).splitlines()
+    columns = {line.count("|") for line in lines}
+    assert columns == {9}, "as many cells in every line"
+    judged = {line.split(" | ")[0]: line for line in lines[2:]}
+    gets = [line for name, line in judged.items() if name.startswith("| strict gets")]
+    assert [line.split("|")[7:9] for line in gets] == [
+        [" 40,000.00 ", " reached "],
+        ["  ", " not measured "],  # no etcd beside it
+    ]
+    others = [line for name, line in judged.items() if not name.startswith("| strict gets")]
+    assert len(others) == 6
+    assert all(line.endswith("| - | - |") for line in others)
+
+
+def test_least_is_judged_by_the_median() -> None:
+    assert median_puts([sample("overdb", n, n) for n in (10, 1000, 50_000)]) == 500.0
+    assert median_puts([sample("etcd-leader", 10)]) == 0.0

@@ -6,7 +6,19 @@ import asyncio
 
 import pytest
 
-from bench.workloads import ROWS, keys_of, operations, parsed_rows
+from bench.targets import data_requests
+from bench.workloads import (
+    CALLERS,
+    QUICK_ROWS,
+    ROWS,
+    SLOWEST,
+    WORKLOADS,
+    chosen_rows,
+    estimated_seconds,
+    keys_of,
+    operations,
+    parsed_rows,
+)
 
 
 class Plain:
@@ -36,7 +48,7 @@ class Full(Plain):
 def test_rows_are_parsed_and_what_is_unknown_is_named() -> None:
     assert parsed_rows("put:256,get:1") == [("put", 256), ("get", 1)]
     for wrong in ("putt:1", "put", "put:x", "put:0", ""):
-        with pytest.raises(ValueError, match="WORKLOAD:CALLERS of get, put"):
+        with pytest.raises(ValueError, match="WORKLOAD:CALLERS of get, scan-1000"):
             parsed_rows(wrong)
 
 
@@ -63,3 +75,41 @@ def test_a_plain_store_is_asked_for_single_keys_only() -> None:
 
     with pytest.raises(LookupError):
         asyncio.run(ask())
+
+
+def test_every_workload_has_every_number_of_callers() -> None:
+    assert set(ROWS) == {(workload, n) for workload in WORKLOADS for n in (1, 16, 64, 256, 1024)}
+    assert CALLERS == (1, 16, 64, 256, 1024)
+    assert parsed_rows(",".join(f"{workload}:{n}" for workload, n in ROWS)) == list(ROWS)
+    assert set(QUICK_ROWS) <= set(ROWS)
+
+
+def test_a_turn_reads_before_it_writes_and_ends_with_the_batches() -> None:
+    order = [workload for workload, _ in ROWS]
+    firsts = [order.index(w) for w in ("get", "scan-1000", "mix-90-10", "put", "batch-100")]
+    assert firsts == sorted(firsts)
+    assert order[-1] == "batch-100"
+
+
+def test_a_system_is_asked_what_it_can_and_other_callers_go_by_the_workload() -> None:
+    can = (("get", 1), ("get", 16))
+    assert chosen_rows(ROWS, can) == list(can)
+    assert chosen_rows([("get", 7), ("get", 64), ("put", 7)], can) == [("get", 7)]
+
+
+def test_the_estimate_has_a_call_of_each_caller_where_that_is_longer() -> None:
+    assert estimated_seconds([("get", 1)], (1.0, 0.25), {"get": 100.0}) == pytest.approx(1.4)
+    assert estimated_seconds([("get", 1000)], (1.0, 0.25), {"get": 100.0}) == pytest.approx(10.15)
+    assert set(SLOWEST) == set(WORKLOADS)
+
+
+def test_a_router_s_count_is_of_requests_for_data_whatever_the_answer() -> None:
+    exposition = """# TYPE overdb_router_requests counter
+overdb_router_requests_total{code="OK",method="Put"} 41
+overdb_router_requests_total{code="RESOURCE_EXHAUSTED",method="Put"} 1
+overdb_router_requests_total{code="OK",method="Scan"} 1
+overdb_router_requests_total{code="OK",method="Status"} 100
+# TYPE other counter
+other_total{method="Put"} 7
+"""
+    assert data_requests(exposition) == 43
