@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import overdb
-from bench.figures import percentile
+from bench.figures import percentile, spread
+from bench.load import cpu_seconds
 from bench.stores import by_group
 from tests.integration.cluster import LocalCluster, Process
 
@@ -77,6 +78,14 @@ def cluster(groups: int = 2, **settings: str) -> Iterator[LocalCluster]:
         yield running
 
 
+def memory_of(process: Process, field: str) -> int:
+    """Bytes, by a line of /proc: VmRSS, RssAnon, or VmHWM for the most that was resident."""
+    for line in Path(f"/proc/{process.pid}/status").read_text().splitlines():
+        if line.startswith(field):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
 def client_of(running: LocalCluster, *, direct: bool = False) -> overdb.Client:
     return overdb.Client(running.endpoints, timeout=60.0, direct=direct)
 
@@ -105,7 +114,7 @@ async def _filler(client: overdb.Client, batches: Iterator[list[bytes]]) -> None
 
 
 def cpu_of(processes: list[Process]) -> float:
-    return sum(process.cpu_seconds() for process in processes)
+    return sum(cpu_seconds(process.pid) for process in processes)
 
 
 async def put_for(
@@ -151,9 +160,14 @@ async def lost(client: overdb.Client, keys: int, sample: int = 200) -> int:
     return sum(one is None for one in found)
 
 
+def in_words(values: list[float]) -> str:
+    """Least, median and greatest."""
+    return "-".join(f"{value:,.1f}" for value in spread(values))
+
+
 def spread_of(values: list[float]) -> float:
     """How far the largest is above the smallest, as a share of the smallest."""
-    return max(values) / min(values) - 1
+    return max(values) / min(values) - 1 if min(values) else float("inf")
 
 
 def reached(good: bool) -> str:

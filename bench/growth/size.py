@@ -3,68 +3,182 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
+import signal
+import statistics
 import time
-from pathlib import Path
+from collections.abc import Callable, Coroutine
+from typing import Any
 
+import overdb
 from bench.growth.common import (
+    STRIDE,
+    VALUE,
+    Puts,
     Section,
     client_of,
     cluster,
+    cpu_of,
     fill,
+    in_words,
     key,
     lost,
+    memory_of,
     put_for,
     reached,
     spread_of,
 )
+from bench.stores import by_group, error_name
 from tests.integration.cluster import LocalCluster, Process, wait_until
 
 _MIB = 1 << 20
 _READ_MAX = 400_000  # more than leaders remember
-_GROUPS = 2  # of the cluster whose restarts are measured: each has half of the keys
+_GROUPS = 2  # each has half of the keys
+
+
+class _Sized:
+    """A cluster with a number of keys, and what its windows measured."""
+
+    def __init__(self, running: LocalCluster, size: int) -> None:
+        self.running = running
+        self.size = size
+        self.puts: list[Puts] = []  # to keys that are there
+        self.fresh: list[Puts] = []  # to keys that are not
+        self.missing = 0
+        self._added = 0
+
+    def send(self, number: int) -> None:
+        for process in self.running.processes:
+            process.send(number)
+
+    async def load(self) -> None:
+        async with client_of(self.running) as client:
+            await fill(client, 0, self.size)
+
+    async def overwrite(self, seconds: float) -> None:
+        async with client_of(self.running) as client:
+            await asyncio.gather(*(client.put(key(n), b"awake") for n in range(8)))
+            processes = self.running.processes
+            self.puts.append(await put_for(client, processes, seconds, 256, self.size))
+
+    async def add(self, count: int) -> None:
+        first, self._added = self._added, self._added + count
+        names = [self._fresh(number) for number in range(first, self._added)]
+        async with client_of(self.running) as client:
+            await asyncio.gather(*(client.put(key(n), b"awake") for n in range(8)))
+            self.fresh.append(await _put_fresh(client, self.running.processes, names))
+
+    def _fresh(self, number: int) -> bytes:
+        """A key between those that were loaded, all over the key space."""
+        return b"%s-%d" % (key(number * STRIDE % self.size), number)
+
+    async def look(self) -> None:
+        """Count those of a sample of all keys that are not there."""
+        async with client_of(self.running) as client:
+            names = [self._fresh(n * STRIDE % self._added) for n in range(200)]
+            found = await asyncio.gather(*(client.get(name) for name in names))
+            self.missing = await lost(client, self.size) + sum(one is None for one in found)
+
+    @property
+    def row(self) -> tuple[object, ...]:
+        def middle(windows: list[Puts], figure: Callable[[Puts], float]) -> float:
+            return statistics.median(figure(window) for window in windows)
+
+        failed = sum(sum(w.errors.values()) for w in (*self.puts, *self.fresh))
+        return (
+            self.size,
+            middle(self.puts, lambda w: w.rate),
+            middle(self.puts, lambda w: w.quantile_ms(0.5)),
+            middle(self.puts, lambda w: w.quantile_ms(0.99)),
+            in_words([w.server_us for w in self.puts]),
+            middle(self.fresh, lambda w: w.rate),
+            in_words([w.server_us for w in self.fresh]),
+            self.size + self._added,
+            failed,
+            self.missing,
+        )
+
+
+async def _put_fresh(client: overdb.Client, processes: list[Process], names: list[bytes]) -> Puts:
+    """Put them all, 100 of a group in a call, 16 calls at a time."""
+    puts = Puts()
+    batches = iter(
+        [own[at : at + 100] for own in by_group(names, _GROUPS) for at in range(0, len(own), 100)]
+    )
+
+    async def caller() -> None:
+        for batch in batches:
+            began = time.perf_counter()
+            try:
+                await client.transact(then=[overdb.Put(name, VALUE) for name in batch])
+            except overdb.OverDBError as error:
+                puts.errors[error_name(error)] += 1
+                continue
+            ended = time.perf_counter()
+            puts.ended += [ended] * len(batch)
+            puts.latencies += [ended - began] * len(batch)
+
+    began, cpu = time.perf_counter(), cpu_of(processes)
+    await asyncio.gather(*(caller() for _ in range(16)))
+    puts.seconds = time.perf_counter() - began
+    puts.server_seconds = cpu_of(processes) - cpu
+    return puts
 
 
 def keys(quick: bool) -> Section:
-    """Cost of a put with few and with many keys."""
+    """Cost of a put with few and with many keys: a cluster for each number, measured in turn."""
     sizes = (1000, 5000) if quick else (1000, 100_000, 2_000_000)
-    seconds = 1.0 if quick else 5.0
+    windows, seconds, added = (2, 1.0, 2000) if quick else (5, 3.0, 20_000)
+    with contextlib.ExitStack() as stack:
+        all_sized = []
+        for size in sizes:  # those there are stand still
+            all_sized.append(_Sized(stack.enter_context(cluster(_GROUPS)), size))
+            asyncio.run(all_sized[-1].load())
+            all_sized[-1].send(signal.SIGSTOP)
 
-    async def measure(running: LocalCluster) -> list[tuple[object, ...]]:
-        rows: list[tuple[object, ...]] = []
-        async with client_of(running) as client:
-            done = 0
-            for size in sizes:
-                await fill(client, done, size)
-                done = size
-                # A few windows: a compaction that follows the filling is in the first of them.
-                windows = [
-                    await put_for(client, running.processes, seconds, 256, size) for _ in range(3)
-                ]
-                puts = sorted(windows, key=lambda window: window.server_us)[1]
-                failed = sum(sum(window.errors.values()) for window in windows)
-                missing = await lost(client, size)
-                figures = (puts.rate, puts.quantile_ms(0.5), puts.quantile_ms(0.99), puts.server_us)
-                rows.append((size, *figures, failed, missing))
-        return rows
+        def in_turn(work: Callable[[_Sized], Coroutine[Any, Any, None]], times: int) -> None:
+            for turn in range(times):
+                at = turn % len(all_sized)
+                for sized in (*all_sized[at:], *all_sized[:at]):
+                    sized.send(signal.SIGCONT)
+                    asyncio.run(work(sized))
+                    sized.send(signal.SIGSTOP)
 
-    with cluster() as running:
-        rows = asyncio.run(measure(running))
-    spread = spread_of([float(str(row[4])) for row in rows])
+        in_turn(lambda sized: sized.overwrite(seconds), windows)
+        in_turn(lambda sized: sized.add(added), windows)
+        in_turn(lambda sized: sized.look(), 1)
     return Section(
         "Keys",
-        ("keys", "puts/s", "p50 ms", "p99 ms", "server CPU us per put", "errors", "missing"),
-        rows,
-        f"256 callers; the middle one of three windows. CPU per put differs by {spread:.0%}; "
-        f"15 % wanted: {reached(spread <= 0.15)}.",
+        (
+            "keys",
+            "puts/s",
+            "p50 ms",
+            "p99 ms",
+            "server CPU us per put, least-median-greatest",
+            "fresh keys/s",
+            "server CPU us per fresh key, least-median-greatest",
+            "keys behind them",
+            "errors",
+            "missing",
+        ),
+        [sized.row for sized in all_sized],
+        f"A cluster for each number of keys; {windows} windows of each in turn, so that a machine that gets "
+        "slower is slower for all. First 256 callers put keys that are there; then 16 put batches of 100 "
+        f"keys that are not, {added:,} in a window, all over the key space. "
+        f"{_differing('put', [[w.server_us for w in sized.puts] for sized in all_sized])} "
+        f"{_differing('fresh key', [[w.server_us for w in sized.fresh] for sized in all_sized])}",
     )
 
 
-def _memory(process: Process, field: str) -> int:
-    for line in Path(f"/proc/{process.pid}/status").read_text().splitlines():
-        if line.startswith(field):
-            return int(line.split()[1]) * 1024
-    return 0
+def _differing(what: str, windows: list[list[float]]) -> str:
+    """How far the medians of the sizes are apart, and the windows of one size."""
+    between = spread_of([statistics.median(one) for one in windows])
+    within = max(spread_of(one) for one in windows)
+    return (
+        f"CPU per {what} differs by {between:.0%} between the medians, by up to {within:.0%} between "
+        f"windows of one size; 15 % between medians wanted: {reached(between <= 0.15)}."
+    )
 
 
 async def _answers(running: LocalCluster, size: int) -> float:
@@ -88,12 +202,12 @@ def restart(quick: bool) -> Section:
         for size in sizes:
             asyncio.run(_load(running, done, size, 1.0 if quick else 5.0))
             done = size
-            resident = max(_memory(p, "VmRSS") for p in running.nodes.values()) / _MIB
-            anonymous = max(_memory(p, "RssAnon") for p in running.nodes.values()) / _MIB
+            resident = max(memory_of(p, "VmRSS") for p in running.nodes.values()) / _MIB
+            anonymous = max(memory_of(p, "RssAnon") for p in running.nodes.values()) / _MIB
             described = [running.describe(node) for node in running.nodes]
             entries = max(d.last_index - d.snapshot_index for d in described if d is not None)
             seconds = [_restarted(running, size, how) for how in (15, 9)]
-            after = max(_memory(p, "VmRSS") for p in running.nodes.values()) / _MIB
+            after = max(memory_of(p, "VmRSS") for p in running.nodes.values()) / _MIB
             rows.append((size, size // _GROUPS, *seconds, resident, anonymous, after, entries))
     slowest = max(float(str(s)) for s in rows[-1][2:4])
     return Section(

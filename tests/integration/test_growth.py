@@ -13,13 +13,20 @@ pytestmark = [pytest.mark.processes]
 
 
 def test_short_sections_are_measured(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "bench.growth", "--quick", "--sections", "keys,slow-follower"]
+    command = [
+        sys.executable,
+        "-m",
+        "bench.growth",
+        "--quick",
+        "--sections",
+        "keys,slow-follower,overload",
+    ]
     outputs = ["--json", str(tmp_path / "x.json"), "--markdown", str(tmp_path / "x.md")]
     done = subprocess.run(
-        [*command, *outputs], capture_output=True, text=True, timeout=200, check=False
+        [*command, *outputs], capture_output=True, text=True, timeout=280, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    keys, follower = json.loads((tmp_path / "x.json").read_text())
+    keys, follower, overload = json.loads((tmp_path / "x.json").read_text())
     for row in keys["rows"]:
         *_, errors, missing = row
         assert (errors, missing) == (0, 0), row
@@ -27,4 +34,9 @@ def test_short_sections_are_measured(tmp_path: Path) -> None:
     for row in follower["rows"]:
         assert row[1] > 0, row
         assert row[4] == 0, row
+    assert [row[-1] for row in overload["rows"]] == [0, 0, 0], overload["rows"]
+    told = overload["verdict"]
+    assert "RESOURCE_EXHAUSTED (stream)" in told, "the router takes no more than it has room for"
+    assert " acknowledged 0 are missing" in told, told
+    assert "the router refused 0 are there" in told, told
     assert "## A follower stopped" in (tmp_path / "x.md").read_text()

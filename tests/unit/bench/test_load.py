@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import Awaitable, Callable
 from importlib import import_module
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 
 import overdb
 from bench.figures import Sample
-from bench.load import Disk, measure
+from bench.load import Disk, cpu_seconds, measure
 from bench.stores import error_name
 
 NO_METADATA = grpc.aio.Metadata()
@@ -114,3 +115,12 @@ def test_errors_say_whose_bound_is_full() -> None:
     code = grpc.StatusCode.RESOURCE_EXHAUSTED
     assert error_name(grpc.aio.AioRpcError(code, NO_METADATA, NO_METADATA)) == code.name
     assert error_name(LookupError("x")) == "LookupError"
+
+
+def test_cpu_is_that_of_the_process() -> None:
+    before = cpu_seconds(os.getpid())
+    while time.process_time() < before + 0.02:
+        pass
+    assert cpu_seconds(os.getpid()) == pytest.approx(time.process_time(), abs=0.005)
+    with pytest.raises(OSError, match="Invalid argument"):
+        cpu_seconds(2**22 + 1)
