@@ -12,6 +12,12 @@ from pathlib import Path
 from bench.figures import Sample, goals, processes, table, ways
 from bench.targets import Target
 
+_LEASES = (
+    " overdb-leases is a cluster of its own, called straight, with OVERDB_READ_LEASES=true: a leader then "
+    "answers reads without asking another replica. That is an option, off by default: it trusts that the "
+    "clocks of two machines run at nearly the same rate."
+)
+
 
 def machine() -> str:
     """One line: processor, cores, memory, kernel, Python and what the calls go through."""
@@ -54,15 +60,13 @@ def markdown(
         "All systems and the client run on these cores; those that are not measured at the moment are "
         "stopped. One client process calls all of them, in a closed loop: OverDB by its own client, which "
         "puts what waits into one message (overdb: through the router; overdb-direct: straight to the "
-        "leaders where one group answers), etcd by a unary call each; its gRPC polls as OverDB's nodes do. "
-        "overdb-leases is a cluster of its own, called straight, with OVERDB_READ_LEASES=true: a leader then "
-        "answers reads without asking another replica. That is an option, off by default: it trusts that "
-        "the clocks of two machines run at nearly the same rate.\n\n"
+        "leaders where one group answers), etcd by a unary call each; its gRPC polls as OverDB's nodes do."
+        f"{_LEASES if any(t.name == 'overdb-leases' for t in targets) else ''}\n\n"
         "A turn begins with the reads, and etcd's nodes are restarted before each of theirs: a read of etcd "
         "3.4 copies a buffer that large writes leave grown, and behind batches of 100 it does half as many. "
         "etcd-spread is asked for reads and single puts only: all its writes go to the leader in the end. "
         "PySyncObj and OxideDB know neither scans nor transactions, and OxideDB is not asked with more than "
-        "256 callers (for one hot key 16): it only gets slower.\n\n"
+        "256 callers (for one hot key 16): with more its calls take many seconds.\n\n"
         "Figures are medians over the alternations, ratios are taken within each. A window ends with a "
         "whole number of rounds, a round being as many calls as there are callers. Where not even one round "
         "ended within the warm-up (*), all calls count, from the first one to the end of the last of those "
