@@ -1,8 +1,8 @@
 """OverDB and other stores side by side, alternating, on this machine: `make bench`.
 
-OverDB runs as 2 groups x 3 replicas and a router (once more with read leases, for its reads), the others as
-three nodes, each a process of its own. This process is the client of all of them: a closed loop of callers. The servers that are not measured at the
-moment are stopped (SIGSTOP), so that they take no CPU.
+OverDB runs as 2 groups x 3 replicas and a router (and once more with read leases, for its reads), the others
+as three nodes, each a process of its own. This process is the client of all of them: a closed loop of
+callers. The servers that are not measured at the moment are stopped (SIGSTOP), so that they take no CPU.
 """
 
 from __future__ import annotations
