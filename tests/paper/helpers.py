@@ -126,8 +126,8 @@ class Node(Host):
         self.pump()
         return self.taken()
 
-    def read(self, name: object) -> Sent:
-        self.raft.read(name)
+    def read(self, name: object, now_us: int = 0) -> Sent:
+        self.ask(name, now_us)
         self.pump()
         return self.taken()
 

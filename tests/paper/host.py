@@ -91,6 +91,7 @@ class Disk:
     hard_state: HardState = field(default_factory=HardState)
     state: State = field(default_factory=State)
     checkpoints: dict[int, bytes] = field(default_factory=dict)  # streams of snapshots, by index
+    hold_back_ticks: int = 0  # what an earlier life promised (PROTOCOL 1.3)
 
     def write(self, persist: Persist) -> None:
         self.hard_state = persist.hard_state
@@ -142,6 +143,7 @@ class Host:
             Log(disk.snapshot, list(disk.entries), decode_configuration),
             disk.hard_state,
             disk.state.index,
+            disk.hold_back_ticks,
         )
         self.disk_queue: deque[Persist | list[tuple[int, Message]] | Stage | Install] = deque()
         self.to_apply: deque[Entry] = deque()
@@ -187,6 +189,13 @@ class Host:
         for chunk in output.chunks:
             self._send_chunk(chunk)
         self.dropped += output.dropped
+
+    def ask(self, read: object, now_us: int = 0) -> None:
+        """A read comes, at ``now_us``."""
+        index = self.raft.read(read, now_us)
+        if index is not None:
+            self.reads.append((read, index))
+            self._answer_reads()
 
     def apply(self) -> None:
         """Apply everything that was handed out."""

@@ -1,13 +1,13 @@
 """One replica's Raft as a pure state machine (PROTOCOL section 1).
 
 Inputs are method calls: ``tick``, ``receive``, ``propose``, ``read``, ``change_members``, ``transfer``, and
-the host's reports ``persisted``, ``applied_to``, ``staged``, ``installed``, ``compact``, ``withhold``. All
-effects come out of ``take_output``. No clock, no disk, no network, no randomness of its own: the simulator
-and production run this very code.
+the host's reports ``persisted``, ``applied_to``, ``staged``, ``installed``, ``compact``, ``withhold``,
+``observe``. All effects come out of ``take_output``. No clock, no disk, no network, no randomness of its
+own: the simulator and production run this very code.
 
 The parts: ``election`` (who leads), ``leading`` (what a leader sends and counts), ``following`` (what
-a follower accepts), ``reading`` (ReadIndex), ``membership`` (what may change when). They share the state
-that is kept here.
+a follower accepts), ``reading`` (ReadIndex), ``lease`` (reads without it), ``membership`` (what may change
+when). They share the state that is kept here.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from overdb_node.raft.election import Election
 from overdb_node.raft.errors import NotLeader, ProtocolViolation
 from overdb_node.raft.following import Following
 from overdb_node.raft.leading import Leading
+from overdb_node.raft.lease import Lease
 from overdb_node.raft.log import Log
 from overdb_node.raft.membership import Change, Encode, Membership
 from overdb_node.raft.messages import (
@@ -56,11 +57,13 @@ class Raft:
         log: Log,
         hard_state: HardState,
         applied: int,
+        hold_back_ticks: int = 0,
     ) -> None:
         """Start, or start again: the log and the hard state as found on disk, all of it durable.
 
         ``hard_state.commit_index`` may be old; the commit index becomes the largest of that, of
-        ``applied`` and of the first element's index (PROTOCOL 1.2).
+        ``applied`` and of the first element's index (PROTOCOL 1.2). For ``hold_back_ticks`` nobody is elected
+        with this replica's vote: an earlier life may have promised that (PROTOCOL 1.3).
         """
         self.replica_id = replica_id
         self.settings = settings
@@ -93,10 +96,11 @@ class Raft:
         self._hard_state_token = 0  # the Persist that carries the present term and vote
 
         self.output = Output()
-        self.election = Election(self)
+        self.election = Election(self, hold_back_ticks)
         self.leading = Leading(self)
         self.following = Following(self)
         self.reading = Reading(self)
+        self.lease = Lease(self)
         self.membership = Membership(self)
         self._check()
 
@@ -125,6 +129,7 @@ class Raft:
 
     def tick(self) -> None:
         """One unit of time has passed."""
+        self.election.promise_ages()
         if self.is_leader:
             self.leading.tick()
         elif self.installing is None:
@@ -156,14 +161,25 @@ class Raft:
         """
         return self.leading.propose(payloads, EntryKind.COMMANDS)
 
-    def read(self, read: object) -> None:
+    def observe(self, now_us: int) -> None:
+        """It is ``now_us`` or later, by a clock of the host that never goes back: for leases."""
+        self.lease.observe(now_us)
+
+    def read(self, read: object, now_us: int = 0) -> int | None:
         """Ask for a linearizable read (PROTOCOL 1.3); it comes back in ``reads`` or ``reads_failed``.
 
-        Raises NotLeader.
+        Unless a lease covers ``now_us``, the clock's time after the read has come: then this is all, and what
+        is returned is the index that has to be applied. Raises NotLeader.
         """
         if not self.serves:
             raise NotLeader
+        if now_us:
+            self.lease.observe(now_us)
+            if self.lease.covers(now_us):
+                self.lease.reads += 1
+                return self.commit_index
         self.reading.waiting.append(read)
+        return None
 
     def transfer(self, to: int) -> None:
         """Hand leadership over to a voter (dissertation 3.10).
@@ -201,6 +217,7 @@ class Raft:
         have what the others lack.
         """
         self.may_lead = False
+        self.lease.end()
         if self.is_leader:
             self.reading.fail_all()
         elif self.role is not Role.FOLLOWER:
@@ -371,6 +388,7 @@ class Raft:
         progress.round = max(progress.round, message.round)
         if isinstance(message, Answer):
             self.leading.on_answer(sender, progress, message)
+            self.lease.answered(sender, message)
         else:
             self.leading.on_transfer_answer(sender, progress, message)
         self.reading.answered(sender, message.round)

@@ -19,8 +19,12 @@ LAST_RESORT_TIMEOUTS = 3
 class Election:
     """The election timer and the votes of the present campaign."""
 
-    def __init__(self, raft: Raft) -> None:
+    def __init__(self, raft: Raft, hold_back_ticks: int) -> None:
         self._raft = raft
+        # Until when this replica elects nobody, because a leader may count on that (PROTOCOL 1.3). It ends by
+        # time alone: another term, or a leader that is not known any more, takes nothing back.
+        self._promised_ticks = hold_back_ticks
+        self._promise()
         self._elapsed = 0
         self._timeout = 0
         self._silent_timeouts = 0  # since a leader was heard
@@ -37,6 +41,17 @@ class Election:
 
     def heard_from_leader(self) -> None:
         self._elapsed = self._silent_timeouts = 0
+        self._promise()
+
+    def _promise(self) -> None:
+        settings = self._raft.settings
+        if settings.promise_us:
+            self._promised_ticks = max(self._promised_ticks, settings.election_ticks_min)
+
+    def promise_ages(self) -> None:
+        """A tick has passed. A process that stands still counts too few of them, never too many."""
+        if self._promised_ticks:
+            self._promised_ticks -= 1
 
     def tick(self) -> None:
         self._elapsed += 1
@@ -46,7 +61,7 @@ class Election:
         self._raft.leader_id = 0
         self._silent_timeouts += 1
         may_lead = self._raft.may_lead or self._silent_timeouts >= LAST_RESORT_TIMEOUTS
-        if self._raft.is_voter and may_lead:  # PROTOCOL 3.6
+        if self._raft.is_voter and may_lead and not self._promised_ticks:  # PROTOCOL 3.6
             self._pre_campaign()
 
     def _pre_campaign(self) -> None:
@@ -93,9 +108,9 @@ class Election:
         if request.term < raft.term:
             raft.send(sender, VoteAnswer(raft.term, False, request.pre))
             return
-        if self._has_live_leader() and not request.transfer:
+        if (self._has_live_leader() or self._promised_ticks) and not request.transfer:
             # Dissertation 4.2.3: who hears from a leader neither votes nor adopts the term, so that a
-            # replica that came back cannot depose a leader that works.
+            # replica that came back cannot depose a leader that works. With leases it is a promise.
             if request.pre:
                 raft.send(sender, VoteAnswer(raft.term, False, pre=True))
             return

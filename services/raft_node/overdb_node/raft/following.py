@@ -105,7 +105,8 @@ class Following:
         agreed = min(raft.agreed, raft.durable)
         term_there = raft.log.term_at(agreed)
         assert term_there is not None
-        raft.send(leader, Answer(raft.term, self._round, ok, agreed, term_there))
+        promise = raft.settings.promise_us  # given when the newest round was heard (``Election``)
+        raft.send(leader, Answer(raft.term, self._round, ok, agreed, term_there, promise))
 
     # --- snapshots ------------------------------------------------------------------------------
 

@@ -46,6 +46,7 @@ class Leading:
         self._uncommitted = []
         self.progress = {}
         raft.reading.start()
+        raft.lease.start()
         self.follow_configuration()
         self._first_own_index = raft.log.last_index + 1
         self._append([b""], EntryKind.NOOP)
@@ -62,6 +63,7 @@ class Leading:
         known, next_index = self.progress, raft.log.last_index + 1
         others = [m.replica_id for m in raft.log.members if m.replica_id != raft.replica_id]
         self.progress = {other: known.get(other) or Progress(next_index) for other in others}
+        raft.lease.restart()
         if self.transfer_to and self.transfer_to not in raft.voters:
             self._abandon_transfer()
 
@@ -70,6 +72,7 @@ class Leading:
         self.transfer_to = 0
 
     def stop(self) -> None:
+        self._raft.lease.end()
         self.progress = {}
         self.transfer_to = 0
 
@@ -119,6 +122,7 @@ class Leading:
 
     def next_round(self) -> int:
         self.round += 1
+        self._raft.lease.round_begins(self.round)
         return self.round
 
     def broadcast_heartbeat(self) -> None:
@@ -222,6 +226,7 @@ class Leading:
         if not progress.damaged:
             progress.damaged = True
             progress.match = 0
+            self._raft.lease.count()
             self._raft.emit(
                 EventKind.REPLICA_DAMAGED,
                 replica,
@@ -323,6 +328,7 @@ class Leading:
         if to == raft.replica_id or to not in raft.voters:
             raise ValueError(f"replica {to} is no other voter of this group")
         self.transfer_to, self._transfer_ticks = to, 0
+        raft.lease.end()  # a TimeoutNow may arrive late, even after the transfer was given up
         self._continue_transfer_of_leadership(to, self.progress[to])
 
     def _continue_transfer_of_leadership(self, replica: int, progress: Progress) -> None:

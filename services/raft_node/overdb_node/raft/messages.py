@@ -46,13 +46,18 @@ class Append:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """To an Append, an offer or an installed snapshot: ``agreed`` is min(agreed, durable)."""
+    """To an Append, an offer or an installed snapshot: ``agreed`` is min(agreed, durable).
+
+    ``promise_us``: for so long, by its own clock and from when it heard that round, the sender elects nobody
+    else (PROTOCOL 1.3). 0: it promises nothing.
+    """
 
     term: int
     round: int
     ok: bool
     agreed: int
     agreed_term: int
+    promise_us: int = 0
 
 
 @dataclass(frozen=True, slots=True)

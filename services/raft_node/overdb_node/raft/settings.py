@@ -14,6 +14,9 @@ class RaftSettings:
     majority has it, ``committed_bytes_max`` what one output hands out to be applied. A learner is
     promoted when it lacks at most ``promote_lag_entries_max`` entries: what a busy leader has under way
     anyhow, caught up within a heartbeat or two, while the others still make up a majority.
+
+    ``promise_us`` turns leases on: from any moment on, ``election_ticks_min`` ticks take at least so long by
+    the host's clock. 0: this replica promises its leader nothing, and leads without a lease.
     """
 
     heartbeat_ticks: int = 2
@@ -25,6 +28,7 @@ class RaftSettings:
     committed_bytes_max: int = 4 << 20
     chunk_retry_ticks: int = 20
     promote_lag_entries_max: int = 256
+    promise_us: int = 0
 
     def __post_init__(self) -> None:
         if not 0 < self.heartbeat_ticks < self.election_ticks_min <= self.election_ticks_max:

@@ -35,6 +35,7 @@ def encode(message: Message, out: raft_pb2.RaftMessage) -> None:
         answer.ok = message.ok
         answer.agreed = message.agreed
         answer.agreed_term = message.agreed_term
+        answer.promise_us = message.promise_us
         answer.SetInParent()
     else:
         _ENCODERS[type(message)](message, out)
@@ -132,7 +133,7 @@ def decode(wire: raft_pb2.RaftMessage) -> Message:
         return _decode_append(wire.term, wire.append)
     if body == "answer":
         a = wire.answer
-        return messages.Answer(wire.term, a.round, a.ok, a.agreed, a.agreed_term)
+        return messages.Answer(wire.term, a.round, a.ok, a.agreed, a.agreed_term, a.promise_us)
     if body is None:
         raise MalformedMessage("a message without a known body")
     return _DECODERS[body](wire)

@@ -202,12 +202,15 @@ class Answer(google.protobuf.message.Message):
     OK_FIELD_NUMBER: builtins.int
     AGREED_FIELD_NUMBER: builtins.int
     AGREED_TERM_FIELD_NUMBER: builtins.int
+    PROMISE_US_FIELD_NUMBER: builtins.int
     round: builtins.int
     ok: builtins.bool
     agreed: builtins.int
     """min(agreed, durable)"""
     agreed_term: builtins.int
     """term of the follower's entry at that index"""
+    promise_us: builtins.int
+    """For so long from when it heard that round the follower elects nobody else (leases). 0: no promise."""
     def __init__(
         self,
         *,
@@ -215,8 +218,9 @@ class Answer(google.protobuf.message.Message):
         ok: builtins.bool = ...,
         agreed: builtins.int = ...,
         agreed_term: builtins.int = ...,
+        promise_us: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["agreed", b"agreed", "agreed_term", b"agreed_term", "ok", b"ok", "round", b"round"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["agreed", b"agreed", "agreed_term", b"agreed_term", "ok", b"ok", "promise_us", b"promise_us", "round", b"round"]) -> None: ...
 
 global___Answer = Answer
 
