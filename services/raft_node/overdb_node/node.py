@@ -126,6 +126,11 @@ def _register_gauges(replica: Replica) -> None:
         "1 when this replica's state was found to be wrong: it serves no more",
         lambda: float(replica.comparing.diverged),
     )
+    gauge(
+        "overdb_reads_by_lease",
+        "Strict reads since the start that asked no other replica (OVERDB_READ_LEASES)",
+        lambda: raft.lease.reads,
+    )
     gauge("overdb_log_bytes", "Payload bytes in the log", lambda: raft.log.payload_bytes)
     gauge(
         "overdb_peer_queue_bytes",

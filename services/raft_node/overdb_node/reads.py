@@ -41,7 +41,9 @@ class Reads:
     """Reads that are confirmed up to an index and wait until it is applied."""
 
     def __init__(self) -> None:
-        self._confirmed: deque[tuple[int, PendingRead]] = deque()  # ascending by index
+        # Ascending by index, nearly: one that a lease confirmed may stand before those of a round that is
+        # older, which then wait for it.
+        self._confirmed: deque[tuple[int, PendingRead]] = deque()
 
     def add(self, read: object, index: int) -> None:
         assert isinstance(read, PendingRead)

@@ -23,6 +23,7 @@ from overdb_node import codec
 from overdb_node.applying import Applier, Deferred, Waiting
 from overdb_node.comparing import Comparing
 from overdb_node.finishing import Finisher
+from overdb_node.leasing import Promises, elapsed_us
 from overdb_node.machine.machine import Machine
 from overdb_node.membership import Membership
 from overdb_node.metrics import NodeMetrics
@@ -68,13 +69,16 @@ class Replica:
         self._on_fatal = on_fatal
         self._loop = asyncio.get_running_loop()
         recovered = storage.recovered
+        raft_settings = settings.raft_settings()
+        self._promises = Promises(settings.data, raft_settings, settings.tick_ms * 1000)
         self.raft = Raft(
             settings.node_id,
-            settings.raft_settings(),
+            raft_settings,
             Random(),
             Log(recovered.snapshot, recovered.entries, codec.decode_configuration),
             recovered.hard_state,
             recovered.applied_index,
+            self._promises.hold_back_ticks,
         )
         machine = Machine(storage.data, settings.machine_settings())
         machine.load()
@@ -234,7 +238,10 @@ class Replica:
             self._check_disk()
         self._check_stall()
         if self.membership.established:
+            if self.settings.read_leases:
+                self.raft.observe(elapsed_us())
             self.raft.tick()
+            self._promises.tick()
         self.snapshotting.tick()
         self.finisher.tick()
         self.comparing.tick()
@@ -302,12 +309,25 @@ class Replica:
 
     def read(self, complete: Callable[[bool], None]) -> None:
         """Call ``complete(True)`` when a linearizable read may be answered, or ``complete(False)``."""
+        by_lease = self.settings.read_leases and not self._failed
+        read = PendingRead(complete)
         try:
-            self.raft.read(PendingRead(complete))
+            index = self.raft.read(read, elapsed_us() if by_lease else 0)
         except NotLeader:
             complete(False)
             return
-        self.schedule_turn()
+        if index is None:
+            self.schedule_turn()
+        elif index > self.raft.applied:
+            self._reads.add(read, index)  # the turn that applies it is on its way
+        else:
+            self._complete_now(read)
+
+    def _complete_now(self, read: PendingRead) -> None:
+        try:
+            read.complete(True)
+        except Exception as violation:  # RocksDB's errors are plain Exceptions
+            self.fatal(f"{type(violation).__name__}: {violation}")
 
     def exchange_reads(self, request: shard_pb2.ShardRequest, answers: Answers) -> None:
         """Answer a batch of point reads, at once if they may be stale."""

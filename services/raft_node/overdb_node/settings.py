@@ -49,6 +49,11 @@ class NodeSettings(ProcessSettings, Limits):
     election_ms_max: int = Field(
         2000, ge=50, le=120_000, description="longest election timeout, ms"
     )
+    read_leases: bool = Field(
+        False,
+        description="strict reads ask no other replica while a majority has promised to elect nobody else. "
+        "Trusts that the machines' clocks run at rates within 10 % of each other; to be set on all nodes",
+    )
     handover_seconds_max: float = Field(
         1.0, ge=0, le=30, description="how long a stopping leader waits for another one, s"
     )
@@ -166,7 +171,13 @@ class NodeSettings(ProcessSettings, Limits):
             append_bytes_max=self.append_bytes_max,
             inflight_bytes_max=self.inflight_bytes_max,
             uncommitted_bytes_max=self.uncommitted_bytes_max,
+            promise_us=self._promise_us(),
         )
+
+    def _promise_us(self) -> int:
+        """How long the ticks of the shortest election timeout take at least: the first may come at once."""
+        ticks = self.election_ms_min // self.tick_ms - 1
+        return ticks * self.tick_ms * 1000 if self.read_leases else 0
 
     def machine_settings(self) -> MachineSettings:
         return MachineSettings(
