@@ -75,6 +75,7 @@ class Node:
         self.lives += 1
         self.process = process = Process(self.name)
         process.watched = True
+        process.clock_rate = cluster.clock_rate(self)
         cluster.nodes_by_process[process] = self
         self.refused = ""
         self.replica = None
@@ -201,6 +202,8 @@ class Cluster:
         self._newest_id = groups * replicas
         self.routers = [RouterNode(self, n) for n in range(routers)]
         self.fatal: Callable[[Node, str], None] = _nothing
+        self.own_settings: Callable[[Node], dict[str, Any]] = lambda _: {}  # asked at each start
+        self.clock_rate: Callable[[Node], float] = lambda _: 1.0
         self.clients: list[Process] = []
         self.outside = copy_context()  # of no process
         self.supervise: Callable[[Node], None] = _nothing
@@ -225,6 +228,7 @@ class Cluster:
                 "compare_seconds": self.compare_seconds,
                 **node.limits,
                 **self.overrides,
+                **self.own_settings(node),
             },
         )
 

@@ -31,6 +31,7 @@ class Process:
         "busy_until",
         "clock_drift",
         "clock_offset_ns",
+        "clock_rate",
         "context",
         "drift_since",
         "held",
@@ -48,6 +49,7 @@ class Process:
         self.clock_offset_ns = 0
         self.clock_drift = 0.0  # seconds a second, since ``drift_since``
         self.drift_since = 0.0
+        self.clock_rate = 1.0  # of the clock that nobody sets
         self.held: list[Timer | Handle] = []  # what was due meanwhile, and may still be cancelled
         self.context = copy_context()
         self.context.run(_PROCESS.set, self)

@@ -69,6 +69,11 @@ class World:
             wall += process.clock_offset_ns + int(drifted * 1e9)
         return wall
 
+    def elapsed_us(self) -> int:
+        """The clock that nobody sets, of the process that asks. It runs on while a process is paused."""
+        process = current_process()
+        return int(self.loop.time() * 1e6 * (process.clock_rate if process is not None else 1.0))
+
     def time_module(self) -> types.SimpleNamespace:
         """Stands for the module ``time``."""
         return types.SimpleNamespace(
@@ -219,6 +224,7 @@ def substitutions(world: World, disk_seconds: Callable[[], float]) -> list[Subst
         (overdb_common.serving, "probe_port", lambda _: None),
         (overdb_node.transport.peers, "Peer", peer),
         (overdb_node.replica, "GroupCommit", log_thread),
+        (overdb_node.replica, "elapsed_us", world.elapsed_us),
         (overdb_node.replica, "Random", _seeded(world)),
         (overdb_node.storage.group_commit, "threading", types.SimpleNamespace(Thread=_NoThread)),
         (overdb_node.snapshotting, "ThreadPoolExecutor", worker),

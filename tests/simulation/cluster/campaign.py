@@ -31,6 +31,7 @@ RARE = (
     "unknown",
     "requests answered from what was kept",
     "requests that waited for locks",
+    "reads by lease",
 )
 
 

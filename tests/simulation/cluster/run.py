@@ -21,6 +21,7 @@ from tests.simulation.cluster.history import NO_ANSWER, Recorder
 from tests.simulation.cluster.invariants import Invariants
 from tests.simulation.cluster.invariants.applying import every_entry
 from tests.simulation.cluster.invariants.base import Applied, Look, Seen, Violation, look
+from tests.simulation.cluster.leases import Leases
 from tests.simulation.cluster.workloads import ALL
 from tests.simulation.cluster.workloads.counters import Counters
 
@@ -63,6 +64,7 @@ class Run:
         traced: bool = False,
         only: Collection[str] = (),
         workloads: Collection[str] = (),
+        leases: bool | None = None,
         **overrides: Any,
     ) -> None:
         self.seed = seed
@@ -74,6 +76,7 @@ class Run:
         self.outcome = Outcome(seed, seconds)
         self.traced = traced
         self.only = only
+        self._leases = Leases(seed, leases)
         self._wanted = workloads  # names of those that are to run; none: some of all
         self._overrides = overrides
         self._invariants = Invariants()
@@ -84,6 +87,8 @@ class Run:
         began = time.perf_counter()
         world = self.world
         self.cluster = cluster = Cluster(world, **self._overrides)
+        cluster.own_settings, cluster.clock_rate = self._leases.settings, self._leases.clock_rate
+        self._invariants.leases.cluster = cluster
         with substituted(world, cluster.disk_seconds), every_entry(self._on_entry):
             gc.disable()  # a run is short, and its objects are dropped together
             try:
@@ -134,6 +139,7 @@ class Run:
             if node.replica is not None:
                 differences = node.replica.comparing.differences
                 self.outcome.counts["checksums compared"] += differences.compared
+                self.outcome.counts["reads by lease"] += node.replica.raft.lease.reads
         once = self._invariants.once
         self.outcome.counts["requests answered from what was kept"] += once.repeated
         self.outcome.counts["requests that waited for locks"] += once.waited

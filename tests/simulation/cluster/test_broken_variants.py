@@ -27,10 +27,16 @@ class Setting:
     faults: tuple[str, ...] = ()
     workloads: tuple[str, ...] = ()
     pause: float = 0.0  # seconds between two steps of a client; 0: drawn
+    leases: bool = False  # in all seeds, not in some
 
     def run(self, seed: int) -> Outcome:
         return Run(
-            seed, SECONDS, only=self.faults, workloads=self.workloads, pause=self.pause
+            seed,
+            SECONDS,
+            only=self.faults,
+            workloads=self.workloads,
+            pause=self.pause,
+            leases=self.leases or None,
         ).run()
 
 

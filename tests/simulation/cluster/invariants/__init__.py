@@ -11,6 +11,7 @@ from tests.simulation.cluster.invariants.durable_votes import DurableVotes
 from tests.simulation.cluster.invariants.election_safety import ElectionSafety
 from tests.simulation.cluster.invariants.exactly_once import ExactlyOnce
 from tests.simulation.cluster.invariants.leader_completeness import LeaderCompleteness
+from tests.simulation.cluster.invariants.lease_safety import LeaseSafety
 from tests.simulation.cluster.invariants.locks_held import LocksHeld
 from tests.simulation.cluster.invariants.log_matching import LogMatching
 from tests.simulation.cluster.invariants.state_equality import StateEquality
@@ -24,9 +25,11 @@ class Invariants:
         equality = StateEquality()
         votes = TransactionVotes()
         self.once = ExactlyOnce()
+        self.leases = LeaseSafety()
         self.votes = DurableVotes()  # looks at packets too
         self.of_steps: list[Invariant] = [
             ElectionSafety(),
+            self.leases,
             LogMatching(),
             LeaderCompleteness(),
             Bounds(),

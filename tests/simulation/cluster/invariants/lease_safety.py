@@ -1,0 +1,30 @@
+"""Nobody is elected while the lease of another replica lasts (PROTOCOL 1.3). FAULTS 24."""
+
+from __future__ import annotations
+
+from overdb_node.raft.output import Role
+from overdb_simulation.cluster import Cluster
+from tests.simulation.cluster.invariants.base import Seen, Violation
+
+
+class LeaseSafety:
+    def __init__(self) -> None:
+        self.cluster: Cluster | None = None
+
+    def check(self, seen: Seen) -> None:
+        before, cluster = seen.before, self.cluster
+        if not seen.replica.raft.is_leader or cluster is None:
+            return
+        if before is not None and before.role is Role.LEADER and before.term == seen.now.term:
+            return
+        for node in cluster.group(seen.group):
+            other, process = node.replica, node.process
+            if other is None or process is None or not process.alive or other is seen.replica:
+                continue
+            there = int(cluster.world.loop.time() * 1e6 * process.clock_rate)
+            raft = other.raft
+            if raft.term < seen.now.term and raft.serves and raft.lease.covers(there):
+                raise Violation(
+                    f"{seen.name} is elected in term {seen.now.term} while the lease of {node.name} in "
+                    f"term {raft.term} lasts"
+                )
