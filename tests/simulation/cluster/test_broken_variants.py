@@ -12,6 +12,7 @@ import pytest
 from tests.simulation.cluster import variants
 from tests.simulation.cluster.run import Outcome, Run
 from tests.simulation.transactions import test_variants as of_transactions
+from tests.unit.raft import lease_variants as of_leases
 from tests.unit.raft import variants as of_raft
 
 Patch = pytest.MonkeyPatch
@@ -82,6 +83,11 @@ CASES: list[tuple[Callable[[Patch], None], str, Setting]] = [
         variants.reads_without_a_round,
         r"registers: not linearizable.*kind='read'",
         Setting(("strand_the_leader",), READS, 0.03),
+    ),
+    (
+        of_leases.lease_never_expires,
+        r"registers: not linearizable.*kind='read'",
+        Setting(("strand_the_leader",), READS, 0.03, leases=True),
     ),
     (
         variants.snapshot_forgets_the_vote,
