@@ -33,12 +33,12 @@ from bench.workloads import (
     QUICK_ROWS,
     ROWS,
     STRIDE,
-    VALUE,
     chosen_rows,
     estimated_seconds,
     keys_of,
     operations,
     parsed_rows,
+    value_of,
 )
 
 TURN_SECONDS = 3.0  # until those whose turn it is answer again, about
@@ -51,7 +51,7 @@ async def until_answering(store: KeyValue, keys: list[bytes]) -> None:
     while True:
         try:
             for key in keys:
-                await store.put(key, VALUE)
+                await store.put(key, value_of(0))
                 await store.get(key)
         except Exception:
             if time.monotonic() > deadline:
@@ -65,12 +65,12 @@ async def load(store: KeyValue, keys: list[bytes], seconds_max: float) -> list[b
     """Write keys, 256 at a time, all or those there is time for; return those that were taken."""
     deadline = time.monotonic() + seconds_max
     waiting = iter(keys)
-    written = []
+    written: list[bytes] = []
 
     async def caller() -> None:
         for key in waiting:
             with contextlib.suppress(Exception):  # the page says how many there are
-                await store.put(key, VALUE)
+                await store.put(key, value_of(len(written)))
                 written.append(key)
             if time.monotonic() > deadline:
                 return

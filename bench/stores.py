@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol, cast, runtime_checkable
 
 import grpc.aio
@@ -28,8 +29,8 @@ class KeyValue(Protocol):
 class Store(KeyValue, Protocol):
     """One that knows transactions and ranges too."""
 
-    async def put_all(self, keys: list[bytes], value: bytes) -> None: ...
-    async def scan(self, start: bytes, limit: int) -> int: ...
+    async def put_all(self, puts: Sequence[tuple[bytes, bytes]]) -> None: ...
+    async def scan(self, start: bytes, end: bytes, limit: int) -> int: ...
 
 
 def error_name(error: Exception) -> str:
@@ -56,12 +57,12 @@ class OverDB:
         found = await self._client.get(key)
         return None if found is None else found.value
 
-    async def put_all(self, keys: list[bytes], value: bytes) -> None:
+    async def put_all(self, puts: Sequence[tuple[bytes, bytes]]) -> None:
         """One transaction."""
-        await self._client.transact(then=[overdb.Put(key, value) for key in keys])
+        await self._client.transact(then=[overdb.Put(key, value) for key, value in puts])
 
-    async def scan(self, start: bytes, limit: int) -> int:
-        return len([item async for item in self._client.scan(start, limit=limit)])
+    async def scan(self, start: bytes, end: bytes, limit: int) -> int:
+        return len([item async for item in self._client.scan(start, end, limit=limit)])
 
     async def close(self) -> None:
         await self._client.close()
@@ -83,14 +84,15 @@ class Etcd:
         found = await next(self._stubs).Range(rpc_pb2.RangeRequest(key=key), timeout=30)
         return found.kvs[0].value if found.kvs else None
 
-    async def put_all(self, keys: list[bytes], value: bytes) -> None:
+    async def put_all(self, puts: Sequence[tuple[bytes, bytes]]) -> None:
         """One Txn."""
-        puts = [rpc_pb2.PutRequest(key=key, value=value) for key in keys]
-        request = rpc_pb2.TxnRequest(success=[rpc_pb2.RequestOp(request_put=p) for p in puts])
+        wire = [rpc_pb2.PutRequest(key=key, value=value) for key, value in puts]
+        request = rpc_pb2.TxnRequest(success=[rpc_pb2.RequestOp(request_put=p) for p in wire])
         await next(self._stubs).Txn(request, timeout=30)
 
-    async def scan(self, start: bytes, limit: int) -> int:
-        request = rpc_pb2.RangeRequest(key=start, range_end=b"\0", limit=limit)
+    async def scan(self, start: bytes, end: bytes, limit: int) -> int:
+        # An end is given, since etcd 3.4 walks its index to it whatever the limit.
+        request = rpc_pb2.RangeRequest(key=start, range_end=end, limit=limit)
         return len((await next(self._stubs).Range(request, timeout=30)).kvs)
 
     async def close(self) -> None:

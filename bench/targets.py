@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import http.client
+import itertools
 import os
 import signal
 import subprocess
@@ -161,20 +162,31 @@ def _etcd(stack: contextlib.ExitStack, directory: Path) -> list[Target]:
         nodes.restart()
         name_pids()
 
-    def name_pids() -> None:
-        pids.update((f"etcd-{n}", popen.pid) for n, popen in enumerate(nodes.popens))
+    def name_pids(leader: str = "") -> None:
+        """By what they are in this turn: medians over the turns are of leaders, and of followers."""
+        pids.clear()
+        followers = itertools.count(1)
+        for endpoint, popen in zip(nodes.endpoints, nodes.popens, strict=True):
+            name = "leader" if endpoint == leader else f"follower-{next(followers)}"
+            pids[name] = popen.pid
 
     name_pids()
     asked = subprocess.run(["etcd", "--version"], capture_output=True, text=True, check=False)
     release = asked.stdout.partition("\n")[0].rpartition(" ")[2]
     promise = "fsynced by a majority before the answer; linearizable"
 
-    def at_leader() -> KeyValue:
-        return Etcd([wait_until(lambda: nodes.leader() or "", "etcd has a leader")])
+    def leader() -> str:
+        found = wait_until(lambda: nodes.leader() or "", "etcd has a leader")
+        name_pids(found)
+        return found
 
-    spread = functools.partial(Etcd, nodes.endpoints)
-    # All of its writes go to the leader in the end: those of one key show what that costs.
-    plain = _rows("get", "scan-1000", "mix-90-10", "put")
+    def at_leader() -> KeyValue:
+        return Etcd([leader()])
+
+    def spread() -> KeyValue:
+        leader()
+        return Etcd(nodes.endpoints)
+
     slowest = {**SLOWEST, "scan-1000": 250.0}
 
     def target(name: str, calling: Callable[[], KeyValue], rows: tuple[Row, ...]) -> Target:
@@ -182,7 +194,7 @@ def _etcd(stack: contextlib.ExitStack, directory: Path) -> list[Target]:
             name, calling, pids, release, promise, rows, 300.0, renew, "etcd", slowest=slowest
         )
 
-    return [target("etcd-leader", at_leader, ROWS), target("etcd-spread", spread, plain)]
+    return [target("etcd-leader", at_leader, ROWS), target("etcd-spread", spread, ROWS)]
 
 
 def _pysyncobj(stack: contextlib.ExitStack, directory: Path) -> Target:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Awaitable, Callable, Sequence
 
 from bench.stores import KeyValue, Store, by_group
 
-VALUE = b"v" * 100
+VALUE_BYTES = 100
+_POOL = random.Random(1).randbytes(1 << 20)  # what values are cut from: nothing compresses them
 GROUPS = 2
 CALLERS = (1, 16, 64, 256, 1024)
 Row = tuple[str, int]  # workload, callers
@@ -55,6 +57,12 @@ STRIDE = (
 )
 
 
+def value_of(number: int, size: int = VALUE_BYTES) -> bytes:
+    """A value that compresses to nothing less, and differs from those of the numbers around."""
+    at = number * 131 % (len(_POOL) - size)
+    return _POOL[at : at + size]
+
+
 def keys_of(count: int) -> list[bytes]:
     """All keys of a run, ascending."""
     return [b"key-%08d" % number for number in range(count)]
@@ -95,17 +103,18 @@ def operations(store: KeyValue, keys: list[bytes]) -> dict[str, Callable[[int], 
         return keys[number * STRIDE % count]
 
     async def put(number: int) -> None:
-        await store.put(key(number), VALUE)
+        await store.put(key(number), value_of(number))
 
     async def get(number: int) -> None:
         if await store.get(key(number)) is None:
             raise LookupError("a key that was loaded is missing")
 
     async def mix(number: int) -> None:
-        await (put(number) if number % 10 == 0 else get(number))
+        # Puts go by a sequence of their own, or no key that is written would ever be read.
+        await (put(number // 10) if number % 10 == 0 else get(number))
 
     async def hot(number: int) -> None:
-        await store.put(keys[0], VALUE + b"%d" % (number % 10))
+        await store.put(keys[0], value_of(number))
 
     calls: dict[str, Callable[[int], Awaitable[None]]] = {
         "put": put,
@@ -126,19 +135,22 @@ def _of_several_keys(
     async def batch(number: int) -> None:
         own = groups[number % GROUPS]
         start = number * 100 % (len(own) - 100)
-        await store.put_all(own[start : start + 100], VALUE)
+        some = own[start : start + 100]
+        await store.put_all([(one, value_of(number + at)) for at, one in enumerate(some)])
 
     async def one_group(number: int) -> None:
         own, at = groups[number % GROUPS], number * STRIDE
-        await store.put_all([own[at % len(own)], own[(at + 1) % len(own)]], VALUE)
+        value = value_of(number)
+        await store.put_all([(own[at % len(own)], value), (own[(at + 1) % len(own)], value)])
 
     async def two_groups(number: int) -> None:
         at = number * STRIDE
-        await store.put_all([own[at % len(own)] for own in groups], VALUE)
+        value = value_of(number)
+        await store.put_all([(own[at % len(own)], value) for own in groups])
 
     async def scan(number: int) -> None:
-        first = keys[number * STRIDE % (len(keys) - scanned)]
-        if await store.scan(first, scanned) != scanned:
+        first = number * STRIDE % (len(keys) - scanned)
+        if await store.scan(keys[first], keys[first + scanned], scanned) != scanned:
             raise LookupError("a scan came back short")
 
     return {

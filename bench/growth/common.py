@@ -16,9 +16,10 @@ import overdb
 from bench.figures import percentile, spread
 from bench.load import cpu_seconds
 from bench.stores import by_group
+from bench.workloads import value_of
 from tests.integration.cluster import LocalCluster, Process
 
-VALUE = b"v" * 100
+VALUE = value_of(0)
 BATCH = 500  # puts in one transaction, while filling
 FILLERS = 8  # of these at a time
 STRIDE = 7919

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import zlib
+from collections.abc import Sequence
 
 import pytest
 
@@ -18,6 +20,7 @@ from bench.workloads import (
     keys_of,
     operations,
     parsed_rows,
+    value_of,
 )
 
 
@@ -38,11 +41,11 @@ class Plain:
 
 
 class Full(Plain):
-    async def put_all(self, keys: list[bytes], value: bytes) -> None:
-        self.data.update(dict.fromkeys(keys, value))
+    async def put_all(self, puts: Sequence[tuple[bytes, bytes]]) -> None:
+        self.data.update(puts)
 
-    async def scan(self, start: bytes, limit: int) -> int:
-        return len(sorted(key for key in self.data if key >= start)[:limit])
+    async def scan(self, start: bytes, end: bytes, limit: int) -> int:
+        return len(sorted(key for key in self.data if start <= key < end)[:limit])
 
 
 def test_rows_are_parsed_and_what_is_unknown_is_named() -> None:
@@ -64,6 +67,34 @@ def test_a_full_store_can_be_asked_everything() -> None:
                 await call(number)
 
     asyncio.run(ask())
+
+
+def test_the_mix_reads_what_it_writes() -> None:
+    store = Plain()
+    store.data = dict.fromkeys(keys_of(2000), b"")
+    mix, read = operations(store, keys_of(2000))["mix-90-10"], set[bytes]()
+
+    async def get(key: bytes) -> bytes:
+        read.add(key)
+        return b""
+
+    async def ask() -> None:
+        for number in range(2000):
+            await mix(number)
+
+    setattr(store, "get", get)  # noqa: B010  # a method
+    asyncio.run(ask())
+    written = {key for key, value in store.data.items() if value}
+    assert len(written) == 200
+    assert len(read) == 1800
+    assert len(written & read) > 150
+
+
+def test_values_do_not_compress() -> None:
+    values = [value_of(number) for number in range(1000)]
+    assert {len(value) for value in values} == {100}
+    assert len(zlib.compress(b"".join(values))) > 99_000
+    assert len(value_of(7, 65_536)) == 65_536
 
 
 def test_a_plain_store_is_asked_for_single_keys_only() -> None:
