@@ -77,6 +77,7 @@ class GroupLink:
         self._late = LateOps()  # answered by "later" on the present stream
         self._deferred: list[Op] = []  # rides along with what comes next
         self._deferred_timer: asyncio.TimerHandle | None = None
+        self._deferred_at = 0.0
         self._sequence = 0
         self._heard_at = 0.0
         self._ticking = False
@@ -122,9 +123,11 @@ class GroupLink:
         self._deferred.append(op)
         at = self._loop.time() + seconds
         if self._deferred_timer is not None:
-            if self._deferred_timer.when() <= at:
+            if self._deferred_at <= at:
                 return
             self._deferred_timer.cancel()
+        # Kept here: what uvloop gives back for a time that is now does not know when that is.
+        self._deferred_at = at
         self._deferred_timer = self._loop.call_at(at, self._send_deferred)
 
     def _send_deferred(self) -> None:
