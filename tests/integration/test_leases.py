@@ -12,6 +12,7 @@ import overdb
 from overdb.internal.v1 import shard_pb2, shard_pb2_grpc
 from overdb_torture.links import Links
 from tests.integration.cluster import LocalCluster, paused
+from tests.integration.test_comparison import metric, observed
 from tests.integration.test_kills import in_thread
 
 pytestmark = pytest.mark.processes
@@ -47,6 +48,7 @@ def test_a_stopped_leader_wakes_up_and_does_not_answer_from_an_old_lease(
     """FAULTS 24: reads are in its socket when it wakes up, and no word of the new leader's."""
     directory = tmp_path_factory.mktemp("leases")
     cluster = LocalCluster(directory, groups=1, settings={"OVERDB_READ_LEASES": "true"})
+    observed(cluster)
     links = Links({node_id: node.address for node_id, node in cluster.nodes.items()})
 
     async def watch() -> None:
@@ -60,6 +62,7 @@ def test_a_stopped_leader_wakes_up_and_does_not_answer_from_an_old_lease(
                 stub = cast("shard_pb2_grpc.ShardAsyncStub", shard_pb2_grpc.ShardStub(channel))
                 for _ in range(20):
                     assert await read_at(stub) == b"old"
+                assert await in_thread(metric, node, "overdb_reads_by_lease") > 0
                 with paused(node):
                     for way in ways:
                         way.open.clear()

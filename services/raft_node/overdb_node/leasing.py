@@ -7,6 +7,7 @@ from pathlib import Path
 
 from overdb_common.errors import StartupError
 from overdb_node.raft.settings import RaftSettings
+from overdb_node.settings import TIMER_EARLY_US_MAX
 from overdb_node.storage import promises
 
 # On Linux the one that also counts while the machine sleeps.
@@ -29,8 +30,9 @@ class Promises:
         self._directory = directory
         self._own = settings.promise_us
         self._noted = promises.read(directory)
-        # One more: the first tick may come at once.
-        self.hold_back_ticks = -(-self._noted // tick_us) + 1 if self._noted else 0
+        # One more: the first tick may come at once, and all of them a little early.
+        least = self._noted + TIMER_EARLY_US_MAX
+        self.hold_back_ticks = -(-least // tick_us) + 1 if self._noted else 0
         self._left = self.hold_back_ticks
         if self._own > self._noted:
             try:
@@ -50,4 +52,9 @@ class Promises:
         if self._left:
             self._left -= 1
             if not self._left and self._noted != self._own:
-                self._note()
+                try:
+                    self._note()
+                except (
+                    OSError
+                ):  # a full disk, say: a note that is too long binds for longer, no more
+                    self._left = 1

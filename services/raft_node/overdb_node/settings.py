@@ -13,6 +13,8 @@ from overdb_node.raft.settings import RaftSettings
 from overdb_node.raft.types import Member
 
 _MIB = 1 << 20
+# A timer of the loop counts from a time that is cut to a millisecond, by a clock that may be one behind.
+TIMER_EARLY_US_MAX = 2000
 
 
 class NodeSettings(ProcessSettings, Limits):
@@ -177,7 +179,8 @@ class NodeSettings(ProcessSettings, Limits):
     def _promise_us(self) -> int:
         """How long the ticks of the shortest election timeout take at least: the first may come at once."""
         ticks = self.election_ms_min // self.tick_ms - 1
-        return ticks * self.tick_ms * 1000 if self.read_leases else 0
+        least = ticks * self.tick_ms * 1000 - TIMER_EARLY_US_MAX
+        return max(0, least) if self.read_leases else 0
 
     def machine_settings(self) -> MachineSettings:
         return MachineSettings(

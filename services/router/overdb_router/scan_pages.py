@@ -94,6 +94,7 @@ class GroupPages:
             self.more = page.more
             self._wire.version = page.version
             if self._remaining:
+                self._share += self._wire.max_items - len(self.items)  # pages end by bytes too
                 self._remaining -= min(len(self.items), self._remaining)
                 self.more = self.more and self._remaining > 0
             if self.more:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections import Counter
 from collections.abc import Callable, Iterable
 
 import grpc
@@ -78,7 +80,7 @@ class Snapshots:
         dispatcher: Dispatcher,
         on_task: Callable[[asyncio.Task[None]], None],
     ) -> None:
-        self._settings = settings
+        self._describe_seconds_max = settings.describe_seconds_max
         self._topology = topology
         self._dispatcher = dispatcher
         self._on_task = on_task
@@ -87,7 +89,7 @@ class Snapshots:
         self._behind: dict[tuple[int, int, bool], list[_Waiting]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._newest = SharedAnswer(self._ask_newest)
-        self._asked: dict[int, None] = {}  # groups that are being asked for their clocks
+        self._asked: Counter[int] = Counter()  # of the groups that are being asked for their clocks
         dispatcher.on_behind = self._on_behind
 
     async def close(self) -> None:
@@ -121,32 +123,53 @@ class Snapshots:
         try:
             return await self._newest.get(deadline)
         except TimeoutError:
-            raise Refused(_no_clock(self._asked)) from None
+            silent = [group for group, asked in self._asked.items() if asked]
+            raise Refused(_no_clock(silent or self._topology.groups)) from None
 
     async def _ask_newest(self, deadline: float) -> int:
-        clocks = [self._clock(group, deadline) for group in self._topology.groups]
-        return newest_of(await asyncio.gather(*clocks))
+        groups = list(self._topology.groups)
+        asking = [asyncio.create_task(self._clock(group, deadline)) for group in groups]
+        try:
+            return newest_of(await asyncio.gather(*asking))
+        finally:  # one that fails does not end the others
+            for task in asking:
+                task.cancel()
+            await asyncio.gather(*asking, return_exceptions=True)
 
     async def _clock(self, group: int, deadline: float) -> int:
         backoff = BACKOFF_SECONDS_MIN
-        self._asked[group] = None
-        while (remaining := deadline - self._loop.time()) > 0:
-            replica = self._topology.leader_replica(group)
-            if replica is not None:
-                seconds = min(remaining, self._settings.describe_seconds_max)
-                try:
-                    answer = await replica.describe(group, seconds, linearizable=True)
-                except grpc.aio.AioRpcError:
-                    pass
-                else:
-                    self._topology.learn(replica.address, answer)
-                    if not answer.HasField("failure"):
-                        del self._asked[group]
-                        return answer.clock
-            await self._topology.search(group)
-            await asyncio.sleep(backoff)
-            backoff = min(backoff * 2, BACKOFF_SECONDS_MAX)
+        self._asked[group] += 1
+        try:
+            while (remaining := deadline - self._loop.time()) > 0:
+                clock = await self._describe(group, min(remaining, self._describe_seconds_max))
+                if clock is not None:
+                    return clock
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout_at(deadline):
+                        await self._topology.search(group)
+                await asyncio.sleep(backoff)
+                backoff = min(backoff * 2, BACKOFF_SECONDS_MAX)
+        finally:
+            self._asked[group] -= 1
         raise Refused(_no_clock([group]))
+
+    async def _describe(self, group: int, seconds: float) -> int | None:
+        """The clock, confirmed by a quorum, as the leader says it; None when nobody does."""
+        replica = self._topology.leader_replica(group)
+        if replica is None:
+            return None
+        task = asyncio.current_task()
+        assert task is not None
+        try:
+            answer = await replica.describe(group, seconds, linearizable=True)
+        except grpc.aio.AioRpcError:
+            return None
+        except asyncio.CancelledError:
+            if task.cancelling():
+                raise
+            return None  # its channel was closed: it is no member any more
+        self._topology.learn(replica.address, answer)
+        return None if answer.HasField("failure") else answer.clock
 
     # --- groups that are behind -------------------------------------------------------------------
 

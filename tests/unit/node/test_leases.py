@@ -23,7 +23,7 @@ from tests.unit.node.test_disk_stall import Caught, until
 TICK_US = 100_000
 OFF = RaftSettings(heartbeat_ticks=1, election_ticks_min=10, election_ticks_max=20)
 ON = RaftSettings(
-    heartbeat_ticks=1, election_ticks_min=10, election_ticks_max=20, promise_us=900_000
+    heartbeat_ticks=1, election_ticks_min=10, election_ticks_max=20, promise_us=898_000
 )
 
 
@@ -38,7 +38,7 @@ def test_leases_are_off_unless_they_are_asked_for() -> None:
 
 
 def test_a_promise_is_as_long_as_the_shortest_election_timeout_without_a_tick() -> None:
-    """PROTOCOL 1.3: the first tick behind a message may come at once."""
+    """PROTOCOL 1.3: the first tick behind a message may come at once, and all 2 ms early."""
     settings = settings_of(
         Path("data"),
         tick_ms=100,
@@ -47,7 +47,7 @@ def test_a_promise_is_as_long_as_the_shortest_election_timeout_without_a_tick() 
         election_ms_max=2000,
         read_leases=True,
     )
-    assert settings.raft_settings().promise_us == 900_000
+    assert settings.raft_settings().promise_us == 898_000
 
 
 def test_with_leases_off_there_is_no_note(tmp_path: Path) -> None:
@@ -80,7 +80,7 @@ def test_leases_that_were_turned_off_hold_back_once_more(tmp_path: Path) -> None
 def test_a_shorter_promise_does_not_shorten_the_one_before_it(tmp_path: Path) -> None:
     Promises(tmp_path, ON, TICK_US)
     shorter = RaftSettings(
-        heartbeat_ticks=1, election_ticks_min=5, election_ticks_max=9, promise_us=400_000
+        heartbeat_ticks=1, election_ticks_min=5, election_ticks_max=9, promise_us=398_000
     )
     promises = Promises(tmp_path, shorter, TICK_US)
     assert promises.hold_back_ticks == 10
@@ -90,10 +90,51 @@ def test_a_shorter_promise_does_not_shorten_the_one_before_it(tmp_path: Path) ->
     assert Promises(tmp_path, shorter, TICK_US).hold_back_ticks == 5
 
 
+def test_a_note_that_cannot_be_shortened_binds_for_longer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk ends no replica that is well."""
+    Promises(tmp_path, ON, TICK_US)
+    promises = Promises(tmp_path, OFF, TICK_US)
+
+    def full(_: Path, __: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("overdb_node.storage.promises.write", full)
+        for _ in range(20):
+            promises.tick()
+    assert note(tmp_path)
+    promises.tick()
+    assert not note(tmp_path)
+
+
+def test_a_replica_without_leases_is_held_to_what_its_earlier_life_promised(tmp_path: Path) -> None:
+    """PROTOCOL 1.3 (!): from the note to the election, and until the ticks have passed."""
+
+    async def run() -> None:
+        earlier = replica_of(settings_of(tmp_path / "node", read_leases=True), [])
+        await earlier.stop()
+        settings = settings_of(tmp_path / "node")
+        replica = replica_of(settings, [])
+        try:
+            held = replica.raft.election._promised_ticks
+            assert held == replica._promises.hold_back_ticks == 20
+            replica.start()
+            await until(lambda: replica.raft.election._promised_ticks < held)
+            assert not replica.raft.is_leader
+            await until(lambda: not note(settings.data))
+            await until(lambda: replica.raft.is_leader)
+        finally:
+            await replica.stop()
+
+    asyncio.run(run())
+
+
 def test_a_damaged_note_refuses_to_start(tmp_path: Path) -> None:
     Promises(tmp_path, ON, TICK_US)
     path = tmp_path / "promise.json"
-    path.write_text(path.read_text().replace("900000", "900001"))
+    path.write_text(path.read_text().replace("898000", "898001"))
     with pytest.raises(StartupError, match=r"promise\.json"):
         Promises(tmp_path, ON, TICK_US)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from random import Random
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -11,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from overdb.internal.v1 import shard_pb2
 from overdb.v1 import kv_pb2
 from overdb_router import scan_pages
 from overdb_router.scan_pages import GroupPages, share
@@ -263,6 +265,44 @@ def test_a_scan_without_a_leader_says_unavailable() -> None:
                 await collect(cluster)
             assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
             assert "group 1" in str(refused.value.details())
+
+    asyncio.run(scenario())
+
+
+class Paged(GroupPages):
+    """A group whose pages end by bytes, behind ``size`` items."""
+
+    def __init__(self, count: int, size: int, limit: int, groups: int) -> None:
+        self.asked: list[int] = []
+        self._left, self._size = count, size
+        core: Any = SimpleNamespace(
+            settings=SimpleNamespace(scan_page_bytes_max=1 << 20, scan_page_items_max=1000)
+        )
+        request = kv_pb2.ScanRequest(limit=limit)
+        super().__init__(core, 0, request, 5, float("inf"), stale=False, issued=True, groups=groups)
+
+    async def _fetch(self, request: shard_pb2.ScanPageRequest) -> shard_pb2.ScanPageResponse:
+        self.asked.append(request.max_items)
+        count = min(self._left, self._size, request.max_items)
+        self._left -= count
+        items = [kv_pb2.KeyValue(key=b"k")] * count
+        return shard_pb2.ScanPageResponse(items=items, more=self._left > 0, version=5)
+
+
+def test_pages_that_end_by_bytes_are_still_fetched_ahead_up_to_the_share() -> None:
+    async def scenario() -> None:
+        source = Paged(count=5000, size=100, limit=600, groups=2)
+        assert share(600, 2) == 370
+        for taken in range(4):
+            await source.fill()
+            assert len(source.items) == (100, 100, 100, 70)[taken]
+            source.items = []
+            await asyncio.sleep(0)  # let what is fetched ahead be asked for
+        assert source.asked == [370, 270, 170, 70], "no more than the share"
+        await source.fill()  # it is needed after all: the rest, again a page ahead
+        await asyncio.sleep(0)
+        assert source.asked[4:] == [230, 130]
+        await source.close()
 
     asyncio.run(scenario())
 

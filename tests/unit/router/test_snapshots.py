@@ -8,7 +8,7 @@ import grpc
 import pytest
 
 from overdb.v1 import kv_pb2
-from tests.unit.router.fakes import BatchClient, FakeCluster, get, running
+from tests.unit.router.fakes import BatchClient, FakeCluster, get, running, until
 
 
 def at(version: int) -> kv_pb2.ReadOptions:
@@ -184,6 +184,26 @@ def test_a_scan_whose_version_was_chosen_here_does_not_ask_whether_it_was_issued
             assert await scanned(cluster) == 8000
             assert cluster.leader(0).describes - before == 1
             assert cluster.groups[1].state.clock == 8000
+
+    asyncio.run(scenario())
+
+
+def test_a_group_that_leaves_the_topology_while_it_is_asked_is_asked_again() -> None:
+    """Closing a channel cancels the calls on it: that is a failure of theirs, not of who waits."""
+
+    async def scenario() -> None:
+        async with running(poll_seconds=60.0) as cluster:
+            await scanned(cluster)
+            leader = cluster.leader(1)
+            leader.awake.clear()
+            asked = leader.describes
+            scanning = asyncio.create_task(scanned(cluster))
+            await until(lambda: leader.describes > asked)
+            await cluster.router.core.channels.forget_all_but(
+                [replica.address for replica in cluster.replicas if replica is not leader]
+            )
+            leader.awake.set()
+            assert await scanning >= 1000
 
     asyncio.run(scenario())
 
