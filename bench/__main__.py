@@ -139,6 +139,18 @@ class Run:
             errors = "".join(f", {number} {name}" for name, number in sample.errors.items())
             print(*row, f"{sample.rate:,.0f}/s p99 {sample.p99_ms:.2f} ms{errors}", flush=True)
         await store.close()
+        self._arguments.json.write_text(
+            raw(self.samples)
+        )  # what is measured outlives what fails later
+
+
+def raw(samples: list[Sample]) -> str:
+    """The samples as JSON."""
+    rows = [
+        {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in asdict(s).items()}
+        for s in samples
+    ]
+    return json.dumps(rows, indent=1) + "\n"
 
 
 def parsed(argv: list[str]) -> argparse.Namespace:
@@ -210,13 +222,9 @@ def main(argv: list[str]) -> int:
     try:
         samples, targets, loaded = measured(arguments)
     except KeyboardInterrupt:
-        print("stopped: nothing was written")
+        print(f"stopped: no page was written, {arguments.json} has the turns that were complete")
         return 130
-    rows = [
-        {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in asdict(s).items()}
-        for s in samples
-    ]
-    arguments.json.write_text(json.dumps(rows, indent=1) + "\n")
+    arguments.json.write_text(raw(samples))
     command = f"python -m bench {' '.join(argv)}".strip()
     drawn = plots.draw(samples, arguments.plots) if arguments.plots else []
     if arguments.markdown:

@@ -1,7 +1,7 @@
 """Where the time of a put or a get goes, hop by hop: ``python -m bench.profile``, into bench/PROFILE.md.
 
-CPU of each process is from /proc; how it divides, by library, from samples of ``perf`` (Debian: linux-perf),
-and whose the Python of it is from those of ``py-spy``, in a window of its own.
+CPU of each process is from its clock; how it divides, by library, from samples of ``perf`` (Debian:
+linux-perf), and whose the Python of it is from those of ``py-spy``, in a window of its own.
 Per hop it is what one operation costs where it passes: a replica sees only the operations of its group.
 """
 
@@ -41,7 +41,9 @@ _PARTS = {
     "loop.cpython": "uvloop",
 }
 ROWS_SHOWN = "put:1,put:256,put:1024,get:256,batch-100:16,txn-two-groups:256"
+OF_ALL_GROUPS = frozenset({"txn-two-groups", "scan-1000"})
 _PYTHON_SECONDS = 3.0
+_WARM_UP_SECONDS = 0.5
 Call = Callable[[int], Awaitable[None]]
 _COLUMNS = ("Python", "kernel", "gRPC", "protobuf", "RocksDB", "uvloop", "other")
 
@@ -85,13 +87,16 @@ def hops(
     items = max(1, sample.calls * sample.items_per_call)
     lines = []
     for hop, members in names.items():
-        seen = items / GROUPS if hop in ("leader", "follower") else items
+        # A replica sees the calls of its group, or all of them where each is for all groups.
+        shared = hop in ("leader", "follower") and sample.workload not in OF_ALL_GROUPS
+        seen = items / GROUPS if shared else items
         spent = [sample.cpu_seconds[name] * 1e6 / seen for name in members]
         total = sum(spent) / len(spent)
         cells = []
         for column in _COLUMNS:
-            parts = [divided.get(pids[name], {}).get(column, 0.0) for name in members]
-            cells.append(f"{total * sum(parts) / len(parts):.1f}")
+            found = [divided[pids[name]] for name in members if pids[name] in divided]
+            parts = [one.get(column, 0.0) for one in found]
+            cells.append(f"{total * sum(parts) / len(parts):.1f}" if parts else "-")
         lines.append(f"| {hop} | {total:.1f} | " + " | ".join(cells) + " |")
     return lines
 
@@ -101,7 +106,8 @@ def _perf(pids: dict[str, int], output: Path, seconds: float) -> subprocess.Pope
         return None
     processes = ",".join(map(str, pids.values()))
     command = ["perf", "record", "-q", "-F", "499", "-o", str(output), "-p", processes]
-    return subprocess.Popen([*command, "--", "sleep", str(seconds)])
+    delayed = ["--delay", str(round(_WARM_UP_SECONDS * 1000))]
+    return subprocess.Popen([*command, *delayed, "--", "sleep", str(seconds + _WARM_UP_SECONDS)])
 
 
 def _threads(pids: dict[str, int]) -> dict[int, int]:
@@ -145,7 +151,9 @@ async def _profile_row(
     samples = cluster.directory / f"{workload}-{callers}-{way.split(maxsplit=1)[0]}.perf"
     recording = _perf(pids, samples, seconds)
     named, disk = ("overdb", workload, callers, 0), Disk(cluster.directory)
-    sample = await measure(named, ITEMS.get(workload, 1), call, pids, disk, (seconds, 0.5))
+    sample = await measure(
+        named, ITEMS.get(workload, 1), call, pids, disk, (seconds, _WARM_UP_SECONDS)
+    )
     if recording is not None:
         await asyncio.get_running_loop().run_in_executor(None, recording.wait)
     owners = await _python(cluster, pids, leaders, row, call)
@@ -175,7 +183,7 @@ async def _python(
         interpreter.record(pids[name], outputs[hop], _PYTHON_SECONDS)
         for hop, name in hops_of.items()
     ]
-    seconds = (_PYTHON_SECONDS, 0.5)
+    seconds = (_PYTHON_SECONDS, _WARM_UP_SECONDS)
     await measure(("overdb", *row, 0), 1, call, pids, Disk(cluster.directory), seconds)
     loop = asyncio.get_running_loop()
     for sampler in running:

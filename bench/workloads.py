@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from bench.stores import KeyValue, Store, by_group
 
 VALUE_BYTES = 100
-_POOL = random.Random(1).randbytes(1 << 20)  # what values are cut from: nothing compresses them
+_POOL = random.Random(1).randbytes(4 << 20)  # what values are cut from: nothing compresses them
 GROUPS = 2
 CALLERS = (1, 16, 64, 256, 1024)
 Row = tuple[str, int]  # workload, callers

@@ -28,11 +28,15 @@ SECTIONS = {
 def parsed(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench.growth", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="small sizes, short windows")
-    parser.add_argument("--sections", default=",".join(SECTIONS), help=", ".join(SECTIONS))
+    parser.add_argument("--sections", help="some of " + ", ".join(SECTIONS))
     parser.add_argument("--json", type=Path, default=Path("bench/growth.json"))
-    parser.add_argument("--markdown", type=Path, default=Path("bench/GROWTH.md"))
+    parser.add_argument(
+        "--markdown", type=Path, help="page (default: bench/GROWTH.md of a whole run, else none)"
+    )
     arguments = parser.parse_args(argv)
-    arguments.sections = arguments.sections.split(",")
+    if not (arguments.markdown or arguments.quick or arguments.sections):
+        arguments.markdown = Path("bench/GROWTH.md")
+    arguments.sections = (arguments.sections or ",".join(SECTIONS)).split(",")
     for name in arguments.sections:
         if name not in SECTIONS:
             parser.error(f"section {name!r}: {', '.join(SECTIONS)} are known")
@@ -49,7 +53,8 @@ def main(argv: list[str]) -> int:
         done.append(section)
         print(f"\n{section.markdown()}", flush=True)
         head = f"# Growth\n\n{report.now()}; {report.machine()}. `{command}`\n\n"
-        arguments.markdown.write_text(head + "\n".join(one.markdown() for one in done))
+        if arguments.markdown:
+            arguments.markdown.write_text(head + "\n".join(one.markdown() for one in done))
         arguments.json.write_text(json.dumps([asdict(one) for one in done], indent=1) + "\n")
     return 0
 

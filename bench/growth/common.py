@@ -15,11 +15,10 @@ from pathlib import Path
 import overdb
 from bench.figures import percentile, spread
 from bench.load import cpu_seconds
-from bench.stores import by_group
-from bench.workloads import value_of
+from bench.stores import by_group, error_name
+from bench.workloads import VALUE_BYTES, value_of
 from tests.integration.cluster import LocalCluster, Process
 
-VALUE = value_of(0)
 BATCH = 500  # puts in one transaction, while filling
 FILLERS = 8  # of these at a time
 STRIDE = 7919
@@ -56,6 +55,7 @@ class Puts:
     latencies: list[float] = field(default_factory=list)
     errors: collections.Counter[str] = field(default_factory=collections.Counter)
     server_seconds: float = 0.0  # CPU of all servers
+    next: int = 1  # number that the next window goes on with
 
     @property
     def rate(self) -> float:
@@ -110,8 +110,9 @@ async def fill(client: overdb.Client, first: int, last: int, groups: int = 2) ->
 
 
 async def _filler(client: overdb.Client, batches: Iterator[list[bytes]]) -> None:
-    for batch in batches:
-        await client.transact(then=[overdb.Put(one, VALUE) for one in batch])
+    for number, batch in enumerate(batches):
+        puts = [overdb.Put(one, value_of(number + at)) for at, one in enumerate(batch)]
+        await client.transact(then=puts)
 
 
 def cpu_of(processes: list[Process]) -> float:
@@ -124,19 +125,24 @@ async def put_for(
     seconds: float,
     callers: int,
     keys: int,
-    value: bytes = VALUE,
+    *,
+    size: int = VALUE_BYTES,
+    first: int = 1,
 ) -> Puts:
-    """A closed loop of callers for a while, half a second of warm-up before it."""
-    puts, numbers = Puts(), itertools.count(1)
+    """A closed loop of callers for a while, half a second of warm-up before it.
+
+    ``first`` is the number to begin with: windows that go on where the last one ended meet other keys.
+    """
+    puts, numbers = Puts(), itertools.count(first)
     counting = stopped = False
 
     async def caller() -> None:
         while not stopped:
-            began = time.perf_counter()
+            began, number = time.perf_counter(), next(numbers)
             try:
-                await client.put(key(next(numbers) * STRIDE % keys), value)
+                await client.put(key(number * STRIDE % keys), value_of(number, size))
             except overdb.OverDBError as error:
-                puts.errors[type(error).__name__] += 1
+                puts.errors[error_name(error)] += 1
                 await asyncio.sleep(0.01)
                 continue
             if counting:
@@ -151,7 +157,18 @@ async def put_for(
     puts.seconds = time.perf_counter() - began
     puts.server_seconds = cpu_of(processes) - cpu
     await asyncio.gather(*tasks)
+    puts.next = next(numbers)
     return puts
+
+
+async def read_all(client: overdb.Client, keys: int) -> int:
+    """Get every key below ``keys``, 1,000 at a time; return how many are not there."""
+    missing = 0
+    for first in range(0, keys, 1000):
+        names = [key(number) for number in range(first, min(keys, first + 1000))]
+        found = await asyncio.gather(*(client.get(one) for one in names))
+        missing += sum(one is None for one in found)
+    return missing
 
 
 async def lost(client: overdb.Client, keys: int, sample: int = 200) -> int:

@@ -7,7 +7,6 @@ import time
 
 import overdb
 from bench.growth.common import (
-    VALUE,
     Puts,
     Section,
     client_of,
@@ -18,6 +17,7 @@ from bench.growth.common import (
     reached,
     spread_of,
 )
+from bench.workloads import value_of
 from tests.integration.cluster import LocalCluster
 
 _SLICE_SECONDS = 0.005
@@ -32,7 +32,7 @@ async def _at_rate(client: overdb.Client, running: LocalCluster, rate: int, seco
     async def one(number: int) -> None:
         began = time.perf_counter()
         try:
-            await client.put(key(number % 10_000), VALUE)
+            await client.put(key(number % 10_000), value_of(number))
         except overdb.OverDBError as error:
             puts.errors[type(error).__name__] += 1
         else:
@@ -126,9 +126,8 @@ def large(quick: bool) -> Section:
     seconds = 1.0 if quick else 5.0
 
     async def measure(running: LocalCluster, size: int, direct: bool) -> tuple[object, ...]:
-        value = bytes(size)
         async with client_of(running, direct=direct) as client:
-            puts = await put_for(client, running.processes, seconds, 16, 64, value)
+            puts = await put_for(client, running.processes, seconds, 16, 64, size=size)
             began, read = time.perf_counter(), 0
             while time.perf_counter() - began < seconds:
                 found = await asyncio.gather(*(client.get(key(n)) for n in range(16)))
