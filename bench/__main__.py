@@ -24,7 +24,8 @@ from pathlib import Path
 import uvloop
 
 from bench import plots, report
-from bench.figures import Sample, chosen, goals, table
+from bench.figures import Sample, chosen, table
+from bench.goals import goals
 from bench.load import Disk, measure
 from bench.stores import KeyValue
 from bench.targets import Target, serve, wake_all, wake_only
@@ -227,7 +228,13 @@ def main(argv: list[str]) -> int:
     arguments.json.write_text(raw(samples))
     command = f"python -m bench {' '.join(argv)}".strip()
     drawn = plots.draw(samples, arguments.plots) if arguments.plots else []
-    if arguments.markdown:
+    if (
+        arguments.markdown
+        and not any(t.data == "etcd" for t in targets)
+        and not arguments.overdb_alone
+    ):
+        print(f"without etcd there is nothing to compare: {arguments.markdown} stays as it is")
+    elif arguments.markdown:
         page = report.markdown(samples, targets, loaded, command, drawn)
         arguments.markdown.write_text(page)
     print(f"\n{goals(samples)}\n{table(samples)}")

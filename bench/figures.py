@@ -50,6 +50,11 @@ class Sample:
         return total * 1e6 / max(1, self.calls * self.items_per_call)
 
 
+# Calls that a window needs for a percentile to be more than one of its slowest calls.
+CALLS_FOR_P99 = 200
+CALLS_FOR_P999 = 2000
+
+
 def percentile(ordered: Sequence[float], share: float) -> float:
     """Return the nearest-rank percentile of sorted values; NaN of none. ``share`` in (0, 1]."""
     if not ordered:
@@ -85,8 +90,9 @@ def table(samples: Sequence[Sample]) -> str:
     for workload in dict.fromkeys(s.workload for s in samples):
         lines = [
             f"### {workload}\n",
-            "| callers | system | items/s | p50 ms | p99 ms | p99.9 ms | CPU s per 1,000 | resident MiB "
-            "| bytes written per item | errors | OverDB / it, min-median-max | direct / it |",
+            "| callers | system | items/s | p50 ms | p99 ms | p99.9 ms | CPU s per 1,000 (the client's) "
+            "| resident MiB (largest) | bytes written per item | errors | OverDB / it, min-median-max "
+            "| direct / it |",
             "|---|---|---|---|---|---|---|---|---|---|---|---|",
         ]
         # Systems side by side, in the order in which they are served.
@@ -119,12 +125,17 @@ def _line(samples: Sequence[Sample], system: str, workload: str, callers: int) -
         if s.written_bytes is not None
     ]
     mark = "*" if any(s.from_start for s in rows) else ""
+    fewest = min(s.calls for s in rows)
+    p99 = f"{middle(s.p99_ms for s in rows):.2f}" if fewest >= CALLS_FOR_P99 else "-"
+    p999 = f"{middle(s.p999_ms for s in rows):.2f}" if fewest >= CALLS_FOR_P999 else "-"
+    memory = [[n for name, n in s.resident_bytes.items() if name != "client"] for s in rows]
     return (
         f"| {callers:,} | {system} | {middle(s.rate for s in rows):,.0f}{mark} "
-        f"| {middle(s.p50_ms for s in rows):.2f} | {middle(s.p99_ms for s in rows):.2f} "
-        f"| {middle(s.p999_ms for s in rows):.2f} "
+        f"| {middle(s.p50_ms for s in rows):.2f} | {p99} | {p999} "
         f"| {middle(s.cpu_us_per_item for s in rows) / 1000:.3f} "
-        f"| {middle(sum(s.resident_bytes.values()) for s in rows) / 2**20:,.0f} "
+        f"({middle(s.cpu_us_per_item - s.server_us_per_item for s in rows) / 1000:.3f}) "
+        f"| {middle(sum(one) for one in memory) / 2**20:,.0f} "
+        f"({middle(max(one, default=0) for one in memory) / 2**20:,.0f}) "
         f"| {f'{middle(written):,.0f}' if written else 'unknown'} | {_errors(rows)} "
         f"| {' | '.join(against)} |"
     )
@@ -170,82 +181,3 @@ def processes(samples: Sequence[Sample]) -> str:
 
 def _per_thousand(sample: Sample, process: str) -> float:
     return sample.cpu_seconds[process] * 1000 / (sample.calls * sample.items_per_call)
-
-
-Goal = tuple[str, float | None, float, bool]  # name, measured, bound, whether that is the least
-
-
-def goals(samples: Sequence[Sample]) -> str:
-    """The goals that a run can judge, as a Markdown table, for the ways that OverDB's client can take."""
-    lines = [
-        "| goal | wanted | through the router | | straight to the leaders | | straight, with read leases | |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    of_systems = [judged(samples, name) for name in ("overdb", "overdb-direct", "overdb-leases")]
-    for routed, direct, leasing in zip(*of_systems, strict=True):
-        name, _, bound, is_least = routed
-        wanted = f"{'>=' if is_least else '<='} {bound:,}"
-        # Leases are about reads.
-        leased = _verdict(leasing) if name.startswith("strict gets") else "- | -"
-        lines.append(f"| {name} | {wanted} | {_verdict(routed)} | {_verdict(direct)} | {leased} |")
-    return "\n".join(lines) + "\n"
-
-
-def _verdict(goal: Goal) -> str:
-    _, value, bound, is_least = goal
-    if value is None:
-        return " | not measured"
-    reached = value >= bound if is_least else value <= bound
-    return f"{value:,.2f} | {'reached' if reached else 'NOT reached'}"
-
-
-def judged(samples: Sequence[Sample], system: str) -> list[Goal]:
-    """What a system of ours has reached; etcd is taken at its better endpoint."""
-
-    def rate(system: str, workload: str, callers: int) -> float | None:
-        rows = chosen(samples, system, workload, callers)
-        return statistics.median(s.rate for s in rows) if rows else None
-
-    def p50(system: str, workload: str, callers: int) -> float | None:
-        rows = chosen(samples, system, workload, callers)
-        return statistics.median(s.p50_ms for s in rows) if rows else None
-
-    def best(values: Iterable[float | None], least: bool = False) -> float | None:
-        known = [v for v in values if v is not None]
-        return (min(known) if least else max(known)) if known else None
-
-    def over(ours: float | None, theirs: float | None) -> float | None:
-        return ours / theirs if ours is not None and theirs else None
-
-    etcd = ("etcd-leader", "etcd-spread")
-    etcd_puts = best(rate(s, "put", 256) for s in etcd)
-    etcd_gets = best(rate(s, "get", 256) for s in etcd)
-    etcd_p50 = best((p50(s, "put", 1) for s in etcd), least=True)
-    return [
-        ("puts/s, 256 callers", rate(system, "put", 256), 20_000, True),
-        ("puts/s over etcd's, 256", over(rate(system, "put", 256), etcd_puts), 10, True),
-        ("strict gets/s, 256 callers", rate(system, "get", 256), 30_000, True),
-        ("strict gets/s over etcd's, 256", over(rate(system, "get", 256), etcd_gets), 10, True),
-        ("put p50 over etcd's, one caller", over(p50(system, "put", 1), etcd_p50), 1.0, False),
-        (
-            "transactions over two groups/s over etcd's puts/s, 256",
-            over(rate(system, "txn-two-groups", 256), etcd_puts),
-            2,
-            True,
-        ),
-        ("puts/s, 100 a call, 16 callers", rate(system, "batch-100", 16), 50_000, True),
-        ("server CPU per put at saturation, us", _saturated_us(samples, system), 90, False),
-    ]
-
-
-def _saturated_us(samples: Sequence[Sample], system: str) -> float | None:
-    """CPU of all servers for a put, at the number of callers with the best median rate."""
-    puts = [s for s in samples if (s.system, s.workload) == (system, "put") and s.calls]
-    if not puts:
-        return None
-
-    def rate(callers: int) -> float:
-        return statistics.median(s.rate for s in puts if s.callers == callers)
-
-    busiest = max({s.callers for s in puts}, key=rate)
-    return statistics.median(s.server_us_per_item for s in puts if s.callers == busiest)

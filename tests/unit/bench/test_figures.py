@@ -6,7 +6,8 @@ import math
 from dataclasses import replace
 
 from bench.__main__ import median_puts
-from bench.figures import Sample, goals, percentile, ratios, spread, table, ways
+from bench.figures import Sample, percentile, ratios, spread, table, ways
+from bench.goals import goals
 
 
 def sample(
@@ -79,6 +80,29 @@ def test_bytes_that_are_not_known_are_not_none() -> None:
     assert "| 7 | 6 Timeout |" in table([unknown, known])
 
 
+def test_percentiles_of_few_calls_are_not_shown() -> None:
+    many, some, few = sample("overdb", 2000), sample("overdb", 200), sample("overdb", 199)
+    assert "| 1.00 | 2.00 | 3.00 |" in table([many])
+    assert "| 1.00 | 2.00 | - |" in table([many, replace(some, alternation=1)])
+    assert "| 1.00 | - | - |" in table([many, replace(few, alternation=1)])
+
+
+def test_memory_is_that_of_the_servers_and_cpu_tells_the_client_apart() -> None:
+    memory = {"client": 500 << 20, "node-1": 100 << 20, "node-2": 60 << 20}
+    line = table([replace(sample("overdb", 1000), resident_bytes=memory)])
+    assert "| 3.000 (1.000) | 160 (100) |" in line
+
+
+def test_ratios_of_goals_are_taken_within_each_alternation() -> None:
+    ours = [sample("overdb", calls, turn) for turn, calls in enumerate((100, 300, 900))]
+    theirs = [sample("etcd-leader", calls, turn) for turn, calls in enumerate((50, 100, 100))]
+    spread_out = [sample("etcd-spread", 60, 2)]  # worse there: the better endpoint counts
+    (line,) = [x for x in goals([*ours, *theirs, *spread_out]).splitlines() if "puts/s over" in x][
+        :1
+    ]
+    assert "| 3.00 (2.00-9.00) | NOT reached |" in line
+
+
 def test_rows_whose_calls_all_count_are_marked() -> None:
     assert "| overdb | 50 |" in table([sample("overdb", 100)])
     assert "| overdb | 50* |" in table([replace(sample("overdb", 100), from_start=True)])
@@ -99,7 +123,9 @@ def test_the_cpu_of_a_put_is_the_median_at_the_callers_with_the_best_rate() -> N
         for x in goals([sample("overdb", n, n) for n in (10, 1000, 25_000)]).splitlines()
         if "CPU per put" in x
     )
-    assert "| 2,000.00 | NOT reached |" in line  # of 1,000 calls; 80 of the best would be reached
+    assert (
+        "| 2,000.00 (80.00-200,000.00) | NOT reached |" in line
+    )
 
 
 def test_goals_are_reached_missed_or_not_measured() -> None:
@@ -123,7 +149,10 @@ def test_both_ways_of_the_client_are_judged() -> None:
     (line,) = [
         row for row in goals(samples).splitlines() if row.startswith("| puts/s, 256 callers")
     ]
-    assert line.endswith("| 10,000.00 | NOT reached | 40,000.00 | reached | - | - |")
+    assert line.endswith(
+        "| 10,000.00 (10,000.00-10,000.00) | NOT reached "
+        "| 40,000.00 (40,000.00-40,000.00) | reached | - | - |"
+    )
 
 
 def test_leases_are_judged_by_gets_only() -> None:
@@ -134,7 +163,7 @@ def test_leases_are_judged_by_gets_only() -> None:
     judged = {line.split(" | ")[0]: line for line in lines[2:]}
     gets = [line for name, line in judged.items() if name.startswith("| strict gets")]
     assert [line.split("|")[7:9] for line in gets] == [
-        [" 40,000.00 ", " reached "],
+        [" 40,000.00 (40,000.00-40,000.00) ", " reached "],
         ["  ", " not measured "],  # no etcd beside it
     ]
     others = [line for name, line in judged.items() if not name.startswith("| strict gets")]

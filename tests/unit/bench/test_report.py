@@ -44,3 +44,9 @@ def test_leases_are_explained_where_they_were_measured() -> None:
     assert "off by default" in _page("overdb", "overdb-leases")
     assert "trusts that the clocks" in _page("overdb", "overdb-leases")
     assert "off by default" not in _page("overdb", "etcd-leader")
+
+
+def test_what_was_left_out_is_on_the_page_with_how_to_install_it() -> None:
+    page = _page("overdb")
+    assert "apt-get install etcd-server" in page
+    assert page.count("run scripts/setup.sh bench") == 2
