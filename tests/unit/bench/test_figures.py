@@ -123,9 +123,7 @@ def test_the_cpu_of_a_put_is_the_median_at_the_callers_with_the_best_rate() -> N
         for x in goals([sample("overdb", n, n) for n in (10, 1000, 25_000)]).splitlines()
         if "CPU per put" in x
     )
-    assert (
-        "| 2,000.00 (80.00-200,000.00) | NOT reached |" in line
-    )
+    assert "| 2,000.00 (80.00-200,000.00) | NOT reached |" in line
 
 
 def test_goals_are_reached_missed_or_not_measured() -> None:
