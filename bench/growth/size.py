@@ -320,8 +320,8 @@ def recovery(quick: bool) -> Section:
         ),
         rows,
         f"One replica is killed and started while the others serve, {times} times; least, median and "
-        "greatest. The log is of values of 100 bytes, 500 in an entry, and no snapshot shortens it; by "
-        "default one is taken each 64 MiB.",
+        "greatest. The log, counted in its segments of 8 MiB, is of values of 100 bytes, thousands of them "
+        "in an entry, and no snapshot shortens it; by default one is taken each 64 MiB.",
     )
 
 
