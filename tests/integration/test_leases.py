@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import cast
 
 import grpc
@@ -11,7 +12,7 @@ import pytest
 import overdb
 from overdb.internal.v1 import shard_pb2, shard_pb2_grpc
 from overdb_torture.links import Links
-from tests.integration.cluster import LocalCluster, paused
+from tests.integration.cluster import LocalCluster, Process, paused, wait_until
 from tests.integration.test_comparison import metric, observed
 from tests.integration.test_kills import in_thread
 
@@ -29,6 +30,14 @@ async def read_at(stub: shard_pb2_grpc.ShardAsyncStub) -> bytes | None:
     """What this replica says, straight from it; None if it refuses."""
     answer = await stub.Submit(read(), timeout=20)
     return None if answer.HasField("failure") else answer.contents[0]
+
+
+def unread(node: Process) -> int:
+    """Bytes that wait in the sockets of a node for it to read them."""
+    own = f":{int(node.address.rpartition(':')[2]):04X}"
+    tables = (Path(f"/proc/net/{name}").read_text() for name in ("tcp", "tcp6"))
+    rows = (line.split() for table in tables for line in table.splitlines()[1:])
+    return sum(int(row[4].partition(":")[2], 16) for row in rows if row[1].endswith(own))
 
 
 async def started(cluster: LocalCluster, links: Links) -> None:
@@ -68,7 +77,8 @@ def test_a_stopped_leader_wakes_up_and_does_not_answer_from_an_old_lease(
                         way.open.clear()
                     await client.put(KEY, b"new")
                     reads = [asyncio.create_task(read_at(stub)) for _ in range(50)]
-                    await asyncio.sleep(0.3)
+                    least = len(reads) * len(read().SerializeToString())
+                    await in_thread(wait_until, lambda: unread(node) >= least, "they are there")
                 assert set(await asyncio.gather(*reads)) == {None}
             for way in ways:
                 way.open.set()

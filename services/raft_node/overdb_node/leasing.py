@@ -54,7 +54,6 @@ class Promises:
             if not self._left and self._noted != self._own:
                 try:
                     self._note()
-                except (
-                    OSError
-                ):  # a full disk, say: a note that is too long binds for longer, no more
+                except OSError:
+                    # A full disk, say. A note that is too long binds for longer, no more: try again.
                     self._left = 1
