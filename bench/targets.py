@@ -45,13 +45,11 @@ class Target:
     rows: tuple[Row, ...] = ROWS  # those that it can be asked
     load_seconds_max: float = 300.0  # so many keys as can be written until then
     renew: Callable[[], None] = lambda: None  # called before each turn, when all its processes run
-    servers: str = (
-        ""  # who serves, if it is not its own: targets that differ in how they are called
-    )
+    # Who serves, if not processes of its own: targets that differ in how they are called.
+    servers: str = ""
     slowest: dict[str, float] = field(default_factory=lambda: SLOWEST)  # calls/s, about
-    routed: Callable[[], int | None] = lambda: (
-        None
-    )  # requests that its router has answered until now
+    # Requests that its router has answered until now; None where there is no router.
+    routed: Callable[[], int | None] = lambda: None
 
     @property
     def data(self) -> str:

@@ -52,9 +52,8 @@ SLOWEST = {
 ITEMS = {"batch-100": 100}  # of one call, where it is not 1
 SCANNED = 1000
 PAUSE_SECONDS = 0.15  # between two rows: calls that end, garbage, what processes have used
-STRIDE = (
-    7919  # a prime: neighbours in time are none in the key space; no divisor of the number of keys
-)
+# A prime: neighbours in time are none in the key space. No divisor of the number of keys.
+STRIDE = 7919
 
 
 def value_of(number: int, size: int = VALUE_BYTES) -> bytes:

@@ -16,12 +16,11 @@ import overdb
 from bench.figures import percentile, spread
 from bench.load import cpu_seconds
 from bench.stores import by_group, error_name
-from bench.workloads import VALUE_BYTES, value_of
+from bench.workloads import STRIDE, VALUE_BYTES, value_of
 from tests.integration.cluster import LocalCluster, Process
 
 BATCH = 500  # puts in one transaction, while filling
 FILLERS = 8  # of these at a time
-STRIDE = 7919
 
 
 @dataclass(frozen=True)

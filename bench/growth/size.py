@@ -13,7 +13,6 @@ from typing import Any
 
 import overdb
 from bench.growth.common import (
-    STRIDE,
     Puts,
     Section,
     client_of,
@@ -30,7 +29,7 @@ from bench.growth.common import (
     spread_of,
 )
 from bench.stores import by_group, error_name
-from bench.workloads import value_of
+from bench.workloads import STRIDE, value_of
 from overdb_node.settings import NodeSettings
 from tests.integration.cluster import LocalCluster, Process, wait_until
 
