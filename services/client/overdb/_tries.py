@@ -6,10 +6,11 @@ import time
 
 from overdb._endpoints import backoff_seconds
 from overdb._limits import TIMEOUT_SECONDS_MAX, Limits
-from overdb.errors import InvalidArgument
+from overdb.errors import DeadlineExceeded, InvalidArgument
 
 RUN_SECONDS = 30.0
 RUN_ATTEMPTS = 1000
+_EARLY_SECONDS = 0.01  # a timer may fire before its time by as much as its clock is coarse
 
 
 class Tries:
@@ -46,6 +47,10 @@ class Tries:
         if self.made >= self._attempts or pause >= self.remaining_seconds():
             return None
         return pause
+
+    def ended_by(self, error: BaseException) -> bool:
+        """Return whether this is a request that was ended because the time of the run is over."""
+        return isinstance(error, DeadlineExceeded) and self.remaining_seconds() < _EARLY_SECONDS
 
     def backoff_seconds(self, failures: int) -> float:
         """Return how long to wait after so many failures before this one."""

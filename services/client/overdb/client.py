@@ -250,8 +250,8 @@ class Client(Administration):
         besides it; an exception of ``fn`` discards the writes and is raised as it is. After a
         conflict it waits (20 ms at first, doubling up to 1 s, with jitter, see ``Limits``) and calls
         ``fn`` again, for ``timeout`` seconds and ``attempts`` calls at most; then it raises that
-        TransactionConflict (or Aborted): nothing was written. An ``fn`` that is slow by itself is
-        not interrupted.
+        TransactionConflict (or Aborted): nothing was written. So it does when the time ends a
+        request of a later attempt. An ``fn`` that is slow by itself is not interrupted.
 
         A commit whose answer is lost is never run anew: the same request is repeated under its id
         until it is known what became of it, and only when ``timeout`` comes first this raises
@@ -260,16 +260,20 @@ class Client(Administration):
         """
         self._ready()
         tries = Tries(timeout, attempts, self._limits)
+        before: Transaction | None = None
         while True:
             transaction = Transaction(self, self._timeout, tries.deadline)
             try:
                 result = await fn(transaction)
-            except BaseException:
+                pause = await transaction.settle(tries)
+            except BaseException as error:
                 transaction.discard()
-                raise
-            pause = await transaction.settle(tries)
+                if before is None or not tries.ended_by(error):
+                    raise
+                raise await before.lost(tries) from error
             if pause is None:
                 return result
+            before = transaction
             await asyncio.sleep(pause)
 
     def scan(

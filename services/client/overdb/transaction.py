@@ -68,6 +68,7 @@ class Transaction:
         self._read_version: int | None = None
         self._commit_version: int | None = None
         self._ended = ""
+        self._lost: Aborted | None = None
         self._work = Workspace()
         self._compares: list[Compare] = []
         self._operations: list[Operation] = []
@@ -252,17 +253,20 @@ class Transaction:
                 await self._send(None)
             except OutcomeUnknown as unknown:
                 await self._find_out(unknown, tries)
-        except TransactionConflict:
+        except Aborted as lost:
+            self._lost = lost
             pause = tries.pause_seconds()
             if pause is None:
-                raise await self._conflict(tries) from None
-            return pause
-        except Aborted:
-            pause = tries.pause_seconds()
-            if pause is None:
-                raise
+                raise await self.lost(tries) from None
             return pause
         return None
+
+    async def lost(self, tries: Tries) -> Aborted:
+        """Return why ``settle`` asked for another try: a conflict, or a rival in the way."""
+        if isinstance(self._lost, TransactionConflict):
+            return await self._conflict(tries)
+        assert self._lost is not None
+        return self._lost
 
     def _prepared(self) -> bool:
         """End reading and writing; return whether there is anything to send."""

@@ -40,6 +40,8 @@ class FakeRouter(kv_pb2_grpc.KVServicer, cluster_pb2_grpc.ClusterServicer):
         self.streams = 0
         self.scans: list[kv_pb2.ScanRequest] = []
         self.scan_page_items = 3
+        self.scans_may_go_on = asyncio.Event()
+        self.scans_may_go_on.set()
         self.scan_break_after_pages = 0  # breaks the next scan once
         self.members_calls = 0
         self.status = cluster_pb2.StatusResponse(cluster="fake", router_version="9", serving=True)
@@ -114,6 +116,7 @@ class FakeRouter(kv_pb2_grpc.KVServicer, cluster_pb2_grpc.ClusterServicer):
         self, request: kv_pb2.ScanRequest, context: Any
     ) -> AsyncIterator[kv_pb2.ScanResponse]:
         self.scans.append(request)
+        await self.scans_may_go_on.wait()
         await self.awake.wait()
         if request.end and request.end <= request.start:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "scan: end is not behind start")

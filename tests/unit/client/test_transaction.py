@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import pickle
+from collections.abc import Awaitable, Callable
 
 import pytest
 
@@ -11,8 +12,10 @@ import overdb.sync
 from overdb import (
     Aborted,
     Client,
+    DeadlineExceeded,
     InvalidArgument,
     KeyValue,
+    Limits,
     OutcomeUnknown,
     Put,
     RequestId,
@@ -225,18 +228,62 @@ async def test_run_repeats_until_it_commits_and_returns_the_result() -> None:
         assert router.store.values[b"n"][0] == b"20"
 
 
-async def test_run_gives_up_after_its_attempts_or_its_time() -> None:
+def disturbed(client: Client) -> Callable[[Transaction], Awaitable[None]]:
+    """Return a function that reads what another one then changes, whenever it is tried."""
+
+    async def disturbed(t: Transaction) -> None:
+        await add_one(t)
+        await client.put(b"n", b"7")
+
+    return disturbed
+
+
+async def test_run_gives_up_after_its_attempts() -> None:
+    async with FakeRouter() as router, Client(router.address, limits=QUICK) as client:
+        with pytest.raises(TransactionConflict, match=r"in each of 3 attempts: key b'n'"):
+            await client.run(disturbed(client), attempts=3)
+        assert len(commits(router)) == 3
+
+
+async def test_run_gives_up_when_no_time_is_left_for_a_pause() -> None:
+    slow = Limits(backoff_seconds_min=1000.0, backoff_seconds_max=1000.0)
+    async with FakeRouter() as router, Client(router.address, limits=slow) as client:
+        with pytest.raises(TransactionConflict, match=r"in each of 1 attempts: key b'n'"):
+            await client.run(disturbed(client), timeout=30.0)
+        assert len(commits(router)) == 1
+
+
+@pytest.mark.parametrize("rival", [False, True])
+async def test_run_tells_the_conflict_when_its_time_ends_a_later_read(rival: bool) -> None:
     async with FakeRouter() as router, Client(router.address, limits=QUICK) as client:
 
-        async def disturbed(t: Transaction) -> None:
-            await add_one(t)
-            await client.put(b"n", b"7")
+        async def held_later(t: Transaction) -> None:
+            if commits(router):
+                router.scans_may_go_on.clear()
+            await disturbed(client)(t)
 
-        with pytest.raises(TransactionConflict, match=r"in each of 3 attempts: key b'n'"):
-            await client.run(disturbed, attempts=3)
-        assert len(commits(router)) == 3
-        with pytest.raises(TransactionConflict):
-            await client.run(disturbed, timeout=0.3)
+        def rule(entry: Entry) -> Answer:
+            if rival and entry.HasField("transact"):
+                return refusal(entry, 10, "rival in the way")
+            return router.store.answer(entry)
+
+        router.rule = rule
+        with pytest.raises(Aborted, match="rival" if rival else "1 attempts: key b'n'") as raised:
+            await client.run(held_later, timeout=3.0)
+        assert isinstance(raised.value.__cause__, DeadlineExceeded)
+        assert isinstance(raised.value, TransactionConflict) is not rival
+        assert len(commits(router)) == 1
+
+
+async def test_run_tells_that_its_first_read_was_not_answered() -> None:
+    async with FakeRouter() as router, Client(router.address, limits=QUICK) as client:
+        router.scans_may_go_on.clear()
+        with pytest.raises(DeadlineExceeded):
+            await client.run(add_one, timeout=0.2)
+
+
+async def test_run_refuses_wrong_bounds() -> None:
+    async with FakeRouter() as router, Client(router.address) as client:
         for wrong in ({"attempts": 0}, {"timeout": 0}, {"timeout": "1"}, {"attempts": 1.5}):
             with pytest.raises(InvalidArgument):
                 await client.run(add_one, **wrong)
