@@ -5,6 +5,11 @@ from __future__ import annotations
 import signal
 
 import pytest
+from hypothesis import settings
+
+# No bound on the time of one example: a stall of the machine is no finding.
+settings.register_profile("overdb", deadline=None)
+settings.load_profile("overdb")
 
 # A shell starts its background jobs with SIGINT ignored, and so do some CI machines. Programs that are
 # started from here inherit that, and Ctrl-C could not be tested.

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.cluster import LocalCluster, Process, free_ports
+from tests.integration.machine_speed import slowness
 
 pytestmark = pytest.mark.processes
 EXIT_CONFIG = 78
@@ -106,10 +107,12 @@ def test_seven_idle_processes_take_less_than_a_tenth_of_a_core_and_100_mib_each(
 ) -> None:
     for group in range(2):
         cluster.leader(group)
+    slow = slowness()
     shares = [_share_of_a_core(cluster, seconds=3.0) for _ in range(3)]
+    slow = max(slow, slowness())
     resident = {p.name: p.resident_bytes() / 2**20 for p in cluster.processes}
     print(f"idle: {[f'{share:.1%}' for share in shares]} of a core, MiB resident: {resident}")
-    assert min(shares) < 0.10  # whoever else uses the machine only adds
+    assert min(shares) < 0.10 * slow, slow  # whoever else uses the machine only adds
     assert max(resident.values()) < 100
 
 

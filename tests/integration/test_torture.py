@@ -68,9 +68,8 @@ def test_a_plain_cluster_is_hurt_by_signals_only_and_says_what_it_takes(
     assert "make run FAULTS=1" in refused.stderr
 
     before = local.pids()
-    done = torture(
-        tmp_path / "report", *data, "--seconds", "8", "--faults", "kill,pause,restart-all"
-    )
+    faults = ["--faults", "kill,pause,restart-all", "--seed", "8"]
+    done = torture(tmp_path / "report", *data, "--seconds", "24", *faults)
     assert done.returncode == 0, done.stdout + done.stderr
     after = local.pids()
     assert set(after) == set(before)
