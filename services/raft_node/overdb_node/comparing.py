@@ -33,7 +33,9 @@ if TYPE_CHECKING:
 _log = structlog.get_logger()
 ASK_SECONDS = 5.0
 CONTENTS_MAX = 8  # digests that are kept
-_IDLE_SHARE = 3  # a digest's thread rests this many times as long as it works
+# A digest's thread rests this many times as long as it works: all replicas begin theirs at once, and may
+# share their cores. Where half of the time until the next one is over, it rests less.
+_REST, _REST_WHEN_LATE = 15, 3
 _KINDS = frozenset(map(int, Kind))
 _COMPARE = log_pb2.Commands(
     commands=[log_pb2.Command(compare=log_pb2.CompareReplicas())]
@@ -158,7 +160,7 @@ class Comparing:
         self._digesting = True
         index = self._replica.machine.compared
         digest = self._replica.storage.data.begin_digest(canonical)
-        running = self._loop.run_in_executor(self._thread, _run, digest)
+        running = self._loop.run_in_executor(self._thread, _run, digest, self._seconds / 2)
         state = self._state
         running.add_done_callback(lambda done: self._digested(state, index, done))
 
@@ -273,14 +275,16 @@ def _tell(replica: int, point: Point | None) -> str:
     return f"the state of replica {replica} differs from this one's at index {point.at}"
 
 
-def _run(digest: ContentDigest) -> int | None:
+def _run(digest: ContentDigest, leisurely_seconds: float) -> int | None:
     """In the digest's thread: portions of it, with rests between them; None if it was closed meanwhile."""
+    late_at = time.monotonic() + leisurely_seconds
     try:
         while True:
             began = time.monotonic()
             more = digest.advance()
             if not more:
                 return digest.close()
-            time.sleep((time.monotonic() - began) * _IDLE_SHARE)
+            now = time.monotonic()
+            time.sleep((now - began) * (_REST if now < late_at else _REST_WHEN_LATE))
     finally:
         digest.close()
