@@ -36,10 +36,13 @@ def _measured(
 def test_calls_that_take_longer_than_the_window_all_count(tmp_path: Path) -> None:
     """A store that does 50 calls a second, all of a round at once: a window shows none of 20, or all."""
     turn = asyncio.Lock()
+    turns: list[tuple[float, float]] = []  # on a busy machine they are longer than asked for
 
     async def slow(_: int) -> None:
         async with turn:
+            began = time.perf_counter()
             await asyncio.sleep(0.02)
+            turns.append((began, time.perf_counter()))
 
     sample = _measured(slow, tmp_path, 20, (0.1, 0.05))
     assert sample.from_start
@@ -47,38 +50,43 @@ def test_calls_that_take_longer_than_the_window_all_count(tmp_path: Path) -> Non
     assert sample.errors == {}
     assert sample.calls == sample.begun
     assert sample.seconds >= 0.02 * sample.calls
-    assert sample.rate == pytest.approx(50, rel=0.2)
+    took = turns[-1][1] - turns[0][0]
+    assert sample.rate == pytest.approx(len(turns) / took, rel=0.2)
 
 
 def test_a_window_ends_with_a_whole_round(tmp_path: Path) -> None:
-    """A store that does 400 calls a second: 20 callers make two and a half rounds in 130 ms."""
+    """A store that does 400 calls a second: 20 callers make two and a half rounds in 130 ms.
+
+    However slow it really is, the warm-up has a round, and the window hardly ends with one by itself.
+    """
     turn = asyncio.Lock()
 
     async def fair(_: int) -> None:
         async with turn:
             await asyncio.sleep(0.0025)
 
-    sample = _measured(fair, tmp_path, 20, (0.13, 0.3))
+    sample = _measured(fair, tmp_path, 20, (0.13, 1.0))
     assert not sample.from_start
+    assert sample.calls > 0
     assert sample.calls % 20 == 0
-    assert sample.calls >= 40
     assert sample.begun > sample.calls, "the warm-up does not count"
 
 
 def test_an_error_is_counted_by_its_name_and_no_call(tmp_path: Path) -> None:
     async def refuse(number: int) -> None:
-        await asyncio.sleep(0.001)
         if number % 2:
+            await asyncio.sleep(0.2)  # no call's latency, whatever a machine makes of the others'
             raise overdb.Unavailable("no leader")
+        await asyncio.sleep(0.001)
 
     sample = _measured(refuse, tmp_path, 4, (0.2, 0.05))
     assert sample.errors.keys() == {"Unavailable"}
     assert sample.calls > 0
-    assert sample.p50_ms < 10
+    assert sample.p50_ms < 150
 
 
 def test_calls_that_never_end_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bench.load.ROUND_SECONDS_MAX", 0.1)
+    monkeypatch.setattr("bench.load.ROUND_SECONDS_MAX", 1.0)
 
     async def stuck(number: int) -> None:
         if number == 1:
@@ -100,7 +108,7 @@ def test_first_calls_are_left_out_of_percentiles_where_there_is_a_round_of_other
     sample = _measured(ramp, tmp_path, 10, (0.3, 0.1))
     assert sample.from_start
     assert sample.calls > 15
-    assert sample.p50_ms == pytest.approx(400, rel=0.2)
+    assert sample.p50_ms >= 390
     alone = _measured(ramp, tmp_path, 10, (0.15, 0.1))
     assert alone.calls >= 10
     assert alone.p50_ms > 0

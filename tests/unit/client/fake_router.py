@@ -32,6 +32,7 @@ class FakeRouter(kv_pb2_grpc.KVServicer, cluster_pb2_grpc.ClusterServicer):
         self.store = store or Store()
         self.rule: Rule = self.store.answer
         self.health = SERVING
+        self.health_questions = 0
         self.awake = asyncio.Event()  # cleared: answers nothing at all
         self.awake.set()
         self.messages = 0
@@ -91,6 +92,9 @@ class FakeRouter(kv_pb2_grpc.KVServicer, cluster_pb2_grpc.ClusterServicer):
         return [entry.put.id.request_number for entry in self.entries if entry.HasField("put")]
 
     async def _check(self, _request: bytes, _context: Any) -> bytes:
+        async with self.arrived:
+            self.health_questions += 1
+            self.arrived.notify_all()
         await self.awake.wait()
         return self.health
 

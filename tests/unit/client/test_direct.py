@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from dataclasses import replace
 
 import pytest
 
@@ -31,6 +32,7 @@ from overdb.v1 import kv_pb2
 from tests.unit.client.fake_node import FakeNode, lead
 from tests.unit.client.fake_router import DropStreamError, FakeRouter, refusal
 from tests.unit.client.store import Answer, Entry, Store
+from tests.unit.client.test_failures import ends_after_three_refusals
 
 QUICK = Limits(
     connect_seconds_max=0.5,
@@ -44,10 +46,11 @@ _Failure = shard_pb2.Failure
 class Direct:
     """A router, leaders of some groups, and a client with links to them."""
 
-    def __init__(self, groups: int = 1, timeout: float = 5.0) -> None:
+    def __init__(self, groups: int = 1, timeout: float = 5.0, limits: Limits = QUICK) -> None:
         self.store = Store()
         self._groups = groups
         self._timeout = timeout
+        self._limits = limits
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Direct:
@@ -58,7 +61,7 @@ class Direct:
         self.node = self.nodes[0]
         lead(self.router, *self.nodes)
         self.client = await enter(
-            Client(self.router.address, timeout=self._timeout, limits=QUICK, direct=True)
+            Client(self.router.address, timeout=self._timeout, limits=self._limits, direct=True)
         )
         await linked(self.client, self.nodes)
         return self
@@ -275,8 +278,11 @@ async def test_what_may_have_run_at_a_leader_is_never_called_not_run() -> None:
         assert set(direct.store.ran.values()) == {1}
 
 
-async def test_what_a_leader_has_certainly_not_run_is_not_called_unknown() -> None:
-    async with Direct(timeout=0.5) as direct:
+async def test_what_a_leader_has_certainly_not_run_is_not_called_unknown(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ends_after_three_refusals(monkeypatch)
+    async with Direct() as direct:
         direct.node.rule = direct.node.fail(_Failure.REASON_OVERLOADED)
         direct.router.rule = lambda entry: refusal(entry, 8, "full")
         with pytest.raises(ResourceExhausted):
@@ -284,10 +290,10 @@ async def test_what_a_leader_has_certainly_not_run_is_not_called_unknown() -> No
 
 
 async def test_a_deadline_passes_although_the_leader_says_nothing() -> None:
-    async with Direct(timeout=0.1) as direct:
+    async with Direct(limits=replace(QUICK, silence_seconds_max=60.0)) as direct:
         direct.node.rule = lambda _: None
         with pytest.raises(OutcomeUnknown):
-            await direct.client.put(b"a", b"1")
+            await direct.client.put(b"a", b"1", timeout=1.0)
         assert direct.through_router == []
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from contextlib import AsyncExitStack
+from dataclasses import replace
 
 import pytest
 
@@ -20,6 +21,7 @@ from overdb import (
     ResourceExhausted,
     Unavailable,
     Unimplemented,
+    _batch,
 )
 from tests.unit.client.fake_router import (
     NOT_SERVING,
@@ -47,14 +49,15 @@ def nobody() -> str:
 class Pair:
     """Two routers over one store, and a client that is connected to ``first``."""
 
-    def __init__(self) -> None:
+    def __init__(self, limits: Limits = QUICK) -> None:
         self.store = Store()
+        self._limits = limits
 
     async def __aenter__(self) -> Pair:
         self._stack = AsyncExitStack()
         routers = [await self._stack.enter_async_context(FakeRouter(self.store)) for _ in range(2)]
         addresses = [router.address for router in routers]
-        self.client = await self._stack.enter_async_context(Client(addresses, limits=QUICK))
+        self.client = await self._stack.enter_async_context(Client(addresses, limits=self._limits))
         await self.client.get(b"connect")
         self.first, self.second = sorted(routers, key=lambda router: -router.messages)
         return self
@@ -164,11 +167,12 @@ async def test_a_router_that_breaks_every_stream_is_not_hammered() -> None:
 
 
 async def test_a_slow_router_that_lives_is_not_left() -> None:
-    async with Pair() as pair:
+    async with Pair(replace(QUICK, probe_seconds_max=10.0)) as pair:
         pair.first.rule = lambda _: None
-        put = asyncio.ensure_future(pair.client.put(b"k", b"v", timeout=10))
+        asked = pair.first.health_questions
+        put = asyncio.ensure_future(pair.client.put(b"k", b"v", timeout=60))
         await pair.first.until(lambda: len(pair.first.numbers()) == 1)
-        await asyncio.sleep(4 * QUICK.silence_seconds_max)  # several questions for its health
+        await pair.first.until(lambda: pair.first.health_questions >= asked + 3)
         pair.first.rule = lambda _: pair.store.answer(pair.first.entries[1])
         # Any message makes the fake answer the put that it holds (the get's own tag is dropped).
         get = asyncio.ensure_future(pair.client.get(b"k", timeout=5))
@@ -198,12 +202,23 @@ async def test_resource_exhausted_is_retried_with_the_same_id() -> None:
         assert router.numbers() == [1, 1, 1]
 
 
-async def test_resource_exhausted_to_the_end_is_reported_as_not_run() -> None:
+def ends_after_three_refusals(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fourth pause would be longer than the call's time: it ends with no copy under way.
+
+    One that is under way at the deadline may have run, whatever became of those before it.
+    """
+    monkeypatch.setattr(_batch, "backoff_seconds", lambda _, n: 0.001 if n < 3 else 1000.0)
+
+
+async def test_resource_exhausted_to_the_end_is_reported_as_not_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ends_after_three_refusals(monkeypatch)
     async with FakeRouter() as router, Client(router.address, limits=QUICK) as client:
         router.rule = lambda entry: refusal(entry, 8, "queue of group 0 is full")
         with pytest.raises(ResourceExhausted, match="queue of group 0 is full"):
-            await client.put(b"k", b"v", timeout=0.3)
-        assert len(router.entries) > 2
+            await client.put(b"k", b"v", timeout=10)
+        assert router.numbers() == [1, 1, 1, 1]
 
 
 async def test_a_router_that_comes_back_under_the_same_address_is_found() -> None:
@@ -231,7 +246,7 @@ async def test_a_write_without_an_answer_is_unknown_and_can_be_repeated_by_its_i
 
         router.rule = run_silently
         with pytest.raises(OutcomeUnknown, match="repeat it with request_id=") as caught:
-            await client.put(b"k", b"v", timeout=0.2)
+            await client.put(b"k", b"v", timeout=1.0)
         request_id = caught.value.request_id
         assert isinstance(request_id, RequestId)
 
@@ -261,19 +276,19 @@ async def test_a_read_without_an_answer_is_a_passed_deadline() -> None:
         loop = asyncio.get_running_loop()
         began = loop.time()
         with pytest.raises(DeadlineExceeded):
-            await client.get(b"k", timeout=0.2)
-        assert 0.2 <= loop.time() - began < 1.0
+            await client.get(b"k", timeout=1.0)
+        assert 1.0 <= loop.time() - began < 3.0
 
 
 async def test_without_any_router_a_write_is_unavailable_and_not_run() -> None:
     address = nobody()
     async with Client(address, limits=QUICK) as client:
         with pytest.raises(Unavailable, match=f"{address}: connection refused.*not run"):
-            await client.put(b"k", b"v", timeout=0.3)
+            await client.put(b"k", b"v", timeout=2.0)
         with pytest.raises(Unavailable, match="connection refused"):
-            await client.status(timeout=0.3)
+            await client.status(timeout=2.0)
         with pytest.raises(Unavailable, match="connection refused"):
-            _ = [item async for item in client.scan(timeout=0.3)]
+            _ = [item async for item in client.scan(timeout=2.0)]
 
 
 async def test_refused_after_a_lost_answer_is_still_unknown() -> None:
@@ -327,14 +342,15 @@ async def test_the_routers_own_deadline_is_retried_within_ours() -> None:
 
 async def test_entries_carry_what_is_left_of_their_time() -> None:
     async with FakeRouter() as router, Client(router.address) as client:
+        await client.get(b"k", timeout=30)
         await client.get(b"k", timeout=3)
-        await client.get(b"k", timeout=0.05)
-        assert 2500 <= router.entries[0].timeout_ms <= 2900
-        assert 1 <= router.entries[1].timeout_ms <= 50
+        assert 20_000 <= router.entries[0].timeout_ms <= 29_900
+        assert 1 <= router.entries[1].timeout_ms <= 2900
 
 
 async def test_many_deadlines_of_different_length_end_at_their_time() -> None:
     async with FakeRouter() as router, Client(router.address) as client:
+        await client.get(b"connect")
         router.rule = lambda _: None
         loop = asyncio.get_running_loop()
         began = loop.time()
@@ -344,9 +360,9 @@ async def test_many_deadlines_of_different_length_end_at_their_time() -> None:
                 await client.get(b"k", timeout=seconds)
             return loop.time() - began - seconds
 
-        late = await asyncio.gather(*(ends_after(0.1 + 0.01 * (i * 7 % 40)) for i in range(40)))
+        late = await asyncio.gather(*(ends_after(0.1 + 0.05 * (i * 7 % 40)) for i in range(40)))
         assert min(late) >= 0
-        assert max(late) < 0.3
+        assert max(late) < 1.0  # half of what it would be if all ended with the last
 
 
 async def test_a_server_that_is_no_router_is_named() -> None:
@@ -423,7 +439,7 @@ async def test_an_unknown_outcome_keeps_its_number_open() -> None:
     async with FakeRouter() as router, Client(router.address, limits=QUICK) as client:
         router.rule = lambda _: None
         with pytest.raises(OutcomeUnknown):
-            await client.put(b"k", b"v", timeout=0.1)
+            await client.put(b"k", b"v", timeout=1.0)
         router.rule = router.store.answer
         await client.put(b"k", b"v")
         assert [entry.put.id.acknowledged_below for entry in router.entries] == [1, 1]

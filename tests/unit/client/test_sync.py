@@ -101,12 +101,12 @@ def test_errors_are_those_of_the_asyncio_client(router_thread: RouterThread) -> 
             client.scan(b"a", prefix=b"b")
         router_thread.do(lambda: setattr(router, "rule", lambda _: None))
         with pytest.raises(OutcomeUnknown):
-            client.put(b"k", b"v", timeout=0.2)
+            client.put(b"k", b"v", timeout=2.0)
     with (
         overdb.sync.Client("127.0.0.1:1") as client,
         pytest.raises(Unavailable, match="connection refused"),
     ):
-        client.put(b"k", b"v", timeout=0.2)
+        client.put(b"k", b"v", timeout=2.0)
 
 
 def test_close_ends_the_calls_of_other_threads(router_thread: RouterThread) -> None:

@@ -279,7 +279,7 @@ async def test_run_tells_that_its_first_read_was_not_answered() -> None:
     async with FakeRouter() as router, Client(router.address, limits=QUICK) as client:
         router.scans_may_go_on.clear()
         with pytest.raises(DeadlineExceeded):
-            await client.run(add_one, timeout=0.2)
+            await client.run(add_one, timeout=1.0)
 
 
 async def test_run_refuses_wrong_bounds() -> None:
@@ -382,7 +382,7 @@ async def test_run_raises_outcome_unknown_when_it_cannot_find_out() -> None:
     async with FakeRouter() as router, Client(router.address, limits=QUICK) as client:
         _loses_answers(router, 10**6, runs=False)
         with pytest.raises(OutcomeUnknown) as unknown:
-            await client.run(add_one, timeout=0.4)
+            await client.run(add_one, timeout=2.0)
         assert {commit.id.request_number for commit in commits(router)} == {
             unknown.value.request_id.request_number
         }

@@ -157,6 +157,7 @@ class FakeReplica(shard_pb2_grpc.ShardServicer):
         self.changes: list[shard_pb2.ChangeMembersRequest] = []
         self.change_answers: list[shard_pb2.ChangeMembersResponse] = []
         self.streams: list[Any] = []  # contexts of Exchange, to send what is late on
+        self._writing = asyncio.Lock()  # a stream fails at a second write while one is under way
         self._server: grpc.aio.Server | None = None
 
     @property
@@ -201,7 +202,7 @@ class FakeReplica(shard_pb2_grpc.ShardServicer):
                 self.drops -= 1
                 await context.abort(grpc.StatusCode.UNAVAILABLE, "dropped")
             if not self.delay_seconds:
-                await context.write(response)
+                await self._write(context, response)
                 continue
             task = asyncio.create_task(self._write_later(context, response))
             answering.add(task)
@@ -210,7 +211,18 @@ class FakeReplica(shard_pb2_grpc.ShardServicer):
 
     async def _write_later(self, context: Any, response: shard_pb2.ShardResponse) -> None:
         await asyncio.sleep(self.delay_seconds)
-        await context.write(response)
+        await self._write(context, response)
+
+    async def _write(self, context: Any, response: shard_pb2.ShardResponse) -> None:
+        async with self._writing:
+            await context.write(response)
+
+    async def send_late(self, response: shard_pb2.ShardResponse) -> None:
+        """Write to the newest stream what answers no message on it.
+
+        That the router has read the answer before does not say that its write has returned here.
+        """
+        await self._write(self.streams[-1], response)
 
     def _answer(self, request: shard_pb2.ShardRequest) -> shard_pb2.ShardResponse:
         assert request.group == self.group.number

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import grpc
 import pytest
 
 from overdb.internal.v1 import shard_pb2
 from overdb.v1 import kv_pb2
+from overdb_router.kv_service import KVService
 from tests.unit.router.fakes import BatchClient, FakeCluster, get, put, running, until
 
 DEADLINE_EXCEEDED = grpc.StatusCode.DEADLINE_EXCEEDED.value[0]
@@ -93,12 +95,71 @@ def test_an_answer_after_the_deadline_is_dropped() -> None:
     asyncio.run(scenario())
 
 
-def test_a_single_call_is_answered_a_little_before_its_client_gives_up() -> None:
+class _AbortedError(Exception):
+    pass
+
+
+class _Call:
+    """The context of a call whose client waits that long, by a clock that stands."""
+
+    def __init__(self, seconds: float | None) -> None:
+        self._seconds = seconds
+        self.refused: list[tuple[grpc.StatusCode, str]] = []
+
+    def time_remaining(self) -> float | None:
+        return self._seconds
+
+    async def abort(self, code: grpc.StatusCode, details: str, _: object) -> None:
+        self.refused.append((code, details))
+        raise _AbortedError
+
+
+@pytest.mark.parametrize(
+    ("remaining", "wanted"),
+    [(0.5, 0.45), (1.0, 0.9), (4.0, 3.9), (60.0, 5.0), (None, 5.0)],
+)
+def test_a_single_call_is_given_up_a_little_before_its_client_does(
+    remaining: float | None, wanted: float
+) -> None:
+    """A tenth before, 0.1 s at most; never after more than request_seconds_max, which is 5 s here."""
+
     async def scenario() -> None:
         async with running(groups=1) as cluster:
+            service = KVService(cluster.router.core, cluster.router.gate)
+            loop = asyncio.get_running_loop()
+            call: Any = _Call(remaining)
+            before = loop.time()
+            deadline = service._deadline(call)
+            assert before <= deadline - wanted + 1e-6
+            assert deadline - wanted <= loop.time() + 1e-6
+
+    asyncio.run(scenario())
+
+
+def test_a_single_call_is_answered_when_its_own_deadline_has_come() -> None:
+    async def scenario() -> None:
+        async with running(groups=1, request_seconds_max=300) as cluster:
+            await _lose_leader(cluster)
+            service = KVService(cluster.router.core, cluster.router.gate)
+            call: Any = _Call(0.3)
+            async with asyncio.timeout(30):
+                with pytest.raises(_AbortedError):
+                    await service.Put(kv_pb2.PutRequest(key=b"a", value=b"1"), call)
+            [(code, details)] = call.refused
+            assert code is grpc.StatusCode.UNAVAILABLE
+            assert "no leader for group 0" in details
+
+    asyncio.run(scenario())
+
+
+def test_the_client_of_a_single_call_hears_why_it_was_given_up() -> None:
+    """The router's limit is the shorter one by far: its answer comes while the client still waits."""
+
+    async def scenario() -> None:
+        async with running(groups=1, request_seconds_max=0.3) as cluster:
             await _lose_leader(cluster)
             with pytest.raises(grpc.aio.AioRpcError) as refused:
-                await cluster.kv.Put(kv_pb2.PutRequest(key=b"a", value=b"1"), timeout=0.5)
+                await cluster.kv.Put(kv_pb2.PutRequest(key=b"a", value=b"1"), timeout=10)
             assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
             assert "no leader for group 0" in str(refused.value.details())
 

@@ -43,16 +43,13 @@ class Holding:
             self.late.append(later)
 
     def has_told(self, cluster: FakeCluster) -> bool:
-        """Whether all that it holds was answered by "later", and the router has heard so.
-
-        Before that nothing else may be written to the stream: it takes one message at a time.
-        """
+        """Whether all that it holds was answered by "later", and the router has heard so."""
         return bool(self.late) and link(cluster).messages_in_flight == 0
 
     async def let_go(self) -> None:
         self._replica.tamper = None
         for later in self.late:
-            await self._replica.streams[-1].write(later)
+            await self._replica.send_late(later)
         self.late.clear()
 
 
@@ -115,7 +112,9 @@ def test_at_its_deadline_a_write_is_unknown_and_a_late_answer_goes_nowhere() -> 
         async with running(groups=1) as cluster:
             holding = Holding(cluster.leader())
             client = BatchClient(cluster)
-            await client.send(put(0, b"a", timeout_ms=150), get(1, b"a", timeout_ms=150))
+            await client.send(put(0, b"a", timeout_ms=1000), get(1, b"a", timeout_ms=1000))
+            await until(lambda: len(holding.late) == 2 and holding.has_told(cluster))
+            assert not client.answers
             await client.receive(2)
             assert client.answers[0].error.code == DEADLINE_EXCEEDED
             assert "a transaction was in the way" in client.answers[0].error.message
@@ -159,7 +158,7 @@ def test_a_leader_that_steps_down_makes_it_go_to_the_next_one() -> None:
             [late] = holding.late
             del late.late[:]
             late.failure.CopyFrom(failure)
-            await old.streams[-1].write(late)
+            await old.send_late(late)
             await client.receive(1)
             assert client.answers[0].HasField("put")
             assert cluster.groups[0].state.runs == 1
