@@ -27,7 +27,7 @@ from overdb import (
 from overdb.v1 import kv_pb2
 from tests.unit.client.fake_router import DropStreamError, FakeRouter, RouterThread, refusal
 from tests.unit.client.store import Answer, Entry
-from tests.unit.client.test_failures import QUICK
+from tests.unit.client.test_failures import QUICK, connected
 
 
 def commits(router: FakeRouter) -> list[kv_pb2.TransactRequest]:
@@ -256,6 +256,7 @@ async def test_run_gives_up_when_no_time_is_left_for_a_pause() -> None:
 @pytest.mark.parametrize("rival", [False, True])
 async def test_run_tells_the_conflict_when_its_time_ends_a_later_read(rival: bool) -> None:
     async with FakeRouter() as router, Client(router.address, limits=QUICK) as client:
+        await connected(router, client)
 
         async def held_later(t: Transaction) -> None:
             if commits(router):
@@ -277,6 +278,7 @@ async def test_run_tells_the_conflict_when_its_time_ends_a_later_read(rival: boo
 
 async def test_run_tells_that_its_first_read_was_not_answered() -> None:
     async with FakeRouter() as router, Client(router.address, limits=QUICK) as client:
+        await connected(router, client)
         router.scans_may_go_on.clear()
         with pytest.raises(DeadlineExceeded):
             await client.run(add_one, timeout=1.0)
@@ -380,6 +382,7 @@ async def test_run_begins_anew_once_the_commit_is_known_to_be_aborted() -> None:
 
 async def test_run_raises_outcome_unknown_when_it_cannot_find_out() -> None:
     async with FakeRouter() as router, Client(router.address, limits=QUICK) as client:
+        await connected(router, client)
         _loses_answers(router, 10**6, runs=False)
         with pytest.raises(OutcomeUnknown) as unknown:
             await client.run(add_one, timeout=2.0)
