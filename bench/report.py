@@ -17,6 +17,7 @@ from bench import etcd_cluster, python_stores
 from bench.figures import CALLS_FOR_P99, CALLS_FOR_P999, Sample, processes, table, ways
 from bench.goals import goals
 from bench.targets import Target
+from tests.integration.machine_speed import python_seconds
 
 _HERE = Path(__file__).parent
 _LEASES = (
@@ -44,18 +45,7 @@ def machine() -> str:
 
 def _loop_seconds() -> float:
     """The best of three runs of a loop of ordinary Python: machines and builds of Python differ."""
-
-    def once() -> float:
-        found: dict[int, tuple[int, int]] = {}
-        began = time.perf_counter()
-        for number in range(1_000_000):
-            pair = (number, number + 1)
-            found[number & 1023] = pair
-            if (pair[0] + pair[1]) % 7 == 0:
-                found.pop(number & 1023, None)
-        return time.perf_counter() - began
-
-    return min(once() for _ in range(3))
+    return min(python_seconds(1_000_000) for _ in range(3))
 
 
 def _fdatasync_ms() -> float:

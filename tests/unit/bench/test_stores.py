@@ -184,7 +184,7 @@ async def test_a_put_that_oxidedb_has_not_done_is_an_error(monkeypatch: pytest.M
         def close(self) -> None: ...
 
     package, cli = types.ModuleType("oxidedb"), types.ModuleType("oxidedb.cli")
-    cli.ClusterStore = ClusterStore  # type: ignore[attr-defined]
+    vars(cli)["ClusterStore"] = ClusterStore
     monkeypatch.setitem(sys.modules, "oxidedb", package)
     monkeypatch.setitem(sys.modules, "oxidedb.cli", cli)
     store = OxideDB(["127.0.0.1:1"])
