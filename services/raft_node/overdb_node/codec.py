@@ -90,13 +90,14 @@ def _decode_command(command: log_pb2.Command) -> Command | Refused:
     if kind == "compare":
         return CompareReplicas()
     if kind == "configure":
-        return Configure(tuple(getattr(command.configure, name) for name in LIMITS))
+        limits = tuple(getattr(command.configure, name) for name in LIMITS)
+        return Configure(limits, command.configure.level)
     return transaction_codec.decode(command, kind) or _UNREADABLE
 
 
-def encode_limits(settings: MachineSettings) -> bytes:
-    """Commands that put the limits of the state machine into the log."""
-    limits = log_pb2.Configure(**dict(zip(LIMITS, settings.limits, strict=True)))
+def encode_limits(settings: MachineSettings, level: int = 0) -> bytes:
+    """Commands that put the limits of the state machine into the log, and raise its level."""
+    limits = log_pb2.Configure(**dict(zip(LIMITS, settings.limits, strict=True)), level=level)
     return log_pb2.Commands(commands=[log_pb2.Command(configure=limits)]).SerializeToString()
 
 

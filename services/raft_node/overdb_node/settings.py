@@ -195,6 +195,7 @@ class NodeSettings(ProcessSettings, Limits):
             operations_max=self.operations_max,
             unacknowledged_per_client_max=self.unacknowledged_max,
             release=version(),
+            level=0,
         )
 
 

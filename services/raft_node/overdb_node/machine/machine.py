@@ -146,6 +146,11 @@ class Machine:
         return self._settings.limits
 
     @property
+    def level(self) -> int:
+        """The rules that entries are applied by (``settings.LEVEL``)."""
+        return self._settings.level
+
+    @property
     def sessions_open(self) -> int:
         return len(self._sessions)
 
@@ -447,6 +452,7 @@ class Machine:
         if command.limits != self._settings.limits:
             self._settings.limit(command.limits)
             self._overlay.forget_known()
+        self._settings.level = max(self._settings.level, command.level)
         self._limited, self._limits_written = True, False
         return Acknowledged()
 
@@ -475,6 +481,7 @@ class Machine:
             self._clock.value,
             self._clock.physical,
             self._settings.limits if self._limited else (),
+            self._settings.level,
             self._slots.epoch,
             self._slots.bitmap,
             self._sessions.digest_items(),

@@ -1,7 +1,8 @@
 """The numbers of the state machine.
 
-Which group it is, is of the process. The limits are of the log (``Configure``): a new leader has its own put
-there before anything else, so that all replicas apply an entry by the same ones, however each was started.
+The group's number belongs to the process. The limits and the level belong to the log (``Configure``): a new
+leader writes its own limits there before anything else, so that all replicas apply an entry by the same ones,
+however each was started.
 """
 
 from __future__ import annotations
@@ -20,7 +21,14 @@ LIMITS = (
     "unacknowledged_per_client_max",
     "parked_keys_max",
 )
+# The newest rules of ``Machine.apply`` that this program knows (PROTOCOL 4). Raise it with every change of
+# what an entry does to the state or to its result, and ask for the group's level where the two rules part.
+#   0: release 0.1.0
+#   1: release 0.2.0
+LEVEL = 1
+
 _LIMITS = struct.Struct(f">{len(LIMITS)}Q")
+_LEVEL = struct.Struct(">Q")
 
 
 @dataclass(slots=True)
@@ -39,6 +47,8 @@ class MachineSettings:
     unacknowledged_per_client_max: int = 65_536
     release: str = ""  # of the program; replicas of different ones do not compare running checksums
     parked_keys_max: int = 8192  # of all requests that wait for locks
+    # The rules in force. A process starts with 0, since its log may begin before the level was raised.
+    level: int = LEVEL
 
     @property
     def limits(self) -> tuple[int, ...]:
@@ -51,8 +61,13 @@ class MachineSettings:
             setattr(self, name, value)
 
     def pack(self) -> bytes:
-        return _LIMITS.pack(*self.limits)
+        """The limits, then the level. At level 0 these are the bytes that release 0.1.0 writes."""
+        level = _LEVEL.pack(self.level) if self.level else b""
+        return _LIMITS.pack(*self.limits) + level
 
     def load(self, packed: bytes | None) -> None:
-        if packed is not None:
-            self.limit(_LIMITS.unpack(packed))
+        """Take over what ``pack`` wrote; ``None`` leaves everything as the process was started."""
+        if packed is None:
+            return
+        self.limit(_LIMITS.unpack_from(packed))
+        self.level = _LEVEL.unpack(level)[0] if (level := packed[_LIMITS.size :]) else 0

@@ -150,9 +150,10 @@ class CompareReplicas(NamedTuple):
 
 
 class Configure(NamedTuple):
-    """The limits from here on, in the order of ``settings.LIMITS``."""
+    """The limits from here on, in the order of ``settings.LIMITS``; the level if it is larger than before."""
 
     limits: tuple[int, ...]
+    level: int = 0
 
 
 Command = (

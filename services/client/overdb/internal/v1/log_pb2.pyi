@@ -379,6 +379,7 @@ class Configure(google.protobuf.message.Message):
     OPERATIONS_MAX_FIELD_NUMBER: builtins.int
     UNACKNOWLEDGED_PER_CLIENT_MAX_FIELD_NUMBER: builtins.int
     PARKED_KEYS_MAX_FIELD_NUMBER: builtins.int
+    LEVEL_FIELD_NUMBER: builtins.int
     client_id_lifetime_us: builtins.int
     ahead_us_max: builtins.int
     retention_us: builtins.int
@@ -388,6 +389,10 @@ class Configure(google.protobuf.message.Message):
     operations_max: builtins.int
     unacknowledged_per_client_max: builtins.int
     parked_keys_max: builtins.int
+    level: builtins.int
+    """The rules that entries from here on are applied by (PROTOCOL 4). It only rises; 0 changes nothing. Written
+    only when every replica of every group runs a program that knows the level.
+    """
     def __init__(
         self,
         *,
@@ -400,8 +405,9 @@ class Configure(google.protobuf.message.Message):
         operations_max: builtins.int = ...,
         unacknowledged_per_client_max: builtins.int = ...,
         parked_keys_max: builtins.int = ...,
+        level: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["ahead_us_max", b"ahead_us_max", "client_id_lifetime_us", b"client_id_lifetime_us", "key_bytes_max", b"key_bytes_max", "operations_max", b"operations_max", "parked_keys_max", b"parked_keys_max", "request_bytes_max", b"request_bytes_max", "retention_us", b"retention_us", "unacknowledged_per_client_max", b"unacknowledged_per_client_max", "value_bytes_max", b"value_bytes_max"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["ahead_us_max", b"ahead_us_max", "client_id_lifetime_us", b"client_id_lifetime_us", "key_bytes_max", b"key_bytes_max", "level", b"level", "operations_max", b"operations_max", "parked_keys_max", b"parked_keys_max", "request_bytes_max", b"request_bytes_max", "retention_us", b"retention_us", "unacknowledged_per_client_max", b"unacknowledged_per_client_max", "value_bytes_max", b"value_bytes_max"]) -> None: ...
 
 global___Configure = Configure
 
