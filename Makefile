@@ -1,10 +1,11 @@
 # OverDB. `make` alone lists what there is.
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help run up down test verify format generate lock bench clean setup growth sim campaign torture
+.PHONY: help run up down test test-all verify format generate lock bench clean setup growth sim campaign torture
 
 DATA ?= overdb-data
 GROUPS ?= 2
+JOBS ?= auto
 REPLICAS ?= 3
 ROUTERS ?= 1
 BASE_PORT ?= 7400
@@ -18,7 +19,7 @@ FIRST ?= 0
 COUNT ?= 0
 
 help: ## list the commands
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
 
 run: ## start a cluster as local processes (GROUPS=2 REPLICAS=3 ROUTERS=1 BASE_PORT=7400 DATA=overdb-data FAULTS=)
 	@scripts/setup.sh run
@@ -36,8 +37,11 @@ setup: ## install everything for development into .venv
 	@scripts/setup.sh dev
 	@scripts/setup.sh codegen
 
-test: setup verify ## set up, verify, run all tests (PYTEST_ARGS="-k name")
-	@.venv/bin/python -m pytest $(PYTEST_ARGS)
+test: setup verify ## set up, verify, run all tests in their quick size (JOBS=2 PYTEST_ARGS="-k name")
+	@.venv/bin/python -m pytest -n $(JOBS) --dist loadgroup $(PYTEST_ARGS)
+
+test-all: setup verify ## the same in full size: about an hour
+	@.venv/bin/python -m pytest -n $(JOBS) --dist loadgroup --size full $(PYTEST_ARGS)
 
 verify: setup ## ruff, mypy, generated code; writes nothing
 	@scripts/verify.sh

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import signal
+from typing import Any
 
 import pytest
 from hypothesis import settings
+
+from tests.sizes import Sizes, draw_first_seed
 
 # No bound on the time of one example: a stall of the machine is no finding.
 settings.register_profile("overdb", deadline=None)
@@ -16,9 +19,85 @@ settings.load_profile("overdb")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+SIZES = pytest.StashKey[Sizes]()
+DRAWN = pytest.StashKey[str]()
+# The order in which tests are given to the workers: chains of tests that only one worker can do come first.
+ORDER = ("tests/containers", "tests/integration", "tests/simulation", "tests")
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption(
-        "--schedules", default="100000", help="schedules of transactions that are searched"
+    group = parser.getgroup("sizes", "sizes of the big tests (tests/sizes.py)")
+    group.addoption(
+        "--size",
+        choices=("quick", "full"),
+        default="quick",
+        help="of the big tests (default: quick)",
     )
-    parser.addoption("--first-seed", default="0", help="of the schedules that are searched")
+    group.addoption(
+        "--first-seed",
+        type=int,
+        default=None,
+        help="first of the seeds that searches use, instead of a drawn one",
+    )
+    group.addoption(
+        "--schedules",
+        type=int,
+        default=None,
+        help="search this many schedules of transactions, from the first seed on",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    first, origin = config.getoption("--first-seed"), "as asked for"
+    if first is None:
+        # A worker of pytest-xdist uses what the process that started it has drawn.
+        given: dict[str, Any] = getattr(config, "workerinput", {})
+        if "first_seed" in given:
+            first = given["first_seed"]
+        else:
+            first, origin = draw_first_seed(config.rootpath)
+            origin = f"drawn from {origin}"
+    config.stash[SIZES] = Sizes(config.getoption("--size") == "full", first)
+    config.stash[DRAWN] = origin
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Of pytest-xdist: called for each worker before it starts."""
+    node.workerinput["first_seed"] = node.config.stash[SIZES].first_seed
+
+
+def _replay(config: pytest.Config) -> str:
+    return f"--size {config.getoption('--size')} --first-seed {config.stash[SIZES].first_seed}"
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    return f"sizes and seeds: {_replay(config)} (seeds {config.stash[DRAWN]})"
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    if terminalreporter.stats.get("failed"):
+        terminalreporter.write_line(f"the same sizes and seeds again: {_replay(config)}")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Order the tests (see ORDER); tests that share a costly fixture share a worker."""
+
+    def rank(item: pytest.Item) -> int:
+        return next(n for n, folder in enumerate(ORDER) if item.nodeid.startswith(folder))
+
+    items.sort(key=rank)
+    for item in items:
+        if item.nodeid.startswith("tests/containers"):
+            item.add_marker(pytest.mark.xdist_group("containers"))
+        elif "shared_cluster" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+
+
+@pytest.fixture(scope="session")
+def sizes(pytestconfig: pytest.Config) -> Sizes:
+    """The size of this run: ``sizes.pick(quick=3, full=50)``, ``sizes.seeds(quick=20, full=300)``."""
+    return pytestconfig.stash[SIZES]

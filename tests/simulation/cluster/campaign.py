@@ -157,8 +157,11 @@ class Campaign:
 
 
 def run_seeds(seeds: Iterable[int], seconds: float, jobs: int) -> Iterator[Outcome]:
-    """Each seed's outcome, as they come."""
+    """Each seed's outcome, as they come. With one job they run in this process."""
     work = ((seed, seconds) for seed in seeds)
+    if jobs == 1:
+        yield from map(one, work)
+        return
     with get_context("spawn").Pool(jobs, _worker, maxtasksperchild=200) as pool:
         while batch := list(itertools.islice(work, 100)):  # a pool reads all it is given at once
             yield from pool.imap_unordered(one, batch)

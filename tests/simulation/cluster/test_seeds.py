@@ -5,29 +5,43 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 
 import pytest
 
 from tests.simulation.cluster.campaign import UNDECIDED_MAX, Campaign, report, run_seeds
 from tests.simulation.cluster.run import Run
 from tests.simulation.cluster.workloads.bank import Bank
+from tests.sizes import Sizes, processes
 
-SEEDS = 300
+SEEDS = 300  # of the full size, and the budget for reaching what is rare
+KNOWN = (0, 2, 6)  # they reach all that is rare
 SECONDS = 10.0  # with faults; before it a cluster comes up, and after it everything heals
 
 
-@pytest.mark.timeout(900)
-def test_seeds_keep_every_promise() -> None:
+@pytest.mark.timeout(1800)
+def test_seeds_keep_every_promise(sizes: Sizes) -> None:
     done = Campaign()
-    for outcome in run_seeds(range(SEEDS), SECONDS, os.cpu_count() or 1):
+    run(done, sizes.seeds(quick=40, full=SEEDS))
+    assert done.undecided <= UNDECIDED_MAX, f"{done.undecided:.1%} of the registers were not judged"
+    assert done.counts["appended"] + done.counts["write"] > 20 * done.seeds, "too little load"
+    # The drawn seeds of a quick run are too few to reach all that is rare: known ones follow, then others.
+    for seed in dict.fromkeys((*KNOWN, *range(SEEDS))):
+        if not done.missing:
+            break
+        run(done, [seed])
+    print(done)
+    assert not done.missing, f"never reached: {done.missing}"
+
+
+def run(done: Campaign, seeds: Sequence[int]) -> None:
+    """Run seeds and add what they did; each that failed is shown with its timeline."""
+    jobs = processes() if len(seeds) > 1 else 1
+    for outcome in run_seeds(seeds, SECONDS, jobs):
         done.add(outcome)
         if outcome.problem:
             report(outcome)
-    print(done)
     assert not done.failed, "see above for the timelines, and for how to replay them"
-    assert done.undecided <= UNDECIDED_MAX, f"{done.undecided:.1%} of the registers were not judged"
-    assert not done.missing, f"never reached: {done.missing}"
-    assert done.counts["appended"] + done.counts["write"] > 20 * SEEDS, "too little load"
 
 
 def test_what_a_client_sees_in_the_middle_of_a_run_fails_the_run(
@@ -61,8 +75,10 @@ def test_a_seed_gives_the_same_trace_under_another_hash_seed() -> None:
 
 
 def test_a_run_without_faults_is_quiet() -> None:
-    outcome = Run(1, 5.0, faulty=False).run()
+    run_of_it = Run(1, 5.0, faulty=False)
+    outcome = run_of_it.run()
     assert not outcome.problem
     assert outcome.counts["event: elected"] == 2
     assert not outcome.counts["event: stepped_down"]
-    assert outcome.simulated_seconds / outcome.real_seconds > 5, "far slower than it should be"
+    steps = run_of_it.world.loop.steps / outcome.simulated_seconds  # usually 2,500
+    assert steps < 5_000, "a timer or a message that nobody needs"
