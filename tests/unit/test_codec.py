@@ -226,17 +226,53 @@ def test_no_damaged_payload_makes_it_raise(data: st.DataObject) -> None:
     codec.decode_envelope(bytes(payload[: data.draw(st.integers(0, len(payload)))]))
 
 
-def test_deletes_alone_store_no_values() -> None:
-    """DESIGN 5: they are taken on a full disk."""
+_DELETE = _Operation(delete=_Operation.Delete(key=b"d"))
+_GET = _Operation(get=_Operation.Get(key=b"g"))
+_ADD = _Operation(add=_Operation.Add(key=b"n", delta=1))
+# Every command there is: what a node that runs out of disk does with it. A new one must be decided here.
+ON_A_FULL_DISK = [
+    (log_pb2.Command(put=kv_pb2.PutRequest(key=b"k")), "stores"),
+    (log_pb2.Command(delete=kv_pb2.DeleteRequest(key=b"k")), "frees"),
+    (log_pb2.Command(transact=kv_pb2.TransactRequest(then=[_GET, _DELETE])), "frees"),
+    (log_pb2.Command(transact=kv_pb2.TransactRequest(then=[_GET], otherwise=[_PUT])), "stores"),
+    (log_pb2.Command(transact=kv_pb2.TransactRequest(then=[_DELETE, _ADD])), "stores"),
+    (log_pb2.Command(transact=kv_pb2.TransactRequest(then=[_Operation()])), "stores"),
+    (log_pb2.Command(prepare=log_pb2.Prepare(then=[_GET], otherwise=[_DELETE])), "frees"),
+    (log_pb2.Command(prepare=log_pb2.Prepare(then=[_PUT])), "stores"),
+    (log_pb2.Command(advance=log_pb2.Advance(version=1)), "upkeep"),
+    (log_pb2.Command(resolve=log_pb2.Resolve(attempt=1)), "upkeep"),
+    (log_pb2.Command(inquire=log_pb2.Inquire(attempt=1)), "upkeep"),
+    (log_pb2.Command(forget=log_pb2.Forget(attempt=1)), "upkeep"),
+    (log_pb2.Command(compare=log_pb2.CompareReplicas()), "upkeep"),
+    (log_pb2.Command(configure=log_pb2.Configure(level=1)), "upkeep"),
+    (log_pb2.Command(), "stores"),  # of a newer program
+]
+
+
+@pytest.mark.parametrize(("command", "kind"), ON_A_FULL_DISK)
+def test_a_full_disk_takes_what_frees_or_finishes(command: log_pb2.Command, kind: str) -> None:
+    """FAULTS 84: `advance` was missing, and one full group failed the scans of all."""
+    commands = log_pb2.Commands(commands=[command]).SerializeToString()
+    assert codec.stores_values(commands) == (kind == "stores")
+    assert codec.is_upkeep(commands) == (kind == "upkeep")
+
+
+def test_a_message_stores_when_one_of_its_commands_does() -> None:
     put = log_pb2.Command(put=kv_pb2.PutRequest(key=b"k"))
-    delete = log_pb2.Command(delete=kv_pb2.DeleteRequest(key=b"k"))
-
-    def stores(*commands: log_pb2.Command) -> bool:
-        return codec.stores_values(log_pb2.Commands(commands=commands).SerializeToString())
-
-    assert not stores(delete, delete)
-    assert stores(delete, put)
+    advance = log_pb2.Command(advance=log_pb2.Advance(version=1))
+    both = log_pb2.Commands(commands=[advance, put]).SerializeToString()
+    assert codec.stores_values(both)
+    assert not codec.is_upkeep(both)
     assert codec.stores_values(b"\xff")
+    assert not codec.is_upkeep(b"\xff")
+
+
+def test_what_a_full_disk_does_is_decided_for_every_command() -> None:
+    known = {field.name for field in log_pb2.Command.DESCRIPTOR.oneofs_by_name["command"].fields}
+    decided = {command.WhichOneof("command") for command, _ in ON_A_FULL_DISK}
+    assert known == decided - {None}, (
+        "add the new command to ON_A_FULL_DISK, and to codec._UPKEEP if it is one"
+    )
 
 
 # --- results -----------------------------------------------------------------------------------------

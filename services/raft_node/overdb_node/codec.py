@@ -102,15 +102,44 @@ def encode_limits(settings: MachineSettings, level: int = 0) -> bytes:
 
 
 def stores_values(commands: bytes) -> bool:
-    """Whether any of these commands makes the store larger; deletes are taken on a full disk too."""
+    """Returns whether any of these commands stores a value. A node that runs out of disk refuses it.
+
+    Whatever frees or finishes something is taken, and so is a transaction that only compares, reads and
+    deletes. A command that this program does not know counts as one that stores.
+    """
     try:
         parsed = log_pb2.Commands.FromString(commands)
     except DecodeError:
         return True
-    return any(command.WhichOneof("command") not in _STORE_NOTHING for command in parsed.commands)
+    return any(map(_stores_value, parsed.commands))
 
 
-_STORE_NOTHING = frozenset(("delete", "resolve", "inquire", "forget", "compare", "configure"))
+def is_upkeep(commands: bytes) -> bool:
+    """Returns whether all of these commands are the cluster's own. They are taken on any disk.
+
+    They finish transactions, move clocks and change limits. Other groups wait for them.
+    """
+    try:
+        parsed = log_pb2.Commands.FromString(commands)
+    except DecodeError:
+        return False
+    return all(command.WhichOneof("command") in _UPKEEP for command in parsed.commands)
+
+
+def _stores_value(command: log_pb2.Command) -> bool:
+    kind = command.WhichOneof("command")
+    if kind == "transact":
+        part: kv_pb2.TransactRequest | log_pb2.Prepare = command.transact
+    elif kind == "prepare":
+        part = command.prepare
+    else:
+        return kind != "delete" and kind not in _UPKEEP
+    operations = (*part.then, *part.otherwise)
+    return any(operation.WhichOneof("operation") not in _READ_OR_FREE for operation in operations)
+
+
+_UPKEEP = frozenset(("advance", "resolve", "inquire", "forget", "compare", "configure", "set_time"))
+_READ_OR_FREE = frozenset(("get", "delete"))
 
 
 # --- results -----------------------------------------------------------------------------------------
