@@ -50,6 +50,8 @@ class GroupStatus:
     epoch: int  # of the slot map
     slots: int  # how many of the 4,096 it owns
     replicas: tuple[ReplicaStatus, ...]
+    level: int = 0  # the rules that its log is applied by; rises when all programs know newer ones
+    level_waits_for: str = ""  # which replicas hold that up; empty: none
 
     def lag(self, replica: ReplicaStatus) -> int:
         """Return how many committed entries a replica has still to apply."""
@@ -65,6 +67,7 @@ class ClusterStatus:
     router_version: str
     serving: bool
     groups: tuple[GroupStatus, ...]
+    level: int = 0  # the oldest of the groups' levels
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +160,7 @@ def cluster_status(response: cluster_pb2.StatusResponse) -> ClusterStatus:
         router_version=response.router_version,
         serving=response.serving,
         groups=tuple(_group_status(group) for group in response.groups),
+        level=response.level,
     )
 
 
@@ -169,6 +173,8 @@ def _group_status(group: cluster_pb2.GroupStatus) -> GroupStatus:
         epoch=group.epoch,
         slots=group.slots,
         replicas=tuple(_replica_status(replica) for replica in group.replicas),
+        level=group.level,
+        level_waits_for=group.level_waits_for,
     )
 
 

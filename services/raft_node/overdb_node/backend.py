@@ -8,6 +8,7 @@ from overdb.internal.v1 import shard_pb2
 from overdb_common.version import version as program_version
 from overdb_node import codec, transaction_codec
 from overdb_node.machine.machine import Machine
+from overdb_node.machine.settings import LEVEL
 from overdb_node.membership import members_of
 from overdb_node.raft.errors import NotLeader
 from overdb_node.raft.output import Role
@@ -158,6 +159,9 @@ class ReplicaBackend:
             incarnation=replica.membership.incarnation,
             established=replica.membership.established,
             founders=replica.membership.founders,
+            level=machine.level,
+            level_known=LEVEL,
+            level_waits_for=replica.level_waits_for,
             log_bytes=replica.storage.log_bytes,
             data_bytes=replica.storage.data_bytes,
             version=program_version(),

@@ -11,6 +11,7 @@ import structlog
 from overdb.internal.v1 import shard_pb2
 from overdb.v1 import kv_pb2
 from overdb_common.addresses import check_reachable_address, split_addresses
+from overdb_common.version import version
 from overdb_node import codec
 from overdb_node.founding import Founding, Verdict
 from overdb_node.raft import errors
@@ -19,6 +20,7 @@ from overdb_node.raft.membership import AddLearner, Change, Promote, Remove
 from overdb_node.raft.types import Configuration, Member
 from overdb_node.storage import founding as disk
 from overdb_node.transport.describing import Describer
+from overdb_node.transport.raft_service import Sender
 
 if TYPE_CHECKING:
     from overdb_node.replica import Replica
@@ -103,9 +105,15 @@ class Membership:
 
     # --- who is heard -----------------------------------------------------------------------------
 
-    def admit(self, sender: int, incarnation: int, address: str) -> str:
-        """Why packets of ``sender`` do not count here; "" when they do (PROTOCOL 3.5)."""
+    def admit(self, packet: Sender) -> str:
+        """Why packets of a sender do not count here; "" when they do (PROTOCOL 3.5, 4)."""
         raft, group = self._replica.raft, self._replica.settings.group
+        sender, incarnation, address = packet.replica_id, packet.incarnation, packet.address
+        if packet.level < (level := self._replica.machine.level):
+            return (
+                f"replica {sender} runs a program that knows level {packet.level}, group {group} is at "
+                f"level {level}: start release {version()} or a newer one there"
+            )
         if sender in raft.log.configuration_at(raft.commit_index).retired:
             return f"replica {sender} was removed from group {group}"
         member = raft.log.configuration.member(sender)
@@ -143,7 +151,7 @@ class Membership:
         rounds = 0
         while not self.established:
             finding = judge.judge(await self._ask_around())
-            if settings.join and not self._known_addresses():
+            if settings.join and not self.known_addresses():
                 finding = finding.__class__(Verdict.NEW, {})
             if finding.verdict is Verdict.LOST:
                 self.problem = (
@@ -186,7 +194,7 @@ class Membership:
             _log.error("removed", group=self._replica.settings.group, problem=self.problem)
             raft.removed()
 
-    def _known_addresses(self) -> list[str]:
+    def known_addresses(self) -> list[str]:
         """Of all who may know of the group: members by settings and by the log, and seeds."""
         replica = self._replica
         settings = replica.settings
@@ -200,7 +208,7 @@ class Membership:
         """What the other replicas of this group say of themselves, by id."""
         settings = self._replica.settings
         found = {}
-        for answer in await self._describer.ask(self._known_addresses(), settings.group):
+        for answer in await self._describer.ask(self.known_addresses(), settings.group):
             same = answer.cluster == settings.cluster and answer.group == settings.group
             if same and answer.replica_id != settings.node_id:
                 found[answer.replica_id] = answer

@@ -21,10 +21,12 @@ import structlog
 from overdb.internal.v1 import shard_pb2
 from overdb_node import codec
 from overdb_node.applying import Applier, Deferred, Waiting
+from overdb_node.cluster_level import LevelRaiser, Replied
 from overdb_node.comparing import Comparing
 from overdb_node.finishing import Finisher
 from overdb_node.leasing import Promises, elapsed_us
 from overdb_node.machine.machine import Machine
+from overdb_node.machine.settings import LEVEL
 from overdb_node.membership import Membership
 from overdb_node.metrics import NodeMetrics
 from overdb_node.raft.core import Raft
@@ -37,6 +39,7 @@ from overdb_node.reads import BlockedReads, PendingRead, Reads, answer_reads
 from overdb_node.settings import NodeSettings
 from overdb_node.snapshotting import Snapshotting
 from overdb_node.storage.group_commit import GroupCommit, PersistRequest
+from overdb_node.storage.identity import note_level
 from overdb_node.storage.replica import ReplicaStorage
 from overdb_node.sweeping import Sweeper
 from overdb_node.transport.peers import Address, Peers
@@ -103,7 +106,17 @@ class Replica:
         self.comparing = Comparing(self)
         self._proposals: list[tuple[bytes, int, Answers]] = []
         self._proposed_bytes = 0
-        self._limits = codec.encode_limits(settings.machine_settings())
+        self._level_agreed = 0  # that all replicas of all groups were found to know
+        self._level_noted = 0  # in the directory, for older programs to refuse it
+        self._level_raiser = LevelRaiser(
+            settings.group,
+            settings.groups,
+            settings.describe_seconds_max,
+            self.membership.known_addresses,
+            lambda: [member.replica_id for member in self.raft.log.members],
+            self._own_reply,
+            self._raise_level,
+        )
         self._limited_term = 0  # the last in which they were proposed
         self._newest_token = 0
         self._persisting_since: float | None = None  # an fsync is waited for; None: nothing is
@@ -118,6 +131,7 @@ class Replica:
     # --- life -----------------------------------------------------------------------------------
 
     def start(self) -> None:
+        self._note_level()
         self.membership.start()
         self._schedule_tick()
         self.schedule_turn()
@@ -131,6 +145,7 @@ class Replica:
         self._failed = True  # nothing is taken in any more
         await self.finisher.close()
         await self.membership.close()
+        await self._level_raiser.close()
         await self.comparing.close()
         await self.peers.close()
         await self.snapshotting.close()
@@ -204,6 +219,11 @@ class Replica:
         return "; ".join(filter(None, problems))
 
     @property
+    def level_waits_for(self) -> str:
+        """Which replicas hold up raising the group's level; empty when none does."""
+        return self._level_raiser.waits_for
+
+    @property
     def loop(self) -> asyncio.AbstractEventLoop:
         return self._loop
 
@@ -245,6 +265,7 @@ class Replica:
         self.snapshotting.tick()
         self.finisher.tick()
         self.comparing.tick()
+        self._level_raiser.tick(self.machine.level, leads=self.raft.serves)
         self._make_way()
         if self.raft.installing is None:
             self._sweeper.tick(self.machine, self.storage.data)
@@ -421,6 +442,22 @@ class Replica:
         """Whether the limits are still to be put into the log, before anything else of this leader."""
         return self.raft.serves and self._limited_term != self.raft.term
 
+    def _own_reply(self) -> Replied:
+        members = frozenset(member.replica_id for member in self.raft.log.members)
+        index = self.raft.log.configuration_index
+        settings, level = self.settings, self.machine.level
+        return Replied(settings.group, settings.node_id, LEVEL, level, members, index)
+
+    def _raise_level(self, level: int) -> None:
+        self._level_agreed = level
+        self.repeat_limits()
+
+    def _note_level(self) -> None:
+        """Note a raised level in the directory before anything more is answered."""
+        if self.machine.level > self._level_noted:
+            self._level_noted = self.machine.level
+            note_level(self.settings.data, self._level_noted)
+
     def repeat_limits(self) -> None:
         """Have the limits put into the log once more if this replica leads. They change nothing."""
         self._limited_term = 0
@@ -435,7 +472,8 @@ class Replica:
         stamp = time.time_ns() // 1000
         waiting = [commands for commands, _, _ in proposals]
         if begins:  # before anything else in this term
-            waiting.insert(0, self._limits)
+            limits = self.settings.machine_settings()
+            waiting.insert(0, codec.encode_limits(limits, self._level_agreed))
         try:
             index = self.raft.propose(
                 [codec.encode_envelope(stamp, commands) for commands in waiting]
@@ -490,6 +528,7 @@ class Replica:
     def _apply(self) -> None:
         if self._applier.has_work and self.raft.installing is None:
             self.raft.applied_to(self._applier.run_slice())
+            self._note_level()
             if self.machine.compared == self.raft.applied:
                 self.comparing.applied()
             self.blocked_reads.run(self.machine, self.storage.data)
@@ -532,6 +571,7 @@ class Replica:
         self._applier = Applier(
             machine, self.storage.data, self._waiting, self._deferred, self.metrics
         )
+        self._note_level()
         self._sweeper.restart()
         self.comparing.restart()
         self.raft.installed()

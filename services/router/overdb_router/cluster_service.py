@@ -56,11 +56,13 @@ class ClusterService(cluster_pb2_grpc.ClusterServicer):
             answers = dict(
                 zip(addresses, await asyncio.gather(*map(self._describe, addresses)), strict=True)
             )
+            groups = [self._group_status(view, answers) for view in views]
             return cluster_pb2.StatusResponse(
                 cluster=core.settings.cluster,
                 router_version=version(),
-                groups=[self._group_status(view, answers) for view in views],
+                groups=groups,
                 serving=core.topology.serving,
+                level=min((group.level for group in groups if group.leader_id), default=0),
             )
         finally:
             self._leave("Status")
@@ -234,7 +236,9 @@ class ClusterService(cluster_pb2_grpc.ClusterServicer):
         topology = self._core.topology
         leader = view.leader
         heard = [answers.get(member.address) for member in view.members]
-        clock = max((answer.clock for answer in heard if answer is not None), default=0)
+        known = [answer for answer in heard if answer is not None]
+        clock = max((answer.clock for answer in known), default=0)
+        waits = (answer.level_waits_for for answer in known if answer.role == "leader")
         return cluster_pb2.GroupStatus(
             group=view.group,
             leader_id=leader.replica_id if leader is not None and view.reachable else 0,
@@ -246,6 +250,8 @@ class ClusterService(cluster_pb2_grpc.ClusterServicer):
                 _replica_status(member, answer)
                 for member, answer in zip(view.members, heard, strict=True)
             ],
+            level=max((answer.level for answer in known), default=0),
+            level_waits_for=next(waits, ""),
         )
 
 

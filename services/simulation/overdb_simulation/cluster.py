@@ -16,12 +16,13 @@ from overdb_node.metrics import NodeMetrics
 from overdb_node.node import open_storage
 from overdb_node.replica import Replica
 from overdb_node.settings import NodeSettings
+from overdb_node.transport.raft_service import Sender
 from overdb_node.transport.shard_service import ShardService
 from overdb_router.router import Router
 from overdb_router.settings import RouterSettings
 from overdb_simulation.disk import PowerLoss, SimulatedDisk
 from overdb_simulation.loop import Process, current_process
-from overdb_simulation.network import Sender, Server
+from overdb_simulation.network import Server
 from overdb_simulation.substitutes import World
 
 RESTART_SECONDS = 1.0  # after which a supervisor starts a process again that has given up
@@ -108,7 +109,7 @@ class Node:
         world.loop.create_task(server.start())
 
         def hear(sender: Sender, messages: list[Any]) -> None:
-            if not replica.membership.admit(sender.replica_id, sender.incarnation, sender.address):
+            if not replica.membership.admit(sender):
                 replica.receive(sender.replica_id, messages)
 
         world.network.raft[self.address] = (process, self.replica_id, hear)

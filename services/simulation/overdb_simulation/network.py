@@ -19,6 +19,7 @@ from typing import Any
 
 import grpc
 
+from overdb_node.transport.raft_service import Sender
 from overdb_simulation.loop import Process, VirtualLoop, current_process
 
 BREAK_SECONDS = 3.0  # how long a link may be cut before TCP and keepalive give a stream up
@@ -35,15 +36,6 @@ class Weather:
     latency: float = 0.0003
     jitter: float = 0.0003
     slowness: float = 0.05
-
-
-@dataclass(frozen=True, slots=True)
-class Sender:
-    """Who sends a Raft packet, as it says of itself."""
-
-    replica_id: int
-    incarnation: int
-    address: str
 
 
 Receive = Callable[[Sender, list[Any]], None]
@@ -633,7 +625,8 @@ class SimulatedPeer:
     def _flush(self) -> None:
         waiting, self._waiting = self._waiting, []
         if not self._closed:
-            sender = Sender(self._own.replica_id, self._own.incarnation, self._own_address())
+            own = self._own
+            sender = Sender(own.replica_id, own.incarnation, self._own_address(), own.level)
             self._network.send_packet(sender, self.member.address, self.member.replica_id, waiting)
 
     async def close(self) -> None:

@@ -139,7 +139,7 @@ def test_status_ends_with_3_when_it_does_not_serve(run: Run, router_thread: Rout
     plain = run("status")
     assert plain.returncode == 3
     assert plain.stdout.decode().splitlines() == [
-        "cluster c, router 1.0: NOT serving: no leader in group 1",
+        "cluster c, level 0, router 1.0: NOT serving: no leader in group 1",
         "group 0\treplica 1\th:7410\tleader\tlag 0",
         "group 0\treplica 2\th:7411\tfollower\tlag 2\tdisk nearly full",
         "group 1\treplica 4\th:7413\tunreachable\tlag -",

@@ -18,6 +18,7 @@ from overdb_node import codec
 from overdb_node.applying import Applier, Deferred, Waiting
 from overdb_node.backend import ReplicaBackend
 from overdb_node.machine.machine import Machine, MachineSettings
+from overdb_node.machine.settings import LEVEL
 from overdb_node.metrics import NodeMetrics
 from overdb_node.node import _serve, open_storage
 from overdb_node.raft.types import Entry, EntryKind, Member
@@ -190,9 +191,9 @@ def test_an_idle_group_writes_no_compares(tmp_path: Path) -> None:
     async def run() -> None:
         async with group(tmp_path, 1, compare_seconds=0.02) as running:
             replica = await running.led()
-            await until(lambda: replica.machine.compared)
+            await until(lambda: replica.machine.level == LEVEL)  # an entry of its own
+            await until(lambda: replica.machine.compared == replica.raft.log.last_index)
             last = replica.raft.log.last_index
-            assert replica.machine.compared == last
             ticks = replica._ticks
             await until(lambda: replica._ticks > ticks + 20)  # ten times compare_seconds
             assert replica.raft.log.last_index == last

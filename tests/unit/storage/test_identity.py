@@ -15,7 +15,8 @@ import pytest
 
 from overdb_common.errors import StartupError
 from overdb_node.storage import identity as identities
-from overdb_node.storage.identity import FORMAT, Identity
+from overdb_node.storage.founding import FORMAT
+from overdb_node.storage.identity import Identity
 from tests.unit.storage.replicas import IDENTITY, opened, state_of
 
 pytestmark = pytest.mark.usefixtures("small_segments")

@@ -14,6 +14,8 @@ import pytest
 from overdb_common.errors import StartupError
 from overdb_node.raft.types import Configuration, HardState, Member
 from overdb_node.storage import configurations, frames
+from overdb_node.storage.founding import FORMAT
+from overdb_node.storage.identity import note_level
 from overdb_node.storage.log import DurableLog
 from tests.unit.storage.log_files import HEADER_BYTES, SEGMENT_BYTES, entries, write_log
 from tests.unit.storage.replicas import MEMBERS, fill, opened
@@ -52,10 +54,25 @@ def test_a_newer_current_is_refused(directory: Path) -> None:
     refused(directory, "CURRENT has format 2", "knows up to 1", "start a newer version")
 
 
+def test_a_directory_of_a_raised_level_is_refused_by_the_programs_before(directory: Path) -> None:
+    """They refuse every format but 1, and would apply its log by other rules."""
+    path = directory / "node.json"
+    before = json.loads(path.read_text())
+    assert before["format"] == 1
+    note_level(directory, 1)
+    after = json.loads(path.read_text())
+    assert after["format"] == 2
+    assert {k: v for k, v in after.items() if k not in ("format", "checksum")} == {
+        k: v for k, v in before.items() if k not in ("format", "checksum")
+    }
+    with opened(directory) as storage:
+        assert storage.recovered.entries
+
+
 def test_a_newer_directory_is_refused(directory: Path) -> None:
     path = directory / "node.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "format": 7}))
-    refused(directory, "node.json has format 7", "knows up to 1", "start a newer version")
+    refused(directory, "node.json has format 7", f"knows up to {FORMAT}", "start a newer version")
 
 
 def test_a_newer_segment_is_refused(directory: Path) -> None:

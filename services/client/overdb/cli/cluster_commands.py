@@ -39,7 +39,8 @@ def _headline(answer: ClusterStatus) -> str:
     without = [str(group.group) for group in answer.groups if not group.leader_id]
     state = "serving" if answer.serving else "NOT serving"
     reason = f": no leader in group {', '.join(without)}" if without else ""
-    return f"cluster {answer.cluster}, router {answer.router_version}: {state}{reason}"
+    level = f"level {answer.level}, router {answer.router_version}"
+    return f"cluster {answer.cluster}, {level}: {state}{reason}"
 
 
 def _status_table(session: Session, answer: ClusterStatus) -> None:
@@ -54,6 +55,8 @@ def _status_table(session: Session, answer: ClusterStatus) -> None:
             [_row(group, replica) for replica in group.replicas],
             right=("replica", "lag", "applied", "log", "data"),
         )
+        if group.level_waits_for:
+            console.line(f"level {group.level} is not raised: {group.level_waits_for}")
         for replica in group.replicas:
             if problem := _problem(replica):
                 console.line(f"replica {replica.id}: {problem}")

@@ -61,12 +61,15 @@ class StatusResponse(google.protobuf.message.Message):
     ROUTER_VERSION_FIELD_NUMBER: builtins.int
     GROUPS_FIELD_NUMBER: builtins.int
     SERVING_FIELD_NUMBER: builtins.int
+    LEVEL_FIELD_NUMBER: builtins.int
     cluster: builtins.str
     """name of the cluster"""
     router_version: builtins.str
     """version of the program that answered"""
     serving: builtins.bool
     """every group has a leader that answers"""
+    level: builtins.int
+    """the oldest level of the groups whose leader answers; see GroupStatus"""
     @property
     def groups(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___GroupStatus]: ...
     def __init__(
@@ -76,8 +79,9 @@ class StatusResponse(google.protobuf.message.Message):
         router_version: builtins.str = ...,
         groups: collections.abc.Iterable[global___GroupStatus] | None = ...,
         serving: builtins.bool = ...,
+        level: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["cluster", b"cluster", "groups", b"groups", "router_version", b"router_version", "serving", b"serving"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["cluster", b"cluster", "groups", b"groups", "level", b"level", "router_version", b"router_version", "serving", b"serving"]) -> None: ...
 
 global___StatusResponse = StatusResponse
 
@@ -92,6 +96,8 @@ class GroupStatus(google.protobuf.message.Message):
     EPOCH_FIELD_NUMBER: builtins.int
     SLOTS_FIELD_NUMBER: builtins.int
     REPLICAS_FIELD_NUMBER: builtins.int
+    LEVEL_FIELD_NUMBER: builtins.int
+    LEVEL_WAITS_FOR_FIELD_NUMBER: builtins.int
     group: builtins.int
     leader_id: builtins.int
     """replica id; 0: none that this router can reach"""
@@ -103,6 +109,12 @@ class GroupStatus(google.protobuf.message.Message):
     """of the slot map: grows when slots move"""
     slots: builtins.int
     """number of the 4,096 slots that the group owns"""
+    level: builtins.int
+    """The rules that the group applies its log by. Raised by itself when all replicas of all groups run a
+    program that knows newer ones; an older program cannot take part any more from then on.
+    """
+    level_waits_for: builtins.str
+    """which replicas hold that up; empty: none"""
     @property
     def replicas(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___ReplicaStatus]: ...
     def __init__(
@@ -115,8 +127,10 @@ class GroupStatus(google.protobuf.message.Message):
         epoch: builtins.int = ...,
         slots: builtins.int = ...,
         replicas: collections.abc.Iterable[global___ReplicaStatus] | None = ...,
+        level: builtins.int = ...,
+        level_waits_for: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["epoch", b"epoch", "group", b"group", "leader_id", b"leader_id", "replicas", b"replicas", "slots", b"slots", "term", b"term", "version", b"version"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["epoch", b"epoch", "group", b"group", "leader_id", b"leader_id", "level", b"level", "level_waits_for", b"level_waits_for", "replicas", b"replicas", "slots", b"slots", "term", b"term", "version", b"version"]) -> None: ...
 
 global___GroupStatus = GroupStatus
 

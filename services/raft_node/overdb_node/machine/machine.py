@@ -20,7 +20,7 @@ from overdb_node.machine.fingerprint import of_puts, of_transact
 from overdb_node.machine.overlay import Overlay
 from overdb_node.machine.participant import Participant
 from overdb_node.machine.sessions import Session, Sessions
-from overdb_node.machine.settings import MachineSettings
+from overdb_node.machine.settings import LEVEL, MachineSettings
 from overdb_node.machine.slots import Slots
 from overdb_node.machine.store import Reader
 from overdb_node.machine.types import (
@@ -449,6 +449,8 @@ class Machine:
     def _configure(self, command: Configure) -> Acknowledged | Refused:
         if not all(command.limits):
             return Refused(Code.INVALID_ARGUMENT, "a limit is 0")
+        if command.level > LEVEL:  # no leader writes it as long as this program is a member
+            return Refused(Code.INVALID_ARGUMENT, f"level {command.level} is not known here")
         if command.limits != self._settings.limits:
             self._settings.limit(command.limits)
             self._overlay.forget_known()

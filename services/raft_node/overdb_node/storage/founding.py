@@ -14,12 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from overdb_common.errors import StartupError
+from overdb_node.machine.settings import LEVEL
 from overdb_node.storage import documents
 from overdb_node.storage.files import write_atomically
 
 _IDENTITY = "node.json"
 _FILE = "founders.json"
-_FORMAT = 1
+_FORMAT = 1  # of founders.json
+# The newest of the directory that this program knows, as node.json has it. A directory is made in format 1
+# and gets the next one when the level of its group is raised: an older program must not apply its log then.
+FORMAT = 1 + LEVEL
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +59,12 @@ def write_founders(directory: Path, founders: Mapping[int, int]) -> None:
 
 def _load(path: Path, checked_if: str = "") -> dict[str, Any]:
     try:
-        content = documents.decode(path.read_text(), _FORMAT, checked_if=checked_if)
+        newest = FORMAT if path.name == _IDENTITY else _FORMAT
+        content = documents.decode(path.read_text(), newest, checked_if=checked_if)
         found = content["format"]
-        if not isinstance(found, int) or found > _FORMAT:
+        if not isinstance(found, int) or found > newest:
             raise StartupError(
-                f"{path} has format {found}, this program knows up to {_FORMAT}",
+                f"{path} has format {found}, this program knows up to {newest}",
                 "start a newer version of overdb: nothing was changed",
             )
     except (OSError, ValueError, KeyError, TypeError) as error:

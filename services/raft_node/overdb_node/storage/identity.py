@@ -13,9 +13,9 @@ from overdb_common.errors import StartupError
 from overdb_common.version import version
 from overdb_node.storage import documents
 from overdb_node.storage.files import fsync_path, make_directory, write_atomically
-from overdb_node.storage.founding import new_incarnation
+from overdb_node.storage.founding import FORMAT, new_incarnation
 
-FORMAT = 1  # of everything below the directory; a newer one is refused
+_FORMAT_OF_LEVEL_0 = 1
 _FILE = "node.json"
 _LOCK = "LOCK"
 
@@ -84,16 +84,25 @@ def claim(directory: Path, identity: Identity) -> bool:
         )
     with contextlib.suppress(PermissionError):  # whoever made it may not have fsynced its entry
         fsync_path(directory.parent)
-    content = {"format": FORMAT, **asdict(identity), "incarnation": new_incarnation()}
+    made = {"format": _FORMAT_OF_LEVEL_0, **asdict(identity)}
+    content = {**made, "incarnation": new_incarnation()}
     write_atomically(path, documents.encode(content))
     return True
 
 
-def refuse_newer(path: Path, found: object) -> None:
-    """Raise StartupError for a file of a format that this program does not know (FORMAT is the newest)."""
-    if not isinstance(found, int) or found > FORMAT:
+def note_level(directory: Path, level: int) -> None:
+    """Have programs that do not know ``level`` refuse this directory; fsynced when this returns."""
+    path = directory / _FILE
+    content = _read(path)
+    if content.get("format") != 1 + level:
+        write_atomically(path, documents.encode({**content, "format": 1 + level}))
+
+
+def refuse_newer(path: Path, found: object, newest: int = FORMAT) -> None:
+    """Raise StartupError for a file of a format that this program does not know."""
+    if not isinstance(found, int) or found > newest:
         raise StartupError(
-            f"{path} has format {found}, this program ({version()}) knows up to {FORMAT}",
+            f"{path} has format {found}, this program ({version()}) knows up to {newest}",
             "start a newer version of overdb: nothing was changed",
         )
 

@@ -52,6 +52,9 @@ class Recovered:
     applied_term: int
 
 
+_FORMAT = 1  # of CURRENT
+
+
 @dataclass(frozen=True, slots=True)
 class _Current:
     snapshot: Snapshot
@@ -62,7 +65,7 @@ class _Current:
         first = self.snapshot
         body = json.dumps(
             {
-                "format": identities.FORMAT,
+                "format": _FORMAT,
                 "index": first.index,
                 "term": first.term,
                 "clock": first.clock,
@@ -82,7 +85,7 @@ class _Current:
             if int(crc, 16) != google_crc32c.value(body.encode()):
                 raise ValueError("its checksum does not fit")
             content = json.loads(body)
-            identities.refuse_newer(path, content["format"])
+            identities.refuse_newer(path, content["format"], _FORMAT)
             configuration = configurations.from_json(content)
             first = Snapshot(
                 content["index"],

@@ -11,6 +11,7 @@ import structlog
 
 from overdb.internal.v1 import raft_pb2
 from overdb_common import grpc_options
+from overdb_node.machine.settings import LEVEL
 from overdb_node.raft.messages import Append, Chunk, Message
 from overdb_node.raft.types import Member
 from overdb_node.transport.wire import encode
@@ -36,6 +37,7 @@ class Address:
     group: int
     replica_id: int
     incarnation: int = 0  # number of its directory; another one is another disk (PROTOCOL 3.5)
+    level: int = LEVEL  # the newest that its program knows (PROTOCOL 4)
 
 
 class Peer:
@@ -142,6 +144,7 @@ class Peer:
         packet = raft_pb2.Packet(cluster=own.cluster, group=own.group, to=self.member.replica_id)
         setattr(packet, "from", own.replica_id)  # a keyword in Python
         packet.incarnation = own.incarnation
+        packet.level = own.level
         if not self._introduced:
             packet.address = self._own_address()
             self._introduced = True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
 
 import grpc
 import structlog
@@ -15,9 +16,20 @@ from overdb_node.transport.wire import MalformedMessage, decode
 _log = structlog.get_logger()
 
 Receive = Callable[[int, list[Message]], None]
-# Called with the sender's id, incarnation and, at a stream's beginning, address; returns why nothing that it
-# says counts here, or "".
-Admit = Callable[[int, int, str], str]
+
+
+@dataclass(frozen=True, slots=True)
+class Sender:
+    """What a packet says of the replica that sent it."""
+
+    replica_id: int
+    incarnation: int  # number of its directory
+    address: str = ""  # only at the beginning of a stream
+    level: int = 0  # the newest that its program knows
+
+
+# Returns why nothing that this sender says counts here, or "".
+Admit = Callable[[Sender], str]
 
 
 class RaftService(raft_pb2_grpc.RaftServicer):
@@ -61,4 +73,5 @@ class RaftService(raft_pb2_grpc.RaftServicer):
             return f"this is replica {own.replica_id}, the packet is for replica {packet.to}"
         if getattr(packet, "from") == own.replica_id:
             return f"replica {own.replica_id} is this one: two processes have the same id"
-        return self._admit(getattr(packet, "from"), packet.incarnation, packet.address)
+        sender = Sender(getattr(packet, "from"), packet.incarnation, packet.address, packet.level)
+        return self._admit(sender)

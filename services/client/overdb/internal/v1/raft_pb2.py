@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from overdb.internal.v1 import log_pb2 as overdb_dot_internal_dot_v1_dot_log__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1doverdb/internal/v1/raft.proto\x12\x12overdb.internal.v1\x1a\x1coverdb/internal/v1/log.proto\"\x9b\x01\n\x06Packet\x12\x0f\n\x07\x63luster\x18\x01 \x01(\t\x12\r\n\x05group\x18\x02 \x01(\r\x12\x0c\n\x04\x66rom\x18\x03 \x01(\x04\x12\n\n\x02to\x18\x04 \x01(\x04\x12\x31\n\x08messages\x18\x05 \x03(\x0b\x32\x1f.overdb.internal.v1.RaftMessage\x12\x13\n\x0bincarnation\x18\x06 \x01(\x06\x12\x0f\n\x07\x61\x64\x64ress\x18\x07 \x01(\t\"\r\n\x0bPacketReply\"\xf0\x03\n\x0bRaftMessage\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\x37\n\x0cvote_request\x18\x02 \x01(\x0b\x32\x1f.overdb.internal.v1.VoteRequestH\x00\x12\x35\n\x0bvote_answer\x18\x03 \x01(\x0b\x32\x1e.overdb.internal.v1.VoteAnswerH\x00\x12,\n\x06\x61ppend\x18\x04 \x01(\x0b\x32\x1a.overdb.internal.v1.AppendH\x00\x12,\n\x06\x61nswer\x18\x05 \x01(\x0b\x32\x1a.overdb.internal.v1.AnswerH\x00\x12*\n\x05offer\x18\x06 \x01(\x0b\x32\x19.overdb.internal.v1.OfferH\x00\x12\x37\n\x0coffer_answer\x18\x07 \x01(\x0b\x32\x1f.overdb.internal.v1.OfferAnswerH\x00\x12*\n\x05\x63hunk\x18\x08 \x01(\x0b\x32\x19.overdb.internal.v1.ChunkH\x00\x12\x37\n\x0c\x63hunk_answer\x18\t \x01(\x0b\x32\x1f.overdb.internal.v1.ChunkAnswerH\x00\x12\x35\n\x0btimeout_now\x18\n \x01(\x0b\x32\x1e.overdb.internal.v1.TimeoutNowH\x00\x42\x06\n\x04\x62ody\"S\n\x0bVoteRequest\x12\x12\n\nlast_index\x18\x01 \x01(\x04\x12\x11\n\tlast_term\x18\x02 \x01(\x04\x12\x0b\n\x03pre\x18\x03 \x01(\x08\x12\x10\n\x08transfer\x18\x04 \x01(\x08\"*\n\nVoteAnswer\x12\x0f\n\x07granted\x18\x01 \x01(\x08\x12\x0b\n\x03pre\x18\x02 \x01(\x08\"p\n\x06\x41ppend\x12\r\n\x05round\x18\x01 \x01(\x04\x12\x13\n\x0b\x66irst_index\x18\x02 \x01(\x04\x12\x15\n\rleader_commit\x18\x03 \x01(\x04\x12+\n\x07\x65ntries\x18\x04 \x03(\x0b\x32\x1a.overdb.internal.v1.Record\"\\\n\x06\x41nswer\x12\r\n\x05round\x18\x01 \x01(\x04\x12\n\n\x02ok\x18\x02 \x01(\x08\x12\x0e\n\x06\x61greed\x18\x03 \x01(\x04\x12\x13\n\x0b\x61greed_term\x18\x04 \x01(\x04\x12\x12\n\npromise_us\x18\x05 \x01(\x04\"I\n\x05Offer\x12\r\n\x05round\x18\x01 \x01(\x04\x12\r\n\x05index\x18\x02 \x01(\x04\x12\x14\n\x0c\x65lement_term\x18\x03 \x01(\x04\x12\x0c\n\x04size\x18\x04 \x01(\x04\"T\n\x0bOfferAnswer\x12\r\n\x05round\x18\x01 \x01(\x04\x12\r\n\x05index\x18\x02 \x01(\x04\x12\x14\n\x0c\x65lement_term\x18\x03 \x01(\x04\x12\x11\n\tsend_from\x18\x04 \x01(\x04\"w\n\x05\x43hunk\x12\r\n\x05round\x18\x01 \x01(\x04\x12\r\n\x05index\x18\x02 \x01(\x04\x12\x14\n\x0c\x65lement_term\x18\x03 \x01(\x04\x12\x0e\n\x06offset\x18\x04 \x01(\x04\x12\x0c\n\x04size\x18\x05 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x06 \x01(\x0c\x12\x0e\n\x06\x63rc32c\x18\x07 \x01(\r\"V\n\x0b\x43hunkAnswer\x12\r\n\x05round\x18\x01 \x01(\x04\x12\r\n\x05index\x18\x02 \x01(\x04\x12\x14\n\x0c\x65lement_term\x18\x03 \x01(\x04\x12\x13\n\x0bnext_offset\x18\x04 \x01(\x04\"\x0c\n\nTimeoutNow2R\n\x04Raft\x12J\n\x07\x44\x65liver\x12\x1a.overdb.internal.v1.Packet\x1a\x1f.overdb.internal.v1.PacketReply(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1doverdb/internal/v1/raft.proto\x12\x12overdb.internal.v1\x1a\x1coverdb/internal/v1/log.proto\"\xaa\x01\n\x06Packet\x12\x0f\n\x07\x63luster\x18\x01 \x01(\t\x12\r\n\x05group\x18\x02 \x01(\r\x12\x0c\n\x04\x66rom\x18\x03 \x01(\x04\x12\n\n\x02to\x18\x04 \x01(\x04\x12\x31\n\x08messages\x18\x05 \x03(\x0b\x32\x1f.overdb.internal.v1.RaftMessage\x12\x13\n\x0bincarnation\x18\x06 \x01(\x06\x12\x0f\n\x07\x61\x64\x64ress\x18\x07 \x01(\t\x12\r\n\x05level\x18\x08 \x01(\r\"\r\n\x0bPacketReply\"\xf0\x03\n\x0bRaftMessage\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12\x37\n\x0cvote_request\x18\x02 \x01(\x0b\x32\x1f.overdb.internal.v1.VoteRequestH\x00\x12\x35\n\x0bvote_answer\x18\x03 \x01(\x0b\x32\x1e.overdb.internal.v1.VoteAnswerH\x00\x12,\n\x06\x61ppend\x18\x04 \x01(\x0b\x32\x1a.overdb.internal.v1.AppendH\x00\x12,\n\x06\x61nswer\x18\x05 \x01(\x0b\x32\x1a.overdb.internal.v1.AnswerH\x00\x12*\n\x05offer\x18\x06 \x01(\x0b\x32\x19.overdb.internal.v1.OfferH\x00\x12\x37\n\x0coffer_answer\x18\x07 \x01(\x0b\x32\x1f.overdb.internal.v1.OfferAnswerH\x00\x12*\n\x05\x63hunk\x18\x08 \x01(\x0b\x32\x19.overdb.internal.v1.ChunkH\x00\x12\x37\n\x0c\x63hunk_answer\x18\t \x01(\x0b\x32\x1f.overdb.internal.v1.ChunkAnswerH\x00\x12\x35\n\x0btimeout_now\x18\n \x01(\x0b\x32\x1e.overdb.internal.v1.TimeoutNowH\x00\x42\x06\n\x04\x62ody\"S\n\x0bVoteRequest\x12\x12\n\nlast_index\x18\x01 \x01(\x04\x12\x11\n\tlast_term\x18\x02 \x01(\x04\x12\x0b\n\x03pre\x18\x03 \x01(\x08\x12\x10\n\x08transfer\x18\x04 \x01(\x08\"*\n\nVoteAnswer\x12\x0f\n\x07granted\x18\x01 \x01(\x08\x12\x0b\n\x03pre\x18\x02 \x01(\x08\"p\n\x06\x41ppend\x12\r\n\x05round\x18\x01 \x01(\x04\x12\x13\n\x0b\x66irst_index\x18\x02 \x01(\x04\x12\x15\n\rleader_commit\x18\x03 \x01(\x04\x12+\n\x07\x65ntries\x18\x04 \x03(\x0b\x32\x1a.overdb.internal.v1.Record\"\\\n\x06\x41nswer\x12\r\n\x05round\x18\x01 \x01(\x04\x12\n\n\x02ok\x18\x02 \x01(\x08\x12\x0e\n\x06\x61greed\x18\x03 \x01(\x04\x12\x13\n\x0b\x61greed_term\x18\x04 \x01(\x04\x12\x12\n\npromise_us\x18\x05 \x01(\x04\"I\n\x05Offer\x12\r\n\x05round\x18\x01 \x01(\x04\x12\r\n\x05index\x18\x02 \x01(\x04\x12\x14\n\x0c\x65lement_term\x18\x03 \x01(\x04\x12\x0c\n\x04size\x18\x04 \x01(\x04\"T\n\x0bOfferAnswer\x12\r\n\x05round\x18\x01 \x01(\x04\x12\r\n\x05index\x18\x02 \x01(\x04\x12\x14\n\x0c\x65lement_term\x18\x03 \x01(\x04\x12\x11\n\tsend_from\x18\x04 \x01(\x04\"w\n\x05\x43hunk\x12\r\n\x05round\x18\x01 \x01(\x04\x12\r\n\x05index\x18\x02 \x01(\x04\x12\x14\n\x0c\x65lement_term\x18\x03 \x01(\x04\x12\x0e\n\x06offset\x18\x04 \x01(\x04\x12\x0c\n\x04size\x18\x05 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x06 \x01(\x0c\x12\x0e\n\x06\x63rc32c\x18\x07 \x01(\r\"V\n\x0b\x43hunkAnswer\x12\r\n\x05round\x18\x01 \x01(\x04\x12\r\n\x05index\x18\x02 \x01(\x04\x12\x14\n\x0c\x65lement_term\x18\x03 \x01(\x04\x12\x13\n\x0bnext_offset\x18\x04 \x01(\x04\"\x0c\n\nTimeoutNow2R\n\x04Raft\x12J\n\x07\x44\x65liver\x12\x1a.overdb.internal.v1.Packet\x1a\x1f.overdb.internal.v1.PacketReply(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,29 +33,29 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'overdb.internal.v1.raft_pb2
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_PACKET']._serialized_start=84
-  _globals['_PACKET']._serialized_end=239
-  _globals['_PACKETREPLY']._serialized_start=241
-  _globals['_PACKETREPLY']._serialized_end=254
-  _globals['_RAFTMESSAGE']._serialized_start=257
-  _globals['_RAFTMESSAGE']._serialized_end=753
-  _globals['_VOTEREQUEST']._serialized_start=755
-  _globals['_VOTEREQUEST']._serialized_end=838
-  _globals['_VOTEANSWER']._serialized_start=840
-  _globals['_VOTEANSWER']._serialized_end=882
-  _globals['_APPEND']._serialized_start=884
-  _globals['_APPEND']._serialized_end=996
-  _globals['_ANSWER']._serialized_start=998
-  _globals['_ANSWER']._serialized_end=1090
-  _globals['_OFFER']._serialized_start=1092
-  _globals['_OFFER']._serialized_end=1165
-  _globals['_OFFERANSWER']._serialized_start=1167
-  _globals['_OFFERANSWER']._serialized_end=1251
-  _globals['_CHUNK']._serialized_start=1253
-  _globals['_CHUNK']._serialized_end=1372
-  _globals['_CHUNKANSWER']._serialized_start=1374
-  _globals['_CHUNKANSWER']._serialized_end=1460
-  _globals['_TIMEOUTNOW']._serialized_start=1462
-  _globals['_TIMEOUTNOW']._serialized_end=1474
-  _globals['_RAFT']._serialized_start=1476
-  _globals['_RAFT']._serialized_end=1558
+  _globals['_PACKET']._serialized_end=254
+  _globals['_PACKETREPLY']._serialized_start=256
+  _globals['_PACKETREPLY']._serialized_end=269
+  _globals['_RAFTMESSAGE']._serialized_start=272
+  _globals['_RAFTMESSAGE']._serialized_end=768
+  _globals['_VOTEREQUEST']._serialized_start=770
+  _globals['_VOTEREQUEST']._serialized_end=853
+  _globals['_VOTEANSWER']._serialized_start=855
+  _globals['_VOTEANSWER']._serialized_end=897
+  _globals['_APPEND']._serialized_start=899
+  _globals['_APPEND']._serialized_end=1011
+  _globals['_ANSWER']._serialized_start=1013
+  _globals['_ANSWER']._serialized_end=1105
+  _globals['_OFFER']._serialized_start=1107
+  _globals['_OFFER']._serialized_end=1180
+  _globals['_OFFERANSWER']._serialized_start=1182
+  _globals['_OFFERANSWER']._serialized_end=1266
+  _globals['_CHUNK']._serialized_start=1268
+  _globals['_CHUNK']._serialized_end=1387
+  _globals['_CHUNKANSWER']._serialized_start=1389
+  _globals['_CHUNKANSWER']._serialized_end=1475
+  _globals['_TIMEOUTNOW']._serialized_start=1477
+  _globals['_TIMEOUTNOW']._serialized_end=1489
+  _globals['_RAFT']._serialized_start=1491
+  _globals['_RAFT']._serialized_end=1573
 # @@protoc_insertion_point(module_scope)

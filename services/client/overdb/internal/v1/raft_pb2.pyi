@@ -29,6 +29,7 @@ class Packet(google.protobuf.message.Message):
     MESSAGES_FIELD_NUMBER: builtins.int
     INCARNATION_FIELD_NUMBER: builtins.int
     ADDRESS_FIELD_NUMBER: builtins.int
+    LEVEL_FIELD_NUMBER: builtins.int
     cluster: builtins.str
     """name of the cluster; another one is refused"""
     group: builtins.int
@@ -41,6 +42,10 @@ class Packet(google.protobuf.message.Message):
     """
     address: builtins.str
     """where the sender is reached; only in the first packet of a stream"""
+    level: builtins.int
+    """The newest level that the sender's program knows (PROTOCOL 4); 0: release 0.1.0. A group that is at a newer
+    one ends the stream.
+    """
     @property
     def messages(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___RaftMessage]: ...
     def __init__(
@@ -52,8 +57,9 @@ class Packet(google.protobuf.message.Message):
         messages: collections.abc.Iterable[global___RaftMessage] | None = ...,
         incarnation: builtins.int = ...,
         address: builtins.str = ...,
+        level: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["address", b"address", "cluster", b"cluster", "from", b"from", "group", b"group", "incarnation", b"incarnation", "messages", b"messages", "to", b"to"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["address", b"address", "cluster", b"cluster", "from", b"from", "group", b"group", "incarnation", b"incarnation", "level", b"level", "messages", b"messages", "to", b"to"]) -> None: ...
 
 global___Packet = Packet
 

@@ -825,6 +825,9 @@ class DescribeResponse(google.protobuf.message.Message):
     INCARNATION_FIELD_NUMBER: builtins.int
     ESTABLISHED_FIELD_NUMBER: builtins.int
     FOUNDERS_FIELD_NUMBER: builtins.int
+    LEVEL_FIELD_NUMBER: builtins.int
+    LEVEL_KNOWN_FIELD_NUMBER: builtins.int
+    LEVEL_WAITS_FOR_FIELD_NUMBER: builtins.int
     cluster: builtins.str
     group: builtins.int
     groups: builtins.int
@@ -856,6 +859,12 @@ class DescribeResponse(google.protobuf.message.Message):
     """number of this replica's directory; 0: of a program before 0.1.0"""
     established: builtins.bool
     """Whether this replica takes part in votes: not before it knows that it, and with it the group, is new."""
+    level: builtins.int
+    """that the log of the group is applied by (PROTOCOL 4), as far as it is applied"""
+    level_known: builtins.int
+    """the newest one that the program knows"""
+    level_waits_for: builtins.str
+    """only of a leader: what holds up raising the level; empty: nothing does"""
     @property
     def members(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Member]: ...
     @property
@@ -897,9 +906,12 @@ class DescribeResponse(google.protobuf.message.Message):
         incarnation: builtins.int = ...,
         established: builtins.bool = ...,
         founders: collections.abc.Mapping[builtins.int, builtins.int] | None = ...,
+        level: builtins.int = ...,
+        level_known: builtins.int = ...,
+        level_waits_for: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["failure", b"failure"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["applied_index", b"applied_index", "clock", b"clock", "cluster", b"cluster", "commit_index", b"commit_index", "data_bytes", b"data_bytes", "durable_index", b"durable_index", "epoch", b"epoch", "established", b"established", "failure", b"failure", "founders", b"founders", "group", b"group", "groups", b"groups", "incarnation", b"incarnation", "last_index", b"last_index", "leader_id", b"leader_id", "log_bytes", b"log_bytes", "members", b"members", "members_index", b"members_index", "problem", b"problem", "replica_id", b"replica_id", "retired", b"retired", "role", b"role", "slots", b"slots", "snapshot_index", b"snapshot_index", "term", b"term", "version", b"version"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["applied_index", b"applied_index", "clock", b"clock", "cluster", b"cluster", "commit_index", b"commit_index", "data_bytes", b"data_bytes", "durable_index", b"durable_index", "epoch", b"epoch", "established", b"established", "failure", b"failure", "founders", b"founders", "group", b"group", "groups", b"groups", "incarnation", b"incarnation", "last_index", b"last_index", "leader_id", b"leader_id", "level", b"level", "level_known", b"level_known", "level_waits_for", b"level_waits_for", "log_bytes", b"log_bytes", "members", b"members", "members_index", b"members_index", "problem", b"problem", "replica_id", b"replica_id", "retired", b"retired", "role", b"role", "slots", b"slots", "snapshot_index", b"snapshot_index", "term", b"term", "version", b"version"]) -> None: ...
 
 global___DescribeResponse = DescribeResponse
 
