@@ -17,6 +17,7 @@ from overdb_node.machine import puts, transact, validation
 from overdb_node.machine.chain import Chain
 from overdb_node.machine.clock import Clock
 from overdb_node.machine.fingerprint import of_puts, of_transact
+from overdb_node.machine.floors import Floors
 from overdb_node.machine.overlay import Overlay
 from overdb_node.machine.participant import Participant
 from overdb_node.machine.sessions import Session, Sessions
@@ -78,8 +79,9 @@ class Machine:
         self._limits_written = True
         self._clock = Clock()
         self._slots = Slots(settings.group, settings.groups)
+        self._floors = Floors(settings)
         self._overlay = Overlay(self._reader)
-        self._sessions = Sessions(settings, self._reader)
+        self._sessions = Sessions(settings, self._floors, self._reader)
         self._slots_written = False
         self.chain = Chain(settings.release)
         self.compared = 0  # index of the last entry with a CompareReplicas since the start
@@ -109,8 +111,9 @@ class Machine:
         self._slots.load(slots)
         self._slots_written = slots is not None
         limits = self._reader.record(_LIMITS_RECORD)
-        self._settings.load(limits)
+        floors = self._settings.load(limits)
         self._limited = limits is not None
+        self._floors.load(floors, self._clock.physical)
         self._sessions.load()
         self.participant.load()
         self.chain.load(self._reader.record(CHAIN_RECORD))
@@ -138,7 +141,12 @@ class Machine:
     @property
     def retention_floor(self) -> int:
         """Versions below it may be gone where newer ones have replaced them."""
-        return max(0, self._clock.physical - self._settings.retention_us)
+        return self._floors.versions
+
+    @property
+    def id_floor(self) -> int:
+        """Client ids that were created before it have expired."""
+        return self._floors.ids
 
     @property
     def limits(self) -> tuple[int, ...]:
@@ -189,7 +197,7 @@ class Machine:
 
     def is_gone(self, identity: TransactionId) -> bool:
         """Whether an id is stale or expired here: nothing will run under it any more."""
-        return self._sessions.is_gone(identity, self._clock.physical)
+        return self._sessions.is_gone(identity)
 
     def stored_result(self, identity: TransactionId) -> Result | None:
         """The result of a request inside this group that is kept under an id."""
@@ -208,7 +216,8 @@ class Machine:
         clock, written = self._clock, len(self._overlay.versions)
         clock.begin_entry(stamp)
         self.participant.begin_entry(index)
-        self._sessions.begin_entry(index, clock.physical)
+        self._floors.follow(clock.physical)
+        self._sessions.begin_entry(index)
         put, other = self._put, self._apply
         results = [put(command) if type(command) is Put else other(command) for command in commands]
         records = self._sessions.end_entry()
@@ -278,7 +287,7 @@ class Machine:
             or not 0 < len(key) <= settings.key_bytes_max
             or len(value) > settings.value_bytes_max
             or not self._slots.owned[slot_of(key)]
-            or session.created + settings.client_id_lifetime_us < clock.physical
+            or session.created < self._floors.ids
             or session.created > (latest := clock.physical + settings.ahead_us_max)
             or started_at > latest
         ):
@@ -362,7 +371,7 @@ class Machine:
             and number > 0
             and not self._parked
             and not ((known := self._transactions_of(client_id)) and number in known)
-            and session.created + settings.client_id_lifetime_us >= physical
+            and session.created >= self._floors.ids
             and session.created <= latest
             and started_at <= latest
         )
@@ -451,12 +460,22 @@ class Machine:
             return Refused(Code.INVALID_ARGUMENT, "a limit is 0")
         if command.level > LEVEL:  # no leader writes it as long as this program is a member
             return Refused(Code.INVALID_ARGUMENT, f"level {command.level} is not known here")
+        if self._limited:
+            self._floors.hold()  # before the limits that they follow from change
+        else:
+            self._floors.reset()  # so far they follow from what this process was started with
         if command.limits != self._settings.limits:
             self._settings.limit(command.limits)
             self._overlay.forget_known()
         self._settings.level = max(self._settings.level, command.level)
+        self._floors.follow(self._clock.physical)
         self._limited, self._limits_written = True, False
         return Acknowledged()
+
+    def set_floors_back(self, physical: int) -> None:
+        """Physical time was wrong and is set back (``Floors.set_back``). Part of applying an entry."""
+        self._floors.set_back(physical)
+        self._limited, self._limits_written = True, False
 
     def take_released(self) -> list[tuple[Token, Result]]:
         """Answers to requests that were answered with Waits, since the last call."""
@@ -472,7 +491,7 @@ class Machine:
             records.append((_SLOTS_RECORD, self._slots.pack()))
         if not self._limits_written:
             self._limits_written = True
-            records.append((_LIMITS_RECORD, self._settings.pack()))
+            records.append((_LIMITS_RECORD, self._settings.pack() + self._floors.pack()))
         if (chain := self.chain.take()) is not None:
             records.append((CHAIN_RECORD, chain))
         return Batch(self._overlay.take(), records)
@@ -484,6 +503,7 @@ class Machine:
             self._clock.physical,
             self._settings.limits if self._limited else (),
             self._settings.level,
+            self._floors.held if self._settings.level else (),
             self._slots.epoch,
             self._slots.bitmap,
             self._sessions.digest_items(),

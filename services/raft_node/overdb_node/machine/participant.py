@@ -186,7 +186,7 @@ class Participant:
             refusal = self._sessions.refuse_form(command.id)
             if refusal is not None:
                 return refusal
-            if self._sessions.is_gone(identity_of(command.id), self._clock.physical):
+            if self._sessions.is_gone(identity_of(command.id)):
                 return Vote(VoteKind.STALE, command.attempt, refusal=self._stale(command.id))
             kept = len(self.by_client.get(command.id.client_id, ()))
             if kept >= self._settings.unacknowledged_per_client_max:
@@ -556,7 +556,7 @@ class Participant:
         self._changed[transaction.name] = None
 
     def _is_gone(self, identity: TransactionId) -> bool:
-        return self._sessions.is_gone(identity, self._clock.physical)
+        return self._sessions.is_gone(identity)
 
     def _drop_if_gone(self, transaction: Transaction) -> None:
         """PROTOCOL 2.10: what may be dropped, once the client will not ask again as a fact in this log."""

@@ -7,6 +7,7 @@ import struct
 from collections.abc import Callable
 
 from overdb_node.machine import packing
+from overdb_node.machine.floors import Floors
 from overdb_node.machine.settings import MachineSettings
 from overdb_node.machine.store import Reader
 from overdb_node.machine.types import (
@@ -42,8 +43,9 @@ class Session:
 class Sessions:
     """All sessions of the group, and what of them is to be written."""
 
-    def __init__(self, settings: MachineSettings, reader: Reader) -> None:
+    def __init__(self, settings: MachineSettings, floors: Floors, reader: Reader) -> None:
         self._settings = settings
+        self._floors = floors
         self._reader = reader
         self._sessions: dict[bytes, Session] = {}
         self.session_of = self._sessions.get
@@ -75,9 +77,9 @@ class Sessions:
 
     # --- one entry --------------------------------------------------------------------------------
 
-    def begin_entry(self, index: int, physical: int) -> None:
+    def begin_entry(self, index: int) -> None:
         self._index = index
-        self._close_expired(physical)
+        self._close_expired()
 
     def end_entry(self) -> dict[bytes, bytes | None]:
         """Return the records that the entry has changed."""
@@ -148,12 +150,12 @@ class Sessions:
         kept = None if session is None else session.results.get(identity.request_number)
         return None if kept is None else packing.result_of(kept[1])
 
-    def is_gone(self, identity: TransactionId, physical: int) -> bool:
+    def is_gone(self, identity: TransactionId) -> bool:
         """Whether the id is stale or expired here: it is never run again (PROTOCOL 2.10)."""
         session = self._sessions.get(identity.client_id)
         if session is not None and identity.request_number < session.acknowledged_below:
             return True
-        return _created_us(identity.client_id) + self._settings.client_id_lifetime_us < physical
+        return _created_us(identity.client_id) < self._floors.ids
 
     def open(self, request: RequestId) -> None:
         """See to it that the client's acknowledgements and its expiry are noticed."""
@@ -185,7 +187,7 @@ class Sessions:
         client_id, number, started_at, _ = request
         settings = self._settings
         created = _created_us(client_id)
-        if created + settings.client_id_lifetime_us < physical:
+        if created < self._floors.ids:
             return Refused(
                 Code.FAILED_PRECONDITION,
                 f"client id {client_id.hex()} has expired: it is older than "
@@ -254,13 +256,13 @@ class Sessions:
             del self._open_in_entry[index]
             self._records[ENTRY_PREFIX + _NUMBER.pack(index)] = None
 
-    def _close_expired(self, physical: int) -> None:
+    def _close_expired(self) -> None:
         """Close sessions whose id has expired: decided by the log alone, bounded work an entry.
 
         One with more results than may go at once loses those of its smallest numbers, as if it had
         acknowledged them: its record says so, and a replica that restarts half way goes on from there.
         """
-        heap, oldest = self._by_creation, physical - self._settings.client_id_lifetime_us
+        heap, oldest = self._by_creation, self._floors.ids
         results_left = EXPIRED_RESULTS_PER_ENTRY_MAX
         for _ in range(EXPIRED_SESSIONS_PER_ENTRY_MAX):
             if not heap or heap[0][0] >= oldest:

@@ -65,9 +65,16 @@ class MachineSettings:
         level = _LEVEL.pack(self.level) if self.level else b""
         return _LIMITS.pack(*self.limits) + level
 
-    def load(self, packed: bytes | None) -> None:
-        """Take over what ``pack`` wrote; ``None`` leaves everything as the process was started."""
+    def load(self, packed: bytes | None) -> bytes:
+        """Take over what ``pack`` wrote; ``None`` leaves everything as the process was started.
+
+        Returns what follows it in the record.
+        """
         if packed is None:
-            return
+            return b""
         self.limit(_LIMITS.unpack_from(packed))
-        self.level = _LEVEL.unpack(level)[0] if (level := packed[_LIMITS.size :]) else 0
+        if len(packed) == _LIMITS.size:
+            self.level = 0
+            return b""
+        (self.level,) = _LEVEL.unpack_from(packed, _LIMITS.size)
+        return packed[_LIMITS.size + _LEVEL.size :]
