@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 
 from overdb.internal.v1 import shard_pb2
+from overdb_common.level import LEVEL
 from overdb_common.version import version as program_version
 from overdb_node import codec, transaction_codec
 from overdb_node.machine.machine import Machine
-from overdb_node.machine.settings import LEVEL
 from overdb_node.membership import members_of
 from overdb_node.raft.errors import NotLeader
 from overdb_node.raft.output import Role
@@ -33,6 +33,7 @@ class ReplicaBackend:
         if request.group != self._group:
             self._refuse_group(request, answers)
         elif request.commands:
+            replica.look_for_older_router(request)
             if replica.disk_full and codec.stores_values(request.commands):
                 replica.refuse(
                     request.sequence,

@@ -14,11 +14,14 @@ from dataclasses import dataclass
 import structlog
 
 from overdb.internal.v1 import shard_pb2
-from overdb_node.machine.settings import LEVEL
+from overdb_common.level import LEVEL
 from overdb_node.transport.describing import Describer
 
 _log = structlog.get_logger()
 
+OLDER_ROUTER_TICKS = (
+    100  # for which the level is not raised after a router with an older program was heard
+)
 ASK_TICKS = 5  # between two rounds of questions of a leader; half a second, at the default tick
 
 
@@ -98,19 +101,27 @@ class LevelRaiser:
         self._learned: frozenset[str] = frozenset()  # addresses of members, from the last replies
         self._task: asyncio.Task[None] | None = None
         self._ticks = 0
+        self._older_router_ticks = 0  # until the last one that was heard does not count any more
         self.waits_for = (
             ""  # why the level is not raised; empty when it is, or nothing was asked yet
         )
 
     def tick(self, level: int, *, leads: bool) -> None:
         """Called at every tick of the replica with the level in force."""
+        self._older_router_ticks = max(0, self._older_router_ticks - 1)
         if not leads or level >= LEVEL:
             self.waits_for = ""
             self._ticks = 0
             return
-        if self._ticks % ASK_TICKS == 0 and (self._task is None or self._task.done()):
+        if self._older_router_ticks:
+            self.waits_for = "a router runs an older program"
+        elif self._ticks % ASK_TICKS == 0 and (self._task is None or self._task.done()):
             self._task = asyncio.create_task(self._ask(level), name="level")
         self._ticks += 1
+
+    def heard_older_router(self) -> None:
+        """A router that decides transactions by older rules is in use (PROTOCOL 4.2)."""
+        self._older_router_ticks = OLDER_ROUTER_TICKS
 
     async def _ask(self, level: int) -> None:
         addresses = sorted({*self._addresses(), *self._learned})
@@ -122,7 +133,7 @@ class LevelRaiser:
         common = min(
             common_level([*replies, own], self._group, self._members(), self._groups), LEVEL
         )
-        if common > level:
+        if common > level and not self._older_router_ticks:
             _log.info("level_raised", group=self._group, cluster_level=common)
             self._raise(common)
         else:

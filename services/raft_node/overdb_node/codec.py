@@ -126,6 +126,18 @@ def is_upkeep(commands: bytes) -> bool:
     return all(command.WhichOneof("command") in _UPKEEP for command in parsed.commands)
 
 
+def takes_part(commands: bytes) -> bool:
+    """Returns whether any of these commands belongs to a transaction over several groups."""
+    try:
+        parsed = log_pb2.Commands.FromString(commands)
+    except DecodeError:
+        return False
+    return any(command.WhichOneof("command") in _TAKE_PART for command in parsed.commands)
+
+
+_TAKE_PART = frozenset(("prepare", "resolve", "inquire", "forget"))
+
+
 def _stores_value(command: log_pb2.Command) -> bool:
     kind = command.WhichOneof("command")
     if kind == "transact":

@@ -19,6 +19,7 @@ from random import Random
 import structlog
 
 from overdb.internal.v1 import shard_pb2
+from overdb_common.level import LEVEL
 from overdb_node import codec
 from overdb_node.applying import Applier, Deferred, Waiting
 from overdb_node.cluster_level import LevelRaiser, Replied
@@ -26,7 +27,6 @@ from overdb_node.comparing import Comparing
 from overdb_node.finishing import Finisher
 from overdb_node.leasing import Promises, elapsed_us
 from overdb_node.machine.machine import Machine
-from overdb_node.machine.settings import LEVEL
 from overdb_node.membership import Membership
 from overdb_node.metrics import NodeMetrics
 from overdb_node.raft.core import Raft
@@ -451,6 +451,15 @@ class Replica:
     def _raise_level(self, level: int) -> None:
         self._level_agreed = level
         self.repeat_limits()
+
+    def look_for_older_router(self, request: shard_pb2.ShardRequest) -> None:
+        """Hold up the raise of the level while a router of an older release runs transactions here."""
+        if (
+            request.level < LEVEL
+            and self.machine.level < LEVEL
+            and codec.takes_part(request.commands)
+        ):
+            self._level_raiser.heard_older_router()
 
     def _note_level(self) -> None:
         """Note a raised level in the directory before anything more is answered."""

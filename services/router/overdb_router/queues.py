@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 
 from overdb.internal.v1 import log_pb2, shard_pb2
+from overdb_common.level import LEVEL
 from overdb_router.operations import READS, Kind, Op
 
 NEVER = float("inf")
@@ -61,6 +62,7 @@ class OutgoingCommands(Outgoing):
             commands=self._commands.SerializeToString(),
             count=len(self.ops),
             compact=True,
+            level=LEVEL,
         )
 
 

@@ -14,11 +14,11 @@ from prometheus_client import CollectorRegistry
 
 from overdb.internal.v1 import log_pb2, shard_pb2
 from overdb.v1 import kv_pb2
+from overdb_common.level import LEVEL
 from overdb_node import codec
 from overdb_node.applying import Applier, Deferred, Waiting
 from overdb_node.backend import ReplicaBackend
 from overdb_node.machine.machine import Machine, MachineSettings
-from overdb_node.machine.settings import LEVEL
 from overdb_node.metrics import NodeMetrics
 from overdb_node.node import _serve, open_storage
 from overdb_node.raft.types import Entry, EntryKind, Member

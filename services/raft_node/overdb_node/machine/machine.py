@@ -13,6 +13,7 @@ from dataclasses import replace
 from xxhash import xxh3_64_intdigest as _digest
 
 from overdb.sharding import slot_of
+from overdb_common.level import LEVEL
 from overdb_node.machine import puts, transact, validation
 from overdb_node.machine.chain import Chain
 from overdb_node.machine.clock import Clock
@@ -21,7 +22,7 @@ from overdb_node.machine.floors import Floors
 from overdb_node.machine.overlay import Overlay
 from overdb_node.machine.participant import Participant
 from overdb_node.machine.sessions import Session, Sessions
-from overdb_node.machine.settings import LEVEL, MachineSettings
+from overdb_node.machine.settings import MachineSettings
 from overdb_node.machine.slots import Slots
 from overdb_node.machine.store import Reader
 from overdb_node.machine.types import (

@@ -10,6 +10,8 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 
+from overdb_common.level import LEVEL
+
 LIMITS = (
     "client_id_lifetime_us",
     "ahead_us_max",
@@ -21,12 +23,6 @@ LIMITS = (
     "unacknowledged_per_client_max",
     "parked_keys_max",
 )
-# The newest rules of ``Machine.apply`` that this program knows (PROTOCOL 4). Raise it with every change of
-# what an entry does to the state or to its result, and ask for the group's level where the two rules part.
-#   0: release 0.1.0
-#   1: release 0.2.0
-LEVEL = 1
-
 _LIMITS = struct.Struct(f">{len(LIMITS)}Q")
 _LEVEL = struct.Struct(">Q")
 

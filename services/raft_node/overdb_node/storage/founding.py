@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from overdb_common.errors import StartupError
-from overdb_node.machine.settings import LEVEL
+from overdb_common.level import LEVEL
 from overdb_node.storage import documents
 from overdb_node.storage.files import write_atomically
 

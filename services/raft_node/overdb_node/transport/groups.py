@@ -8,6 +8,7 @@ import grpc
 
 from overdb.internal.v1 import log_pb2, shard_pb2
 from overdb_common import grpc_options
+from overdb_common.level import LEVEL
 from overdb_node.transport.describing import Describer
 
 _CALL_SECONDS_MAX = 1.0
@@ -32,7 +33,9 @@ class Groups:
     ) -> list[shard_pb2.Result] | None:
         """The results, in order; None when no leader answered. Then the commands may be applied yet."""
         payload = log_pb2.Commands(commands=commands).SerializeToString()
-        request = shard_pb2.ShardRequest(group=group, commands=payload, count=len(commands))
+        request = shard_pb2.ShardRequest(
+            group=group, commands=payload, count=len(commands), level=LEVEL
+        )
         known = self._leaders.pop(group, "")
         candidates = [known] if known else []
         asked: set[str] = set()

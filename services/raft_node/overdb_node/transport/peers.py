@@ -11,7 +11,7 @@ import structlog
 
 from overdb.internal.v1 import raft_pb2
 from overdb_common import grpc_options
-from overdb_node.machine.settings import LEVEL
+from overdb_common.level import LEVEL
 from overdb_node.raft.messages import Append, Chunk, Message
 from overdb_node.raft.types import Member
 from overdb_node.transport.wire import encode

@@ -32,6 +32,7 @@ class ShardRequest(google.protobuf.message.Message):
     COUNT_FIELD_NUMBER: builtins.int
     READS_FIELD_NUMBER: builtins.int
     COMPACT_FIELD_NUMBER: builtins.int
+    LEVEL_FIELD_NUMBER: builtins.int
     sequence: builtins.int
     """unique on this stream"""
     group: builtins.int
@@ -42,6 +43,8 @@ class ShardRequest(google.protobuf.message.Message):
     """number of commands in it"""
     compact: builtins.bool
     """the router understands `versions`; the same in all messages of a stream"""
+    level: builtins.int
+    """The newest level that the program knows which sent this (PROTOCOL 4). Not set by clients."""
     @property
     def reads(self) -> global___Reads: ...
     def __init__(
@@ -53,9 +56,10 @@ class ShardRequest(google.protobuf.message.Message):
         count: builtins.int = ...,
         reads: global___Reads | None = ...,
         compact: builtins.bool = ...,
+        level: builtins.int = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["reads", b"reads"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["commands", b"commands", "compact", b"compact", "count", b"count", "group", b"group", "reads", b"reads", "sequence", b"sequence"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["commands", b"commands", "compact", b"compact", "count", b"count", "group", b"group", "level", b"level", "reads", b"reads", "sequence", b"sequence"]) -> None: ...
 
 global___ShardRequest = ShardRequest
 
