@@ -21,8 +21,9 @@ class Operation:
     """One operation on one key.
 
     ``kind``, ``argument`` and, when it is OK, ``result``:
-    ``read`` (None) the value or None; ``write`` (bytes) None; ``delete`` (None) None; ``add`` (int) the new
-    number; ``compare_and_set`` ((expected or None, new)) whether it took place.
+    ``read`` (None) the value or None; ``write`` (bytes) None; ``delete`` (None) whether the key existed, None
+    where that is not known; ``add`` (int) the new number; ``compare_and_set`` ((expected or None, new))
+    whether it took place.
     A value is bytes or, for its decimal text, a number.
     ``began`` and ``ended``: nanoseconds of one clock; no end for MAYBE.
     """
@@ -47,9 +48,10 @@ class Append:
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """What a list held; None in a transaction that is not OK.
+    """What a list held; None where it is not known.
 
-    Operations run in order: a Read behind an Append of the same transaction sees it.
+    Operations run in order: a Read behind an Append of the same transaction sees it. In a transaction of
+    unknown outcome it is what the list held if the transaction took effect.
     """
 
     key: bytes

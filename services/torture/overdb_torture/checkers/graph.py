@@ -1,8 +1,7 @@
-"""Strongly connected components and short cycles, for graphs of a hundred thousand edges."""
+"""Strongly connected components, for graphs of a hundred thousand edges."""
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 Edges = Sequence[dict[int, str]]  # by node: the nodes after it, each with the kind of the edge
@@ -77,26 +76,3 @@ class _Tarjan:
                 break
         if len(component) > 1:
             self.found.append(sorted(component))
-
-
-def path(
-    edges: Edges, start: int, goal: int, nodes: set[int], follow: Callable[[str], bool]
-) -> list[int] | None:
-    """A shortest path from ``start`` to ``goal``, of one edge at least; None if there is none."""
-    before: dict[int, int] = {}
-    queue = deque([start])
-    while queue:
-        node = queue.popleft()
-        for after, kind in edges[node].items():
-            if after not in nodes or not follow(kind):
-                continue
-            if after == goal:
-                walked = [goal, node]
-                while node != start:
-                    node = before[node]
-                    walked.append(node)
-                return walked[::-1]
-            if after not in before and after != start:
-                before[after] = node
-                queue.append(after)
-    return None

@@ -6,6 +6,10 @@ other began). A cycle among them is an anomaly, named after Adya by the edges th
 
     G0 only ww; G1c ww and wr; G-single one rw; G2 several rw; "-realtime" behind it: it needs rt too
 
+A transaction of unknown outcome may have run. If one of its appends was read it did run: all its appends
+count then, those that no read shows included (half a commit is a cycle), and so do its own reads. If none
+was read, edges only lead to it, and it can be no part of a cycle.
+
 Seen without a graph: G1a (a read of a failed append), G1b (a read of a transaction's middle), internal
 (a transaction that does not see itself), duplicate, incompatible-order, garbage (a number nobody appended),
 timestamp-order (versions that contradict the lists).
@@ -14,15 +18,16 @@ timestamp-order (versions that contradict the lists).
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from overdb_torture.checkers.graph import components, path
+from overdb_torture.checkers.cycles import CycleSearch
+from overdb_torture.checkers.graph import components
 from overdb_torture.history import Append, ListTransaction, Outcome, Read
 
 _ANOMALIES_MAX = 100
-_Follow = Callable[[str], bool]
+_VALUES_SHOWN_MAX = 8  # of a read, in descriptions: the last ones
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +45,11 @@ class Anomaly:
 
 @dataclass(slots=True)
 class ListVerdict:
-    """``ok`` when there is no anomaly."""
+    """``ok`` when there is no anomaly. ``visited``: nodes that the search for short cycles reached."""
 
     transactions: int = 0
     anomalies: list[Anomaly] = field(default_factory=list)
+    visited: int = 0
 
     @property
     def ok(self) -> bool:
@@ -55,7 +61,7 @@ def check_lists(transactions: Iterable[ListTransaction], *, strict: bool = True)
     history = list(transactions)
     check = _Check(history, strict=strict)
     check.run()
-    return ListVerdict(len(history), check.anomalies[:_ANOMALIES_MAX])
+    return ListVerdict(len(history), check.anomalies[:_ANOMALIES_MAX], check.cycles.visited)
 
 
 class _Check:
@@ -64,16 +70,20 @@ class _Check:
         self._strict = strict
         self.anomalies: list[Anomaly] = []
         self._writer: dict[tuple[bytes, int], int] = {}
-        self._last_append: dict[tuple[int, bytes], int] = {}
+        # What a transaction appends to a key, in order.
+        self._appends: dict[tuple[int, bytes], list[int]] = defaultdict(list)
+        self._ran: list[int] = []  # transactions that certainly took effect, ascending
         self._order: dict[bytes, tuple[int, ...]] = {}
         self._edges: list[dict[int, str]] = [{} for _ in history]
+        spans = [(one.began, one.ended if one.outcome is Outcome.OK else None) for one in history]
+        self.cycles = CycleSearch(self._edges, spans)
 
     def run(self) -> None:
         self._index_appends()
+        self._find_ran()
         self._find_order()
-        for number, one in enumerate(self._history):
-            if one.outcome is Outcome.OK:
-                self._check_transaction(number, one)
+        for number in self._ran:
+            self._check_transaction(number, self._history[number])
         self._add_dependencies()
         self._check_timestamps()
         if self._strict:
@@ -94,14 +104,28 @@ class _Check:
                         raise ValueError(
                             f"{operation.value} is appended to {operation.key!r} twice"
                         )
-                    self._last_append[number, operation.key] = operation.value
+                    self._appends[number, operation.key].append(operation.value)
+
+    def _find_ran(self) -> None:
+        """Those that are OK, those whose appends they saw, those whose appends these saw, and so on."""
+        history = self._history
+        ran = {number for number, one in enumerate(history) if one.outcome is Outcome.OK}
+        work = list(ran)
+        while work:
+            for key, values in _reads(history[work.pop()]):
+                for value in values:
+                    writer = self._writer.get((key, value))
+                    if writer is None or writer in ran:
+                        continue
+                    if history[writer].outcome is Outcome.MAYBE:
+                        ran.add(writer)
+                        work.append(writer)
+        self._ran = sorted(ran)
 
     def _reads(self) -> Iterator[tuple[int, bytes, tuple[int, ...]]]:
-        for number, one in enumerate(self._history):
-            if one.outcome is Outcome.OK:
-                for operation in one.operations:
-                    if isinstance(operation, Read) and operation.values is not None:
-                        yield number, operation.key, operation.values
+        for number in self._ran:
+            for key, values in _reads(self._history[number]):
+                yield number, key, values
 
     def _find_order(self) -> None:
         """The longest read of each key is the order of its versions; all others are its beginnings."""
@@ -116,6 +140,20 @@ class _Check:
                     "incompatible-order",
                     f"{key!r} was read as {values} by {self._name(number)} and as {self._order[key]}",
                 )
+        self._check_order_of_appends()
+
+    def _check_order_of_appends(self) -> None:
+        for key, values in self._order.items():
+            shown: dict[int, list[int]] = defaultdict(list)
+            for value in values:
+                writer = self._writer.get((key, value))
+                if writer is not None:
+                    shown[writer].append(value)
+            for writer, seen in shown.items():
+                if self._appends[writer, key][: len(seen)] != seen:
+                    self._found(
+                        "internal", f"{key!r} shows the appends of {self._name(writer)} as {seen}"
+                    )
 
     def _check_transaction(self, number: int, one: ListTransaction) -> None:
         own: dict[bytes, list[int]] = defaultdict(list)
@@ -160,7 +198,11 @@ class _Check:
                 )
         if others:
             writer = self._writer.get((key, others[-1]))
-            if writer not in (None, number) and self._last_append[writer, key] != others[-1]:
+            if (
+                writer is not None
+                and writer != number
+                and self._appends[writer, key][-1] != others[-1]
+            ):
                 self._found(
                     "G1b",
                     f"{self._name(number)} read {key!r} in the middle of {self._name(writer)}",
@@ -178,7 +220,7 @@ class _Check:
         unseen: dict[bytes, list[int]] = defaultdict(list)
         shown = {(key, value) for key, values in self._order.items() for value in values}
         for (key, value), writer in self._writer.items():
-            if self._history[writer].outcome is Outcome.OK and (key, value) not in shown:
+            if self._history[writer].outcome is not Outcome.FAILED and (key, value) not in shown:
                 unseen[key].append(writer)
         for key, values in self._order.items():
             writers = [self._writer.get((key, value)) for value in values]
@@ -203,17 +245,17 @@ class _Check:
     def _check_timestamps(self) -> None:
         """The versions of a list's transactions, where they are known, grow with the list."""
         for key, values in self._order.items():
-            newest = 0
+            newest, before = 0, None
             for value in values:
                 writer = self._writer.get((key, value))
                 timestamp = None if writer is None else self._history[writer].timestamp
-                if timestamp is not None:
+                if timestamp is not None and writer != before:
                     if timestamp <= newest:
                         self._found(
                             "timestamp-order",
                             f"{value} in {key!r} has version {timestamp} behind {newest}",
                         )
-                    newest = timestamp
+                    newest, before = timestamp, writer
 
     def _add_real_time(self) -> None:
         """A chain of moments instead of an edge for each pair: behind those that ended, before who began."""
@@ -249,47 +291,32 @@ class _Check:
                 self.anomalies.append(self._anomaly(kind, cycle))
 
     def _classified(self, nodes: set[int]) -> tuple[str, list[int]] | None:
+        """Return the kind that needs the fewest reasons, and a short cycle of it."""
         for suffix, extra in (("", ()), ("-realtime", ("rt",))):
             for kind, kinds in (("G0", ("ww",)), ("G1c", ("ww", "wr"))):
-                cycle = self._cycle(nodes, _following(*kinds, *extra))
+                inside = self._component(nodes, {*kinds, *extra})
+                cycle = self.cycles.shortest(inside, {*kinds, *extra})
                 if cycle is not None:
                     return kind + suffix, cycle
-            cycle = self._single(nodes, _following("ww", "wr", *extra))
+            inside = self._component(nodes, {"ww", "wr", "rw", *extra})
+            cycle = self.cycles.shortest_single(inside, {"ww", "wr", *extra})
             if cycle is not None:
                 return "G-single" + suffix, cycle
-            cycle = self._cycle(nodes, _following("ww", "wr", "rw", *extra))
+            cycle = self.cycles.shortest(inside, {"ww", "wr", "rw", *extra})
             if cycle is not None:
                 return "G2" + suffix, cycle
         return None
 
-    def _cycle(self, nodes: set[int], follow: _Follow) -> list[int] | None:
-        found = components(self._edges, nodes, follow)
-        if not found:
-            return None
-        members = set(found[0])
-        start = next(node for node in found[0] if node < len(self._history))
-        return path(self._edges, start, start, members, follow)
-
-    def _single(self, nodes: set[int], follow: _Follow) -> list[int] | None:
-        """A cycle of one rw edge, the rest by ``follow``."""
-        for node in sorted(nodes):
-            for after, kind in self._edges[node].items():
-                if kind == "rw" and after in nodes:
-                    back = path(self._edges, after, node, nodes, follow)
-                    if back is not None:
-                        return [node, *back]
-        return None
+    def _component(self, nodes: set[int], kinds: set[str]) -> list[int]:
+        found = components(self._edges, nodes, kinds.__contains__)
+        return found[0] if found else []
 
     def _anomaly(self, kind: str, cycle: list[int]) -> Anomaly:
-        """Told without the moments of real time."""
-        real = [node for node in cycle if node < len(self._history)]
-        edges = []
-        for before, after in pairwise(real):
-            edges.append(self._edges[before].get(after, "rt"))
-        told = self._name(real[0])
-        for edge, node in zip(edges, real[1:], strict=True):
+        edges = [self._edges[before].get(after, "rt") for before, after in pairwise(cycle)]
+        told = self._name(cycle[0])
+        for edge, node in zip(edges, cycle[1:], strict=True):
             told += f" -{edge}-> {self._name(node)}"
-        transactions = tuple(self._history[node] for node in real[:-1])
+        transactions = tuple(self._history[node] for node in cycle[:-1])
         return Anomaly(kind, told, transactions, tuple(edges))
 
     def _name(self, number: int | None) -> str:
@@ -300,9 +327,19 @@ class _Check:
             if isinstance(operation, Append):
                 parts.append(f"append({operation.key.decode(errors='replace')}, {operation.value})")
             else:
-                parts.append(f"read({operation.key.decode(errors='replace')})={operation.values}")
+                values = _shortened(operation.values)
+                parts.append(f"read({operation.key.decode(errors='replace')})={values}")
         return f"T{number}[{' '.join(parts)}]"
 
 
-def _following(*kinds: str) -> _Follow:
-    return frozenset(kinds).__contains__
+def _reads(one: ListTransaction) -> Iterator[tuple[bytes, tuple[int, ...]]]:
+    for operation in one.operations:
+        if isinstance(operation, Read) and operation.values is not None:
+            yield operation.key, operation.values
+
+
+def _shortened(values: tuple[int, ...] | None) -> str:
+    if values is None or len(values) <= _VALUES_SHOWN_MAX:
+        return str(values)
+    last = ", ".join(map(str, values[-_VALUES_SHOWN_MAX:]))
+    return f"({len(values) - _VALUES_SHOWN_MAX} more, {last})"

@@ -1,22 +1,19 @@
 """Linearizability of registers, each key by itself (Herlihy and Wing 1990; linearizability is local).
 
-The search is detangle's: Wing and Gong's algorithm with Lowe's memoisation. What is ours is the model of a
-key, and that operations of unknown outcome may take effect at any time after they began, or never.
+Operations of unknown outcome may take effect at any time after they began, or never.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Hashable, Iterable
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 
-from detangle import lin
-
+from overdb_torture.checkers.linearizability import StepsExceeded, search
 from overdb_torture.history import Operation, Outcome
 
 STEPS_MAX = 5_000_000  # of the search, for one key; a second is about a million
-_STATUS = {Outcome.OK: lin.OK, Outcome.FAILED: lin.FAIL, Outcome.MAYBE: lin.INFO}
+_BEFORE_SHOWN_MAX = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +21,7 @@ class RegisterFailure:
     """A key that no order of its operations explains."""
 
     key: bytes
-    stuck: Operation | None  # the operation that the longest explanation could not take in
+    stuck: Operation  # the operation that the longest explanation could not take in
     before: tuple[Operation, ...]  # that explanation, its last few operations
 
     def __str__(self) -> str:
@@ -44,31 +41,41 @@ class RegisterVerdict:
     undecided: list[bytes] = field(default_factory=list)
 
 
-class _Key(lin.Model):
+class _Key:
     """One key: None, or bytes; numbers for ``add`` are their decimal text, as the store keeps them."""
 
-    name = "key"
+    start = None
 
-    def init(self) -> Hashable:
-        return None
+    def step(self, state: bytes | None, one: Operation) -> tuple[bool, bytes | None]:
+        known, argument = one.outcome is Outcome.OK, one.argument
+        if one.kind == "read":
+            return not known or one.result == state, state
+        if one.kind == "write":
+            assert isinstance(argument, bytes)
+            return True, argument
+        if one.kind == "delete":
+            return not known or one.result in (None, state is not None), None
+        if one.kind == "compare_and_set":
+            assert isinstance(argument, tuple)
+            same = state == argument[0]
+            return not known or one.result == same, argument[1] if same else state
+        if one.kind == "add":
+            return self._add(state, one)
+        raise ValueError(f"no such kind of operation: {one.kind!r}")
 
-    def step(self, state: Any, op: lin.Operation) -> tuple[bool, Any]:
-        known = op.status == lin.OK
-        if op.f == "read":
-            return not known or op.output == state, state
-        if op.f == "write":
-            return True, op.arg
-        if op.f == "delete":
-            return True, None
-        if op.f == "compare_and_set":
-            expected, new = op.arg
-            return not known or op.output == (
-                state == expected
-            ), new if state == expected else state
-        if op.f == "add":
-            new_number = int(state or b"0") + op.arg
-            return not known or op.output == new_number, b"%d" % new_number
-        raise ValueError(f"no such kind of operation: {op.f!r}")
+    def observes(self, one: Operation) -> bool:
+        return one.kind == "read" or one.result is False
+
+    def sets(self, one: Operation) -> bool:
+        return one.kind in ("write", "delete")
+
+    def _add(self, state: bytes | None, one: Operation) -> tuple[bool, bytes | None]:
+        assert isinstance(one.argument, int)
+        try:
+            total = int(state or b"0") + one.argument
+        except ValueError:  # the store refuses it: nothing happens
+            return one.outcome is not Outcome.OK, state
+        return one.outcome is not Outcome.OK or one.result == total, b"%d" % total
 
 
 def check_registers(
@@ -94,50 +101,23 @@ def _check_key(
     key: bytes, operations: list[Operation], steps_max: int, verdict: RegisterVerdict
 ) -> None:
     relevant = [
-        one
+        replace(
+            one,
+            argument=one.argument if one.kind == "add" else _plain(one.argument),
+            result=_plain(one.result) if one.kind == "read" else one.result,
+        )
         for one in operations
         if one.outcome is not Outcome.FAILED
-        and not (one.kind == "read" and one.result is None and one.outcome is Outcome.MAYBE)
+        and not (one.kind == "read" and one.outcome is Outcome.MAYBE)
     ]
-    converted = _converted(relevant)
     try:
-        result = lin.check(converted, _Key(), budget=steps_max)
-    except RuntimeError:
+        stuck = search(relevant, _Key(), steps_max=steps_max)
+    except StepsExceeded:
         verdict.undecided.append(key)
         return
-    if not result.ok:
-        part = result.partitions[-1]
-        stuck = None if part.stuck_on is None else relevant[part.stuck_on.index]
-        before = tuple(relevant[one.index] for one in part.linearization[-6:])
-        verdict.failures.append(RegisterFailure(key, stuck, before))
-
-
-def _converted(operations: list[Operation]) -> list[lin.Operation]:
-    """As detangle counts: calls and returns in one order. At the same moment calls come first."""
-    events: list[tuple[int, int, int]] = []
-    for index, one in enumerate(operations):
-        events.append((one.began, 0, index))
-        if one.ended is not None:
-            events.append((one.ended, 1, index))
-    events.sort()
-    position = {(index, kind): place for place, (_, kind, index) in enumerate(events)}
-    converted = [
-        lin.Operation(
-            index,
-            one.process,
-            one.kind,
-            one.argument if one.kind == "add" else _plain(one.argument),
-            position[index, 0],
-            float(one.began),
-            _plain(one.result) if one.kind == "read" else one.result,
-            _STATUS[one.outcome],
-            position.get((index, 1)),
-            None if one.ended is None else float(one.ended),
-        )
-        for index, one in enumerate(operations)
-    ]
-    converted.sort(key=lambda one: one.call)
-    return converted
+    if stuck is not None:
+        before = stuck.order[-_BEFORE_SHOWN_MAX:]
+        verdict.failures.append(RegisterFailure(key, stuck.operation, before))
 
 
 def _plain(value: object) -> object:
@@ -147,9 +127,7 @@ def _plain(value: object) -> object:
     return b"%d" % value if isinstance(value, int) else value
 
 
-def _told(one: Operation | None) -> str:
-    if one is None:
-        return "the history"
+def _told(one: Operation) -> str:
     argument = "" if one.argument is None else repr(one.argument)
     result = "?" if one.outcome is Outcome.MAYBE else repr(one.result)
     until = "..." if one.ended is None else f"{one.ended / 1e9:.6f}"

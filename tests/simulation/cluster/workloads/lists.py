@@ -73,7 +73,7 @@ class Lists:
                 error, lambda again: client.transact(compares, then=then, request_id=again)
             )
             if done is None:
-                self._record(unknown, began, Outcome.MAYBE)
+                self._record(operations, began, Outcome.MAYBE)
                 return
         except NO_ANSWER:
             self._record(unknown, began, Outcome.FAILED)

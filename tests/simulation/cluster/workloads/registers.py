@@ -73,13 +73,13 @@ class Registers:
 
     async def _delete(self, client: overdb.Client, process: int, key: bytes, began: int) -> None:
         try:
-            await client.delete(key)
+            deleted = await client.delete(key)
         except overdb.OutcomeUnknown:
             self._record(process, "delete", key, None, None, began, Outcome.MAYBE)
         except NO_ANSWER:
             self._record(process, "delete", key, None, None, began, Outcome.FAILED)
         else:
-            self._record(process, "delete", key, None, None, began, Outcome.OK)
+            self._record(process, "delete", key, None, deleted.existed, began, Outcome.OK)
 
     async def _compare_and_set(
         self, client: overdb.Client, process: int, key: bytes, value: bytes, began: int
