@@ -34,6 +34,7 @@ class Stack:
     port: int
     engine: docker.DockerClient
     routers: int = 1
+    tree: Path = ROOT  # the checkout whose Compose file and scripts are used
     environment: dict[str, str] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -52,7 +53,7 @@ class Stack:
         """Run a command of the checkout and return what it said and its exit code."""
         return subprocess.run(
             command,
-            cwd=ROOT,
+            cwd=self.tree,
             env={**self.environment, "OVERDB_PORT_RANGE": self._port_range()},
             capture_output=True,
             text=True,

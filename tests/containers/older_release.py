@@ -1,0 +1,64 @@
+"""A release that was: its tree from git, and an image with its program."""
+
+from __future__ import annotations
+
+import io
+import shutil
+import subprocess
+import sys
+import tarfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import docker
+
+from tests.containers.stack import ROOT
+
+# The last commit of release 0.1.0: the one that a cluster is upgraded from.
+COMMIT_0_1_0 = "7197bbe431054a5e1159cd5ae1071cc6f394bd79"
+IMAGE_0_1_0 = "overdb:0.1.0"
+
+# Entry points and libraries are those of the present image; the program is the old one.
+_RECIPE = """\
+FROM {base}
+USER root
+RUN find /opt/overdb/program -mindepth 1 -maxdepth 1 ! -name bin -exec rm -rf {{}} +
+COPY program /opt/overdb/program
+USER overdb
+"""
+
+
+@dataclass(frozen=True)
+class OlderRelease:
+    """``tree``: its checkout, with the Compose file of its time; ``image``: its program."""
+
+    tree: Path
+    image: str
+
+
+def older_release(engine: docker.DockerClient, scratch: Path, base: str) -> OlderRelease:
+    """Check release 0.1.0 out below ``scratch`` and build its image on the libraries of image ``base``."""
+    tree = scratch / "release"
+    archive = subprocess.run(
+        ["git", "archive", "--format=tar", COMMIT_0_1_0],
+        cwd=ROOT,
+        capture_output=True,
+        check=False,
+    )
+    if archive.returncode:
+        raise AssertionError(
+            f"the commit of release 0.1.0 is not here ({archive.stderr.decode().strip()}): "
+            "fetch the whole history (git fetch --unshallow)"
+        )
+    with tarfile.open(fileobj=io.BytesIO(archive.stdout)) as packed:
+        packed.extractall(tree, filter="data")
+    (tree / ".venv").symlink_to(ROOT / ".venv")  # its scripts look there for Compose
+    wheels = scratch / "wheels"
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
+    subprocess.run([*command, "--no-index", "--wheel-dir", str(wheels), str(tree)], check=True)
+    context = scratch / "image"
+    (wheel,) = wheels.glob("*.whl")
+    shutil.unpack_archive(wheel, context / "program", format="zip")
+    (context / "Dockerfile").write_text(_RECIPE.format(base=base))
+    engine.images.build(path=str(context), tag=IMAGE_0_1_0, network_mode="none", rm=True)
+    return OlderRelease(tree, IMAGE_0_1_0)
