@@ -9,7 +9,8 @@ from pathlib import Path
 import grpc
 
 from bench.etcd import rpc_pb2, rpc_pb2_grpc
-from tests.integration.cluster import free_ports, wait_until
+from tests.integration.cluster import wait_until
+from tests.ports import free_ports
 
 INSTALL = "etcd: not installed; on Debian and Ubuntu: apt-get install etcd-server"
 _QUOTA_BYTES = 8 << 30

@@ -16,7 +16,8 @@ from typing import Any, Self
 
 import msgpack
 
-from tests.integration.cluster import free_ports, wait_until
+from tests.integration.cluster import wait_until
+from tests.ports import free_ports
 
 PYSYNCOBJ, OXIDEDB = "pysyncobj", "oxidedb"
 INSTALL = "{} is left out: to have it, run scripts/setup.sh bench"

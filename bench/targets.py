@@ -21,7 +21,8 @@ from bench.stores import Etcd, KeyValue, OverDB
 from bench.workloads import CALLERS, GROUPS, ROWS, SLOWEST, Row
 from overdb_common.version import version
 from overdb_node.settings import NodeSettings
-from tests.integration.cluster import LocalCluster, free_ports, wait_until
+from tests.integration.cluster import LocalCluster, wait_until
+from tests.ports import free_ports
 
 _DATA_METHODS = frozenset({"Get", "Put", "Delete", "Transact", "Scan"})
 

@@ -12,7 +12,7 @@ import pytest
 from docker.errors import DockerException
 
 from tests.containers.stack import Stack
-from tests.integration.cluster import free_ports
+from tests.ports import free_ports
 
 REQUIRED = os.environ.get("OVERDB_REQUIRE_DOCKER", "") not in ("", "0")
 

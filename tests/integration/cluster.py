@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,23 +17,9 @@ import grpc
 
 from overdb.internal.v1 import shard_pb2, shard_pb2_grpc
 from overdb.v1 import cluster_pb2, cluster_pb2_grpc
+from tests.ports import free_ports
 
 T = TypeVar("T")
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on now, below the range that the kernel hands out for connections."""
-    ports: list[int] = []
-    candidate = 20_000 + (os.getpid() * 37) % 9_000
-    while len(ports) < count:
-        candidate += 1
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", candidate))
-            except OSError:
-                continue
-            ports.append(candidate)
-    return ports
 
 
 def wait_until(condition: Callable[[], T], what: str, seconds_max: float = 30.0) -> T:

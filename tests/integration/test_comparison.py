@@ -18,9 +18,10 @@ from overdb.internal.v1 import shard_pb2, shard_pb2_grpc
 from overdb.sync import Client
 from overdb_node.storage.data import DataStore, encode_version
 from overdb_node.storage.quarantine import FILE
-from tests.integration.cluster import LocalCluster, Process, free_ports, wait_until
+from tests.integration.cluster import LocalCluster, Process, wait_until
 from tests.integration.test_kills import in_thread
 from tests.integration.workload import Writers
+from tests.ports import free_ports
 
 pytestmark = pytest.mark.processes
 KEYS = [b"key-%d" % number for number in range(40)]

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import overdb.sync
-from tests.unit.local.ports import free_base_port
+from tests.ports import free_base_port
 from tests.unit.local.supervised import Supervised, is_alive, wait_until
 
 pytestmark = pytest.mark.processes

@@ -12,9 +12,10 @@ import pytest
 
 import overdb
 from overdb.sync import Client
-from tests.integration.cluster import LocalCluster, free_ports, wait_until
+from tests.integration.cluster import LocalCluster, wait_until
 from tests.integration.machine_speed import slowness
 from tests.integration.workload import Writers
+from tests.ports import free_ports
 
 pytestmark = pytest.mark.processes
 # An election timeout of 1 to 2 s, perhaps a split vote, and the time to find the new leader.

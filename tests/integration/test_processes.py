@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.cluster import LocalCluster, Process, free_ports
+from tests.integration.cluster import LocalCluster, Process
 from tests.integration.machine_speed import slowness
+from tests.ports import free_ports
 
 pytestmark = pytest.mark.processes
 EXIT_CONFIG = 78

@@ -12,6 +12,7 @@ import pytest
 from tests.simulation.cluster import variants
 from tests.simulation.cluster.run import Outcome, Run
 from tests.simulation.transactions import test_variants as of_transactions
+from tests.sizes import Sizes
 from tests.unit.raft import lease_variants as of_leases
 from tests.unit.raft import variants as of_raft
 
@@ -152,7 +153,7 @@ def test_a_broken_build_goes_red(
 
 
 @pytest.mark.parametrize("setting", sorted({setting for _, _, setting in CASES}), ids=str)
-def test_the_whole_build_is_green_under_the_same_faults(setting: Setting) -> None:
-    for seed in range(CONTROL_SEEDS):
+def test_the_whole_build_is_green_under_the_same_faults(setting: Setting, sizes: Sizes) -> None:
+    for seed in sizes.seeds(quick=1, full=CONTROL_SEEDS):
         problem = setting.run(seed).problem
         assert not problem, f"seed {seed}: {problem}"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.local.ports import free_base_port
+from tests.ports import free_base_port
 from tests.unit.local.supervised import Supervised
 
 Start = Callable[..., Supervised]

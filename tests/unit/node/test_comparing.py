@@ -27,7 +27,7 @@ from overdb_node.settings import NodeSettings
 from overdb_node.storage.data import DataStore, encode_version
 from overdb_node.storage.digest import ContentDigest
 from overdb_node.storage.quarantine import FILE
-from tests.integration.cluster import free_ports
+from tests.ports import free_ports
 from tests.unit.machine.helpers import NOW, request
 from tests.unit.node.test_disk_stall import Caught, until
 

@@ -11,6 +11,7 @@ from overdb_node.raft.errors import MembershipRefused, NotLeader, Overloaded
 from overdb_node.raft.membership import AddLearner, Change, Membership, Promote, Remove
 from overdb_node.raft.types import Entry, Snapshot
 from tests.paper.host import Disk, Host, encode_configuration
+from tests.sizes import Sizes
 from tests.unit.raft.checks import Checks, has
 from tests.unit.raft.simulator import FAULTS, HEALING_ROUNDS_MAX, Faults, Simulation
 
@@ -138,9 +139,12 @@ class ChangingSimulation(Simulation):
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_a_group_whose_members_change_loses_and_contradicts_nothing(seed: int) -> None:
-    simulation = ChangingSimulation(seed)
-    simulation.run(STEPS)
+def test_a_group_whose_members_change_loses_and_contradicts_nothing(
+    seed: int, sizes: Sizes
+) -> None:
+    """The fixed seeds are run by the next test."""
+    for block in range(sizes.pick(quick=1, full=10)):
+        ChangingSimulation(sizes.first_seed + len(SEEDS) * block + seed).run(STEPS)
 
 
 def test_these_schedules_change_members_and_meet_refusals() -> None:

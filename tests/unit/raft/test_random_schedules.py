@@ -15,19 +15,21 @@ from pathlib import Path
 
 import pytest
 
+from tests.sizes import Sizes
 from tests.unit.raft.simulator import Simulation, run_seed
 
+pytestmark = pytest.mark.xdist_group("random_schedules")  # the runs are made once for two tests
 ROOT = Path(__file__).resolve().parents[3]
-SEEDS = 200
-SEEDS_PER_TEST = 20
+BLOCKS = range(10)
+SEEDS_PER_BLOCK = 20
 STEPS = 4500
 
 
 @cache
 def run_block(first: int) -> Counter[str]:
-    """What happened under ``SEEDS_PER_TEST`` seeds from ``first`` on."""
+    """What happened under ``SEEDS_PER_BLOCK`` seeds from ``first`` on."""
     happened: Counter[str] = Counter()
-    for seed in range(first, first + SEEDS_PER_TEST):
+    for seed in range(first, first + SEEDS_PER_BLOCK):
         simulation = run_seed(seed, STEPS)
         happened += simulation.happened
         happened["applied"] += len(simulation.checks.chosen)
@@ -35,17 +37,19 @@ def run_block(first: int) -> Counter[str]:
     return happened
 
 
-@pytest.mark.parametrize("first", range(0, SEEDS, SEEDS_PER_TEST))
-def test_no_schedule_breaks_safety_and_every_one_heals(first: int) -> None:
+@pytest.mark.parametrize("block", BLOCKS)
+def test_no_schedule_breaks_safety_and_every_one_heals(block: int, sizes: Sizes) -> None:
     """The paper's figure 3, PROTOCOL 1.0-1.3; FAULTS 6, 11-17, 20-23, 28, 39-42 under one roof."""
-    run_block(first)
+    run_block(sizes.first_seed + block * SEEDS_PER_BLOCK)
+    if sizes.full:
+        run_block(block * SEEDS_PER_BLOCK)
 
 
-def test_the_schedules_do_what_they_are_for() -> None:
+def test_the_schedules_do_what_they_are_for(sizes: Sizes) -> None:
     """A dead cluster must not pass: the rare branches ran, and often."""
     happened: Counter[str] = Counter()
-    for first in range(0, SEEDS, SEEDS_PER_TEST):
-        happened += run_block(first)
+    for block in BLOCKS:
+        happened += run_block(sizes.first_seed + block * SEEDS_PER_BLOCK)
     for what, least in {
         "applied": 10_000,
         "read": 10_000,

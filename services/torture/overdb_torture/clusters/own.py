@@ -19,8 +19,9 @@ from overdb_torture.clusters.local import LocalCluster
 _START_SECONDS_MAX = 90.0
 _STOP_SECONDS_MAX = 20.0
 _OVERDB = ["-c", "from overdb.cli import main; main()"]
-_PORTS = 120  # of a small layout, from its base port on
-_PORT_MIN, _PORT_MAX = 12_000, 31_000  # below those that the kernel hands out
+_HOST = "127.0.0.1"
+_PORTS = 120  # a block: more than a small layout takes from its base port on
+_PORT_MIN, _PORT_END = 12_000, 31_920  # below those that the kernel hands out
 
 
 @contextlib.asynccontextmanager
@@ -31,8 +32,9 @@ async def own_cluster(
     said = directory / "supervisor.log"
     arguments = ["local", "--faults", "--data", str(directory / "data")]
     arguments += ["--groups", str(groups), "--replicas", str(replicas), "--routers", str(routers)]
-    arguments += ["--base-port", str(_free_base_port())]
-    with _created(said) as log:
+    base_port, claim = _claim_ports()
+    arguments += ["--base-port", str(base_port)]
+    with claim, _created(said) as log:
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             *_OVERDB,
@@ -43,15 +45,15 @@ async def own_cluster(
             env={**os.environ, "OVERDB_PARENT_PID": str(os.getpid())},
             start_new_session=True,  # Ctrl-C is for us: there is something to be checked first
         )
-    try:
-        await _until_ready(process, said)
-        cluster = LocalCluster(directory / "data")
-        cluster.description = (
-            f"a cluster of its own, {groups} groups x {replicas} replicas, {routers} routers"
-        )
-        yield cluster
-    finally:
-        await _stop(process, directory / "data")
+        try:
+            await _until_ready(process, said)
+            cluster = LocalCluster(directory / "data")
+            cluster.description = (
+                f"a cluster of its own, {groups} groups x {replicas} replicas, {routers} routers"
+            )
+            yield cluster
+        finally:
+            await _stop(process, directory / "data")
 
 
 async def _until_ready(process: asyncio.subprocess.Process, said: Path) -> None:
@@ -92,21 +94,31 @@ def _text_of(file: Path) -> str:
     return file.read_text(errors="replace")
 
 
-def _free_base_port() -> int:
-    """The first port of a stretch of which none is in use."""
-    span = _PORT_MAX - _PORT_MIN - _PORTS
-    for attempt in range(200):
-        base = _PORT_MIN + (os.getpid() * 131 + attempt * 137) % span
-        if all(_is_free(port) for port in range(base, base + _PORTS)):
-            return base
-    raise Unusable("there is no stretch of free ports for a cluster")
+def _claim_ports() -> tuple[int, socket.socket]:
+    """Returns the first port of a block that nobody uses, and a socket that keeps the block while it is open.
+
+    The socket holds the last port of the block, so two that start at once take different blocks.
+    """
+    blocks = (_PORT_END - _PORT_MIN) // _PORTS
+    for attempt in range(blocks):
+        base = _PORT_MIN + (os.getpid() * 7 + attempt) % blocks * _PORTS
+        if not all(_is_free(port) for port in range(base, base + _PORTS - 1)):
+            continue
+        claim = socket.socket()
+        try:
+            claim.bind((_HOST, base + _PORTS - 1))
+        except OSError:
+            claim.close()
+            continue
+        return base, claim
+    raise Unusable("there is no block of free ports for a cluster")
 
 
 def _is_free(port: int) -> bool:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind(("127.0.0.1", port))
+            probe.bind((_HOST, port))
         except OSError:
             return False
     return True
