@@ -364,12 +364,12 @@ def test_puts_under_a_wrong_id_are_refused(identity: RequestId, says: str) -> No
     ("created", "limits", "code", "says"),
     [
         (
-            NOW - SECOND,
-            MachineSettings(client_id_lifetime_us=1000),
+            NOW - 61 * SECOND,
+            MachineSettings(client_id_lifetime_us=60 * SECOND),
             Code.FAILED_PRECONDITION,
             "expired",
         ),
-        (NOW + SECOND, MachineSettings(ahead_us_max=1000), Code.INVALID_ARGUMENT, "ahead"),
+        (NOW + 2 * SECOND, MachineSettings(ahead_us_max=SECOND), Code.INVALID_ARGUMENT, "ahead"),
     ],
     ids=["expired", "ahead"],
 )

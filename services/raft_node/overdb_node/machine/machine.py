@@ -14,7 +14,7 @@ from xxhash import xxh3_64_intdigest as _digest
 
 from overdb.sharding import slot_of
 from overdb_common.level import LEVEL
-from overdb_node.machine import puts, transact, validation
+from overdb_node.machine import bounds, puts, transact, validation
 from overdb_node.machine.chain import Chain
 from overdb_node.machine.clock import Clock
 from overdb_node.machine.fingerprint import of_puts, of_transact
@@ -459,6 +459,10 @@ class Machine:
     def _configure(self, command: Configure) -> Acknowledged | Refused:
         if not all(command.limits):
             return Refused(Code.INVALID_ARGUMENT, "a limit is 0")
+        if self._settings.level >= 1:
+            refusal = bounds.refuse_limits(command.limits)
+            if refusal is not None:
+                return refusal
         if command.level > LEVEL:  # no leader writes it as long as this program is a member
             return Refused(Code.INVALID_ARGUMENT, f"level {command.level} is not known here")
         if self._limited:

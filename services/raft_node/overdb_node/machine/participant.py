@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from overdb_node.machine import transact, validation
+from overdb_node.machine import bounds, transact, validation
 from overdb_node.machine.clock import Clock
 from overdb_node.machine.locks import Locker, Locks
 from overdb_node.machine.overlay import Overlay
@@ -49,6 +49,7 @@ from overdb_node.machine.types import (
 
 _COMMIT_VERSION = 0  # stands in results for the timestamp that is not known yet
 _UNKNOWN = 0  # fingerprint of a fence that an abort left
+_LISTED_GROUPS_MAX = 8
 _PARKED = "a request in one group that waits for a transaction"
 RunParked = Callable[[Put | Delete | Transact, int], Result]
 
@@ -173,6 +174,9 @@ class Participant:
     # --- Prepare (PROTOCOL 2.3) ---------------------------------------------------------------------
 
     def prepare(self, command: Prepare) -> Result:
+        malformed = self._checks and bounds.refuse_part(command, self._settings)
+        if malformed:
+            return malformed
         stored = self.find(command.id)
         if stored is not None:
             answer = self._prepare_again(stored, command)
@@ -183,7 +187,7 @@ class Participant:
             foreign = self._foreign_use(command.id)
             if foreign is not None:
                 return foreign
-            refusal = self._sessions.refuse_form(command.id)
+            refusal = self._sessions.refuse_form(command.id) or self._refuse_to_store(command.id)
             if refusal is not None:
                 return refusal
             if self._sessions.is_gone(identity_of(command.id)):
@@ -295,16 +299,23 @@ class Participant:
         stored = self.find_id(command.id)
         aborts = command.outcome is Outcome.ABORTED
         if stored is None:
-            if not aborts and not self._is_gone(command.id):
+            if self._is_gone(command.id):
+                return Acknowledged()
+            if not aborts:
                 return self._alarm("a commit of a transaction that is not known here", command.id)
-            if aborts and not self._is_gone(command.id):
-                self._fence(RequestId(*command.id, 0, 0), command.attempt, _UNKNOWN, ())
+            request = RequestId(*command.id, 0, 0)
+            refusal = self._refuse_fence(request, command.attempt)
+            if refusal is not None:
+                return refusal
+            self._fence(request, command.attempt, _UNKNOWN, ())
             return Acknowledged()
         if command.attempt < stored.attempt:
             return Acknowledged()
         if command.attempt > stored.attempt:
             if stored.is_committed or not aborts:
                 return self._alarm(f"an outcome of attempt {command.attempt}", stored)
+            if self._checks and (refusal := bounds.refuse_attempt(command.attempt)) is not None:
+                return refusal
             self._abort(stored, superseded_by=command.attempt)
             self._drop(stored)
             self._fence(stored.request, command.attempt, stored.fingerprint, stored.participants)
@@ -324,6 +335,10 @@ class Participant:
             if (vote.outcome, vote.commit_version) != (command.outcome, command.version):
                 return self._alarm("another outcome than the one that is stored", stored)
             return Acknowledged()
+        if command.version > bounds.version_max(self._settings.level):
+            return self._alarm(f"a commit at version {command.version}: no clock is there", stored)
+        if self._checks and command.version < vote.version:
+            return self._alarm(f"a commit at version {command.version}, below its vote", stored)
         assert part is not None
         operations, results = {
             Outcome.THEN: (part.then, vote.then),
@@ -384,6 +399,9 @@ class Participant:
     # --- Inquire, Forget (PROTOCOL 2.5, 2.10) ---------------------------------------------------------
 
     def inquire(self, command: Inquire) -> Result:
+        malformed = self._checks and bounds.refuse_part(command, self._settings)
+        if malformed:
+            return malformed
         refused = Vote(VoteKind.REFUSED, command.attempt)
         stored = self.find(command.id)
         if stored is None:
@@ -391,6 +409,9 @@ class Participant:
                 return refused
             if self._sessions.refuse_form(command.id) is not None:
                 return refused
+            refusal = self._refuse_to_store(command.id)
+            if refusal is not None:
+                return refusal  # not a vote (!): by the group's time it may be voted for later
             return self._fence(
                 command.id, command.attempt, command.fingerprint, command.participants
             )
@@ -421,6 +442,27 @@ class Participant:
         refusal = Refused(Code.ABORTED, "the attempt was given up before it arrived here")
         vote = self._refuse_vote(transaction, refusal)
         return self._keep(transaction, vote._replace(again=True))
+
+    @property
+    def _checks(self) -> bool:
+        """Whether bounds hold for commands here (PROTOCOL 2.11): entries from before level 1 know none."""
+        return self._settings.level >= 1
+
+    def _refuse_to_store(self, request: RequestId) -> Refused | None:
+        """Why nothing is kept under an id: its record would not go for longer than any other."""
+        if not self._checks:
+            return None
+        return self._sessions.refuse_beyond(request.client_id, self._clock.physical)
+
+    def _refuse_fence(self, request: RequestId, attempt: int) -> Refused | None:
+        """Why an abort of what was never seen here is not remembered. It names no start and no attempts."""
+        if not self._checks:
+            return None
+        return (
+            self._sessions.refuse_form(request)
+            or self._refuse_to_store(request)
+            or bounds.refuse_attempt(attempt)
+        )
 
     def forget(self, command: Forget) -> Result:
         stored = self.find_id(command.id)
@@ -598,8 +640,9 @@ class Participant:
 
 def _told(transaction: Transaction) -> str:
     """What an id was used for, for whoever used it again."""
-    groups = ", ".join(map(str, transaction.participants)) or "not known here"
-    return f"a transaction over several groups ({groups})"
+    groups = ", ".join(map(str, transaction.participants[:_LISTED_GROUPS_MAX]))
+    more = ", ..." if len(transaction.participants) > _LISTED_GROUPS_MAX else ""
+    return f"a transaction over several groups ({groups or 'not known here'}{more})"
 
 
 def _token(transaction: Transaction) -> Token:

@@ -180,6 +180,22 @@ class Sessions:
             )
         return None
 
+    def refuse_beyond(self, client_id: bytes, physical: int) -> Refused | None:
+        """Why nothing is to be kept under an id of this client, not even that it was refused.
+
+        Ids from ahead are refused, and that is remembered until they expire. A client that is ahead by more
+        than the lifetime of an id is none whose clock is a little wrong.
+        """
+        settings = self._settings
+        most = physical + settings.ahead_us_max + settings.client_id_lifetime_us
+        if _created_us(client_id) <= most:
+            return None
+        return Refused(
+            Code.INVALID_ARGUMENT,
+            f"client id {client_id.hex()[:40]} is from {(_created_us(client_id) - physical) / 1e6:.0f} s "
+            "ahead of this group's time; nothing was stored. Set the client's clock",
+        )
+
     def _refuse_id(self, request: RequestId, physical: int) -> Refused | None:
         refusal = self.refuse_form(request)
         if refusal is not None:
