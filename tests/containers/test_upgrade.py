@@ -22,8 +22,9 @@ from overdb.status import ClusterStatus
 from overdb_common.level import LEVEL
 from tests.containers.older_release import OlderRelease, older_release
 from tests.containers.stack import GROUPS, REPLICAS, Stack
-from tests.integration.cluster import free_ports, wait_until
+from tests.integration.cluster import wait_until
 from tests.integration.workload import Adders, Writers
+from tests.ports import free_ports
 from tests.sizes import Sizes
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(900)]
