@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 
 from overdb.internal.v1 import shard_pb2
-from overdb_common.level import LEVEL
 from overdb_common.version import version as program_version
 from overdb_node import codec, transaction_codec
 from overdb_node.machine.machine import Machine
@@ -161,7 +160,7 @@ class ReplicaBackend:
             established=replica.membership.established,
             founders=replica.membership.founders,
             level=machine.level,
-            level_known=LEVEL,
+            level_known=replica.level_known,
             level_waits_for=replica.level_waits_for,
             log_bytes=replica.storage.log_bytes,
             data_bytes=replica.storage.data_bytes,

@@ -109,7 +109,7 @@ class LevelRaiser:
     def tick(self, level: int, *, leads: bool) -> None:
         """Called at every tick of the replica with the level in force."""
         self._older_router_ticks = max(0, self._older_router_ticks - 1)
-        if not leads or level >= LEVEL:
+        if not leads or level >= self._own().level_known:
             self.waits_for = ""
             self._ticks = 0
             return
@@ -130,9 +130,7 @@ class LevelRaiser:
         replies = [_replied(answer) for answer in answers]
         own = self._own()
         replies = [reply for reply in replies if reply.replica_id != own.replica_id]
-        common = min(
-            common_level([*replies, own], self._group, self._members(), self._groups), LEVEL
-        )
+        common = common_level([*replies, own], self._group, self._members(), self._groups)
         if common > level and not self._older_router_ticks:
             _log.info("level_raised", group=self._group, cluster_level=common)
             self._raise(common)

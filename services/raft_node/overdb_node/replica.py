@@ -14,6 +14,7 @@ import shutil
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from random import Random
 
 import structlog
@@ -65,11 +66,15 @@ class Replica:
         storage: ReplicaStorage,
         metrics: NodeMetrics,
         on_fatal: Callable[[str], None],
+        level_known: int = LEVEL,
     ) -> None:
         self.settings = settings
         self.storage = storage
         self.metrics = metrics
         self._on_fatal = on_fatal
+        self.level_known = (
+            level_known  # the newest level of the program; simulated ones may be older
+        )
         self._loop = asyncio.get_running_loop()
         recovered = storage.recovered
         raft_settings = settings.raft_settings()
@@ -83,7 +88,7 @@ class Replica:
             recovered.applied_index,
             self._promises.hold_back_ticks,
         )
-        machine = Machine(storage.data, settings.machine_settings())
+        machine = self._machine()
         machine.load()
         self._waiting = Waiting()
         self._deferred = Deferred()
@@ -92,7 +97,11 @@ class Replica:
         self.blocked_reads = BlockedReads()
         self.membership = Membership(self)
         own = Address(
-            settings.cluster, settings.group, settings.node_id, self.membership.incarnation
+            settings.cluster,
+            settings.group,
+            settings.node_id,
+            self.membership.incarnation,
+            level_known,
         )
         self.peers = Peers(own, self.address_of, lambda: self.membership.own_address)
         self.writer = GroupCommit(
@@ -129,6 +138,10 @@ class Replica:
         self._ticks = 0
 
     # --- life -----------------------------------------------------------------------------------
+
+    def _machine(self) -> Machine:
+        settings = replace(self.settings.machine_settings(), level_known=self.level_known)
+        return Machine(self.storage.data, settings)
 
     def start(self) -> None:
         self._note_level()
@@ -446,7 +459,7 @@ class Replica:
         members = frozenset(member.replica_id for member in self.raft.log.members)
         index = self.raft.log.configuration_index
         settings, level = self.settings, self.machine.level
-        return Replied(settings.group, settings.node_id, LEVEL, level, members, index)
+        return Replied(settings.group, settings.node_id, self.level_known, level, members, index)
 
     def _raise_level(self, level: int) -> None:
         self._level_agreed = level
@@ -575,7 +588,7 @@ class Replica:
 
     def installed(self) -> None:
         """The disk is at an installed snapshot: the state machine begins anew from it."""
-        machine = Machine(self.storage.data, self.settings.machine_settings())
+        machine = self._machine()
         machine.load()
         self._applier = Applier(
             machine, self.storage.data, self._waiting, self._deferred, self.metrics

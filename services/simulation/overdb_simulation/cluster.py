@@ -11,6 +11,7 @@ from typing import Any, cast
 import overdb
 from overdb.internal.v1 import shard_pb2_grpc
 from overdb_common.errors import StartupError
+from overdb_common.level import LEVEL
 from overdb_node.backend import ReplicaBackend
 from overdb_node.metrics import NodeMetrics
 from overdb_node.node import open_storage
@@ -63,6 +64,7 @@ class Node:
             "client_id_seconds": random.choice((60, 3600)),
             "operations_max": random.choice((512, 1024)),
         }
+        self.level_known = LEVEL  # of the program; 0: one of the release before
         self.lives = 0
         self.wipes = 0
 
@@ -92,7 +94,7 @@ class Node:
         try:
             storage = open_storage(settings)
             metrics = cast("NodeMetrics", _NoMetrics())
-            replica = Replica(settings, storage, metrics, self._on_fatal)
+            replica = Replica(settings, storage, metrics, self._on_fatal, self.level_known)
         except StartupError as error:
             world.note(self.name, "refused to start", problem=str(error))
             self.refused = str(error)

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Collection
 from random import Random
 
 import overdb
+from overdb_common.level import LEVEL
 from overdb_node.raft.errors import NotLeader
 from overdb_simulation.cluster import Cluster, Node, RouterNode
 from overdb_simulation.network import Weather
@@ -57,6 +58,7 @@ FAULTS = (
     (4, "kill_at_an_installation"),
     (3, "pause_router"),
     (4, "kill_client"),
+    (3, "upgrade"),
     (2, "wipe_disk"),
     (2, "replace_node"),
 )
@@ -110,6 +112,7 @@ class Faults:
         network.weather = Weather()
         network.set_cut(())
         for node in cluster.nodes:
+            self._upgrade(node)
             self._resume(node)
             node.slow_seconds = 0.0
             node.disk.full = False
@@ -317,6 +320,21 @@ class Faults:
             self._world.network.process_died(process)
 
         self._later(self._random.uniform(0.0, 0.1), kill)
+
+    # --- programs -----------------------------------------------------------------------------------
+
+    def upgrade(self) -> None:
+        """Restart a node that runs the program of the release before with the present one (FAULTS 90)."""
+        older = [node for node in self._cluster.nodes if node.level_known < LEVEL]
+        if older:
+            self._upgrade(self._random.choice(older))
+
+    def _upgrade(self, node: Node) -> None:
+        if node.level_known < LEVEL and node not in self.operators.off:
+            self._note("upgrade", node.name)
+            node.level_known = LEVEL
+            node.kill()
+            self._start(node)
 
     # --- members ------------------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ from random import Random
 from typing import Any
 
 import overdb
+from overdb_common.level import LEVEL
 from overdb_node.machine.machine import Machine
 from overdb_simulation.cluster import Cluster, Node
 from overdb_simulation.loop import Process, current_process
@@ -22,6 +23,7 @@ from tests.simulation.cluster.invariants import Invariants
 from tests.simulation.cluster.invariants.applying import every_entry
 from tests.simulation.cluster.invariants.base import Applied, Look, Seen, Violation, look
 from tests.simulation.cluster.leases import Leases
+from tests.simulation.cluster.programs import mix_programs
 from tests.simulation.cluster.workloads import ALL
 from tests.simulation.cluster.workloads.counters import Counters
 
@@ -120,6 +122,8 @@ class Run:
         world.loop.step_hook = self._on_step
         world.network.on_packet = self._on_packet
         self.recorder = recorder = Recorder(world.loop, Random(world.random.getrandbits(64)))
+        if self.faulty:
+            mix_programs(self.seed, cluster.nodes)
         cluster.start()
         self._advance(2.5)
         self._start_workloads(random)
@@ -279,6 +283,8 @@ class Run:
             participant = leader.replica.machine.participant
             if participant.open or participant.parked:
                 return f"group {group} has open transactions"
+            if leader.replica.machine.level < LEVEL:
+                return f"group {group} is at level {leader.replica.machine.level}"
         return ""
 
     def _compare_replicas(self) -> None:

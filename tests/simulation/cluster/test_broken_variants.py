@@ -81,6 +81,11 @@ CASES: list[tuple[Callable[[Patch], None], str, Setting]] = [
     (variants.commit_at_the_first_vote, r"alarm: .*another outcome|: decided", ALL_KINDS),
     (variants.state_of_its_own, r"clock .* elsewhere", ALL_KINDS),
     (
+        variants.level_raised_alone,
+        r"level 1 is not known here",
+        Setting(("upgrade", "kill", "hand_over")),
+    ),
+    (
         variants.reads_without_a_round,
         r"registers: not linearizable.*kind='read'",
         Setting(("strand_the_leader",), READS, 0.03),

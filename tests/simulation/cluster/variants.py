@@ -7,6 +7,8 @@ from typing import Any
 
 from pytest import MonkeyPatch  # noqa: PT013  # it is the type of every argument here
 
+from overdb_common.level import LEVEL
+from overdb_node import cluster_level
 from overdb_node.applying import Applier
 from overdb_node.founding import Finding, Founding, Verdict
 from overdb_node.machine.clock import Clock
@@ -179,3 +181,8 @@ def another_disk_takes_part(patch: MonkeyPatch) -> None:
     patch.setattr(Membership, "admit", admit)
     new = Finding(Verdict.NEW, {})
     patch.setattr(Founding, "judge", lambda *_: new)
+
+
+def level_raised_alone(patch: MonkeyPatch) -> None:
+    """PROTOCOL 4.2: the level is raised as soon as the leader's own program knows it."""
+    patch.setattr(cluster_level, "common_level", lambda *_: LEVEL)

@@ -13,7 +13,6 @@ from dataclasses import replace
 from xxhash import xxh3_64_intdigest as _digest
 
 from overdb.sharding import slot_of
-from overdb_common.level import LEVEL
 from overdb_node.machine import bounds, puts, transact, validation
 from overdb_node.machine.chain import Chain
 from overdb_node.machine.clock import Clock
@@ -463,7 +462,7 @@ class Machine:
             refusal = bounds.refuse_limits(command.limits)
             if refusal is not None:
                 return refusal
-        if command.level > LEVEL:  # no leader writes it as long as this program is a member
+        if command.level > self._settings.level_known:  # none is written while this is a member
             return Refused(Code.INVALID_ARGUMENT, f"level {command.level} is not known here")
         if self._limited:
             self._floors.hold()  # before the limits that they follow from change

@@ -45,6 +45,7 @@ class MachineSettings:
     parked_keys_max: int = 8192  # of all requests that wait for locks
     # The rules in force. A process starts with 0, since its log may begin before the level was raised.
     level: int = LEVEL
+    level_known: int = LEVEL  # the newest that the program knows
 
     @property
     def limits(self) -> tuple[int, ...]:
