@@ -5,7 +5,7 @@ SHELL := bash
 
 DATA ?= overdb-data
 GROUPS ?= 2
-JOBS ?= auto
+JOBS ?=
 REPLICAS ?= 3
 ROUTERS ?= 1
 BASE_PORT ?= 7400
@@ -37,11 +37,11 @@ setup: ## install everything for development into .venv
 	@scripts/setup.sh dev
 	@scripts/setup.sh codegen
 
-test: setup verify ## set up, verify, run all tests in their quick size (JOBS=2 PYTEST_ARGS="-k name")
-	@.venv/bin/python -m pytest -n $(JOBS) --dist loadgroup $(PYTEST_ARGS)
+test: ## set up, verify, run all tests, the big ones in their quick size (JOBS=3 PYTEST_ARGS="-k name")
+	@JOBS=$(JOBS) scripts/test.sh quick $(PYTEST_ARGS)
 
-test-all: setup verify ## the same in full size: about an hour
-	@.venv/bin/python -m pytest -n $(JOBS) --dist loadgroup --size full $(PYTEST_ARGS)
+test-all: ## the same, the big tests in their full size
+	@JOBS=$(JOBS) scripts/test.sh full $(PYTEST_ARGS)
 
 verify: setup ## ruff, mypy, generated code; writes nothing
 	@scripts/verify.sh

@@ -114,6 +114,8 @@ make_from_debian() {
     docker import --change 'CMD ["python3"]' - "$ours" >/dev/null
 }
 
+# Two at once make it once.
+command -v flock >/dev/null && exec 9>"${TMPDIR:-/tmp}/overdb-base-image-$(id -u).lock" && flock 9
 docker version >/dev/null 2>&1 || die "no Docker engine answers: start it, or use 'make run'"
 if [ -n "${OVERDB_BASE_IMAGE:-}" ]; then
   is_here "$OVERDB_BASE_IMAGE" || docker pull --quiet "$OVERDB_BASE_IMAGE" >&2 ||

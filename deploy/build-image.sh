@@ -9,6 +9,8 @@ context=build/image
 say() { echo "image: $*" >&2; }
 
 base=$(deploy/base-image.sh)
+# Two that build the same image at once would each replace the other's: the second one waits.
+command -v flock >/dev/null && exec 9>"${TMPDIR:-/tmp}/overdb-image-$(id -u).lock" && flock 9
 base_id=$(docker image inspect --format '{{.Id}}' "$base")
 
 # The same files, the same base: nothing to do. The image itself remembers what it was made from.
