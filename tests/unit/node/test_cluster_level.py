@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
+from dataclasses import replace
+from pathlib import Path
+
 from hypothesis import given
 from hypothesis import strategies as st
 
-from overdb_node.cluster_level import Replied, common_level
+from overdb.internal.v1 import log_pb2, shard_pb2
+from overdb_common.level import LEVEL
+from overdb_node.cluster_level import OLDER_ROUTER_TICKS, Replied, common_level
+from overdb_node.storage.founding import FORMAT
+from overdb_node.transport.raft_service import Sender
+from tests.unit.node.test_comparing import group
+from tests.unit.node.test_disk_stall import until
 
 
 def reply(group: int, replica: int, knows: int, level: int = 0, members: int = 3) -> Replied:
@@ -65,3 +76,39 @@ def test_it_is_never_newer_than_what_every_member_is_known_to_know(
     replies = [reply((replica - 1) // 3, replica, knows) for replica, knows in known]
     level = common_level(replies, 0, OWN, 3)
     assert all(dict(known).get(replica, 0) >= level for replica in range(1, 10))
+
+
+def test_a_raised_group_drops_what_an_older_program_says(tmp_path: Path) -> None:
+    """PROTOCOL 4.3, 4.4: it would apply the same entries by other rules."""
+
+    async def run() -> None:
+        async with group(tmp_path, 1) as running:
+            replica = await running.led()
+            await until(lambda: replica.machine.level == LEVEL)
+            older = Sender(2, incarnation=7, address="127.0.0.1:9", level=LEVEL - 1)
+            refusal = replica.membership.admit(older)
+            assert f"replica 2 runs a program that knows level {LEVEL - 1}" in refusal
+            assert "or a newer one there" in refusal
+            present = replace(older, level=LEVEL)
+            assert "level" not in replica.membership.admit(present)
+            node_file = json.loads((tmp_path / "1" / "node.json").read_text())
+            assert node_file["format"] == FORMAT
+
+    asyncio.run(run())
+
+
+def test_the_level_waits_as_long_as_an_older_router_runs_transactions(tmp_path: Path) -> None:
+    """PROTOCOL 4.2: it would decide them by older rules."""
+    prepare = log_pb2.Command(prepare=log_pb2.Prepare())
+    payload = log_pb2.Commands(commands=[prepare]).SerializeToString()
+
+    async def run() -> None:
+        async with group(tmp_path, 1) as running:
+            (replica,) = running.replicas.values()
+            replica.look_for_older_router(shard_pb2.ShardRequest(commands=payload))
+            await until(lambda: replica.level_waits_for == "a router runs an older program")
+            assert replica.machine.level == 0
+            await until(lambda: replica.machine.level == LEVEL)
+            assert replica._ticks >= OLDER_ROUTER_TICKS
+
+    asyncio.run(run())
