@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import shutil
-import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
@@ -43,6 +42,7 @@ from overdb_node.storage.group_commit import GroupCommit, PersistRequest
 from overdb_node.storage.identity import note_level
 from overdb_node.storage.replica import ReplicaStorage
 from overdb_node.sweeping import Sweeper
+from overdb_node.timekeeping import Timekeeper
 from overdb_node.transport.peers import Address, Peers
 from overdb_node.transport.shard_service import Answers
 
@@ -88,6 +88,7 @@ class Replica:
             recovered.applied_index,
             self._promises.hold_back_ticks,
         )
+        self.timekeeper = Timekeeper(self.raft, settings.group)
         machine = self._machine()
         machine.load()
         self._waiting = Waiting()
@@ -193,8 +194,9 @@ class Replica:
         ]
         if not voters:
             raise ValueError("no other voter of this group answers")
+        right = self.timekeeper.clocks_that_are_right()
         # Of two that differ it is not known which one is wrong: better than nobody.
-        return max(voters, key=lambda replica: (replica not in differs, progress[replica].match))
+        return max(voters, key=lambda r: (r not in differs, r in right, progress[r].match))
 
     def stand_aside(self) -> None:
         """Serve no more; another one takes over as soon as it can."""
@@ -228,6 +230,7 @@ class Replica:
             self.membership.problem,
             self.snapshotting.damaged.problem,
             self.disk_problem,
+            self.timekeeper.problem,
         )
         return "; ".join(filter(None, problems))
 
@@ -275,6 +278,7 @@ class Replica:
                 self.raft.observe(elapsed_us())
             self.raft.tick()
             self._promises.tick()
+        self._keep_time()
         self.snapshotting.tick()
         self.finisher.tick()
         self.comparing.tick()
@@ -283,6 +287,15 @@ class Replica:
         if self.raft.installing is None:
             self._sweeper.tick(self.machine, self.storage.data)
         self.schedule_turn()
+
+    def _keep_time(self) -> None:
+        """A leader whose clock is wrong lets one lead whose clock is right (PROTOCOL 2.1)."""
+        self.timekeeper.tick()
+        if self.timekeeper.should_hand_over():
+            with contextlib.suppress(NotLeader, ValueError):  # nobody answers: at a later tick
+                best = self.best_follower()
+                if best in self.timekeeper.clocks_that_are_right():
+                    self.transfer_to(best)
 
     def _check_stall(self) -> None:
         """A leader whose disk hangs commits by its followers and can apply nothing: let another lead."""
@@ -318,6 +331,7 @@ class Replica:
         try:
             for message in messages:
                 self.raft.receive(sender, message)
+                self.timekeeper.received(sender, message)
         except Exception as violation:  # RocksDB's errors are plain Exceptions
             self.fatal(f"{type(violation).__name__}: {violation}")
             return
@@ -424,7 +438,7 @@ class Replica:
             self.raft.persisted(token)
             while self._after_persist and self._after_persist[0][0] <= token:
                 for to, message in self._after_persist.popleft()[1]:
-                    self.peers.send(to, message)
+                    self.peers.send(to, self.timekeeper.outgoing(message))
         except Exception as violation:
             self.fatal(f"{type(violation).__name__}: {violation}")
             return
@@ -489,9 +503,15 @@ class Replica:
         begins = self._begins_term()
         if not self._proposals and not begins:
             return
-        proposals, self._proposals = self._proposals, []
-        self._proposed_bytes = 0
-        stamp = time.time_ns() // 1000
+        # Without the group's time the limits are stamped 0, and requests wait. They could not be committed
+        # either: whoever acknowledges an entry says its clock (PROTOCOL 2.1).
+        stamp = self.timekeeper.group_time_us() or 0
+        proposals: list[tuple[bytes, int, Answers]] = []
+        if stamp or not self.raft.serves:
+            proposals, self._proposals = self._proposals, proposals
+            self._proposed_bytes = 0
+        elif not begins:
+            return
         waiting = [commands for commands, _, _ in proposals]
         if begins:  # before anything else in this term
             limits = self.settings.machine_settings()
@@ -526,7 +546,7 @@ class Replica:
                 self._persisting_since = self._loop.time()
             self.writer.submit(PersistRequest(persist.hard_state, persist.entries, persist.token))
         for to, message in output.send_now:
-            self.peers.send(to, message)
+            self.peers.send(to, self.timekeeper.outgoing(message))
         if output.send_after_persist:
             self._after_persist.append((self._newest_token, output.send_after_persist))
         for event in output.events:

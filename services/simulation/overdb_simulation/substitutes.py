@@ -31,6 +31,7 @@ import overdb_node.snapshotting
 import overdb_node.storage.founding
 import overdb_node.storage.group_commit
 import overdb_node.sweeping
+import overdb_node.timekeeping
 import overdb_node.transport.peers
 import overdb_router.ids
 import overdb_router.kv_service
@@ -225,6 +226,7 @@ def substitutions(world: World, disk_seconds: Callable[[], float]) -> list[Subst
         (overdb_node.transport.peers, "Peer", peer),
         (overdb_node.replica, "GroupCommit", log_thread),
         (overdb_node.replica, "elapsed_us", world.elapsed_us),
+        (overdb_node.timekeeping, "elapsed_us", world.elapsed_us),
         (overdb_node.replica, "Random", _seeded(world)),
         (overdb_node.storage.group_commit, "threading", types.SimpleNamespace(Thread=_NoThread)),
         (overdb_node.snapshotting, "ThreadPoolExecutor", worker),
@@ -238,9 +240,9 @@ def substitutions(world: World, disk_seconds: Callable[[], float]) -> list[Subst
                 overdb._tries,
                 overdb.transaction,
                 overdb_node.comparing,
-                overdb_node.replica,
                 overdb_node.storage.group_commit,
                 overdb_node.sweeping,
+                overdb_node.timekeeping,
                 overdb_router.kv_service,
             )
         ),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from overdb_node.machine.bounds import VERSION_MAX
+from overdb_node.machine.settings import MachineSettings
 from overdb_node.machine.types import Advance, Advanced, Code, Delete, Deleted, Put, Written
 from tests.unit.machine.helpers import (
     NOW,
@@ -101,9 +103,27 @@ def test_advance_to_the_clock_itself_closes_it_as_well() -> None:
     ]
 
 
-def test_advance_too_far_ahead_is_refused_and_moves_nothing() -> None:
-    """PROTOCOL 2.1: at most a minute ahead of physical time, measured from there each time."""
+def test_advance_to_a_version_that_another_group_has_issued_is_taken_however_far_ahead() -> None:
+    """PROTOCOL 2.1: else one group whose time ran ahead ends every read over several groups."""
     group = Group()
+    group.entry()
+    issued = NOW + 86_400 * SECOND
+    assert group.one(Advance(issued)) == Advanced(issued)
+    assert group.machine.physical == NOW
+    assert group.one(Put(b"a", b"", request(1))) == Written(issued + 1)
+
+
+def test_advance_beyond_what_a_clock_can_come_to_is_refused() -> None:
+    group = Group()
+    refused(group.one(Advance(VERSION_MAX + 1)), Code.INVALID_ARGUMENT, str(VERSION_MAX))
+    assert group.machine.clock == NOW
+    assert group.one(Advance(VERSION_MAX)) == Advanced(VERSION_MAX)
+    assert group.one(Put(b"a", b"", request(1))) == Written(VERSION_MAX + 1)
+
+
+def test_at_level_0_advance_is_bounded_by_the_groups_own_time() -> None:
+    """As release 0.1.0 applies it: its replicas may share the group."""
+    group = Group(MachineSettings(level=0))
     latest = NOW + 60 * SECOND
     refused(group.one(Advance(latest + 1)), Code.INVALID_ARGUMENT, str(latest), str(latest + 1))
     assert group.machine.clock == NOW

@@ -62,6 +62,8 @@ class StatusResponse(google.protobuf.message.Message):
     GROUPS_FIELD_NUMBER: builtins.int
     SERVING_FIELD_NUMBER: builtins.int
     LEVEL_FIELD_NUMBER: builtins.int
+    ROUTER_CLOCK_OFFSET_US_FIELD_NUMBER: builtins.int
+    ROUTER_PROBLEM_FIELD_NUMBER: builtins.int
     cluster: builtins.str
     """name of the cluster"""
     router_version: builtins.str
@@ -70,6 +72,10 @@ class StatusResponse(google.protobuf.message.Message):
     """every group has a leader that answers"""
     level: builtins.int
     """the oldest level of the groups whose leader answers; see GroupStatus"""
+    router_clock_offset_us: builtins.int
+    """How far the wall clock of the router's machine is ahead of the groups' time, negative: behind."""
+    router_problem: builtins.str
+    """empty, or what an operator should know of this router"""
     @property
     def groups(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___GroupStatus]: ...
     def __init__(
@@ -80,8 +86,10 @@ class StatusResponse(google.protobuf.message.Message):
         groups: collections.abc.Iterable[global___GroupStatus] | None = ...,
         serving: builtins.bool = ...,
         level: builtins.int = ...,
+        router_clock_offset_us: builtins.int = ...,
+        router_problem: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["cluster", b"cluster", "groups", b"groups", "level", b"level", "router_version", b"router_version", "serving", b"serving"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["cluster", b"cluster", "groups", b"groups", "level", b"level", "router_clock_offset_us", b"router_clock_offset_us", "router_problem", b"router_problem", "router_version", b"router_version", "serving", b"serving"]) -> None: ...
 
 global___StatusResponse = StatusResponse
 
@@ -151,6 +159,7 @@ class ReplicaStatus(google.protobuf.message.Message):
     DATA_BYTES_FIELD_NUMBER: builtins.int
     VERSION_FIELD_NUMBER: builtins.int
     PROBLEM_FIELD_NUMBER: builtins.int
+    CLOCK_OFFSET_US_FIELD_NUMBER: builtins.int
     id: builtins.int
     address: builtins.str
     """host:port"""
@@ -170,6 +179,8 @@ class ReplicaStatus(google.protobuf.message.Message):
     """of the program"""
     problem: builtins.str
     """empty, or what an operator should know"""
+    clock_offset_us: builtins.int
+    """its wall clock is so far ahead of the group's time, negative: behind"""
     def __init__(
         self,
         *,
@@ -186,8 +197,9 @@ class ReplicaStatus(google.protobuf.message.Message):
         data_bytes: builtins.int = ...,
         version: builtins.str = ...,
         problem: builtins.str = ...,
+        clock_offset_us: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["address", b"address", "applied_index", b"applied_index", "commit_index", b"commit_index", "data_bytes", b"data_bytes", "id", b"id", "last_index", b"last_index", "log_bytes", b"log_bytes", "problem", b"problem", "reachable", b"reachable", "role", b"role", "snapshot_index", b"snapshot_index", "term", b"term", "version", b"version"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["address", b"address", "applied_index", b"applied_index", "clock_offset_us", b"clock_offset_us", "commit_index", b"commit_index", "data_bytes", b"data_bytes", "id", b"id", "last_index", b"last_index", "log_bytes", b"log_bytes", "problem", b"problem", "reachable", b"reachable", "role", b"role", "snapshot_index", b"snapshot_index", "term", b"term", "version", b"version"]) -> None: ...
 
 global___ReplicaStatus = ReplicaStatus
 

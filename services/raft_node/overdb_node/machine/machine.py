@@ -446,7 +446,14 @@ class Machine:
         return self._run(command, fingerprint)
 
     def _advance(self, command: Advance) -> Result:
+        """Raise the clock, to any version that a group can have issued (PROTOCOL 2.1).
+
+        At level 0 the bound is this group's time: a group whose time ran ahead can then not be read together
+        with the others.
+        """
         latest = self._clock.physical + self._settings.ahead_us_max
+        if self._settings.level >= 1:
+            latest = bounds.VERSION_MAX
         if command.version > latest:
             return Refused(
                 Code.INVALID_ARGUMENT,

@@ -35,13 +35,17 @@ class VoteAnswer:
 
 @dataclass(frozen=True, slots=True)
 class Append:
-    """Entries from ``first_index`` on; without entries, a heartbeat. There is no previous index."""
+    """Entries from ``first_index`` on; without entries, a heartbeat. There is no previous index.
+
+    ``group_time_us`` is filled in by the host, in heartbeats: the group's time (PROTOCOL 2.1), 0: not known.
+    """
 
     term: int
     round: int
     first_index: int
     entries: tuple[Entry, ...]
     leader_commit: int
+    group_time_us: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +53,8 @@ class Answer:
     """To an Append, an offer or an installed snapshot: ``agreed`` is min(agreed, durable).
 
     ``promise_us``: for so long, by its own clock and from when it heard that round, the sender elects nobody
-    else (PROTOCOL 1.3). 0: it promises nothing.
+    else (PROTOCOL 1.3). 0: it promises nothing. ``wall_us`` is filled in by the host: the sender's wall clock
+    (PROTOCOL 2.1), 0: a replica of release 0.1.0.
     """
 
     term: int
@@ -58,6 +63,7 @@ class Answer:
     agreed: int
     agreed_term: int
     promise_us: int = 0
+    wall_us: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,7 @@ def encode(message: Message, out: raft_pb2.RaftMessage) -> None:
         append.round = message.round
         append.first_index = message.first_index
         append.leader_commit = message.leader_commit
+        append.group_time_us = message.group_time_us
         for entry in message.entries:
             append.entries.add(term=entry.term, kind=_wire_kind(entry.kind), payload=entry.payload)
     elif isinstance(message, messages.Answer):
@@ -36,6 +37,7 @@ def encode(message: Message, out: raft_pb2.RaftMessage) -> None:
         answer.agreed = message.agreed
         answer.agreed_term = message.agreed_term
         answer.promise_us = message.promise_us
+        answer.wall_us = message.wall_us
         answer.SetInParent()
     else:
         _ENCODERS[type(message)](message, out)
@@ -133,7 +135,9 @@ def decode(wire: raft_pb2.RaftMessage) -> Message:
         return _decode_append(wire.term, wire.append)
     if body == "answer":
         a = wire.answer
-        return messages.Answer(wire.term, a.round, a.ok, a.agreed, a.agreed_term, a.promise_us)
+        return messages.Answer(
+            wire.term, a.round, a.ok, a.agreed, a.agreed_term, a.promise_us, a.wall_us
+        )
     if body is None:
         raise MalformedMessage("a message without a known body")
     return _DECODERS[body](wire)
@@ -148,7 +152,9 @@ def _decode_append(term: int, append: raft_pb2.Append) -> messages.Append:
         )
     except KeyError as error:
         raise MalformedMessage(f"an entry of unknown kind {error}") from error
-    return messages.Append(term, append.round, first, entries, append.leader_commit)
+    return messages.Append(
+        term, append.round, first, entries, append.leader_commit, append.group_time_us
+    )
 
 
 def _decode_vote_request(wire: raft_pb2.RaftMessage) -> Message:

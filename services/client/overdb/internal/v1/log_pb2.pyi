@@ -151,6 +151,7 @@ class Command(google.protobuf.message.Message):
     FORGET_FIELD_NUMBER: builtins.int
     COMPARE_FIELD_NUMBER: builtins.int
     CONFIGURE_FIELD_NUMBER: builtins.int
+    SET_TIME_FIELD_NUMBER: builtins.int
     @property
     def put(self) -> overdb.v1.kv_pb2.PutRequest: ...
     @property
@@ -171,6 +172,10 @@ class Command(google.protobuf.message.Message):
     def compare(self) -> global___CompareReplicas: ...
     @property
     def configure(self) -> global___Configure: ...
+    @property
+    def set_time(self) -> global___SetTime:
+        """only at level 1 and above"""
+
     def __init__(
         self,
         *,
@@ -184,10 +189,11 @@ class Command(google.protobuf.message.Message):
         forget: global___Forget | None = ...,
         compare: global___CompareReplicas | None = ...,
         configure: global___Configure | None = ...,
+        set_time: global___SetTime | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["advance", b"advance", "command", b"command", "compare", b"compare", "configure", b"configure", "delete", b"delete", "forget", b"forget", "inquire", b"inquire", "prepare", b"prepare", "put", b"put", "resolve", b"resolve", "transact", b"transact"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["advance", b"advance", "command", b"command", "compare", b"compare", "configure", b"configure", "delete", b"delete", "forget", b"forget", "inquire", b"inquire", "prepare", b"prepare", "put", b"put", "resolve", b"resolve", "transact", b"transact"]) -> None: ...
-    def WhichOneof(self, oneof_group: typing.Literal["command", b"command"]) -> typing.Literal["put", "delete", "transact", "advance", "prepare", "resolve", "inquire", "forget", "compare", "configure"] | None: ...
+    def HasField(self, field_name: typing.Literal["advance", b"advance", "command", b"command", "compare", b"compare", "configure", b"configure", "delete", b"delete", "forget", b"forget", "inquire", b"inquire", "prepare", b"prepare", "put", b"put", "resolve", b"resolve", "set_time", b"set_time", "transact", b"transact"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["advance", b"advance", "command", b"command", "compare", b"compare", "configure", b"configure", "delete", b"delete", "forget", b"forget", "inquire", b"inquire", "prepare", b"prepare", "put", b"put", "resolve", b"resolve", "set_time", b"set_time", "transact", b"transact"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["command", b"command"]) -> typing.Literal["put", "delete", "transact", "advance", "prepare", "resolve", "inquire", "forget", "compare", "configure", "set_time"] | None: ...
 
 global___Command = Command
 
@@ -347,6 +353,20 @@ class Advance(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["version", b"version"]) -> None: ...
 
 global___Advance = Advance
+
+@typing.final
+class SetTime(google.protobuf.message.Message):
+    """Sets the group's physical time back to the stamp of its own entry, where it is ahead of that (PROTOCOL 2.1). It
+    has no argument: the stamp is what the leader took from a quorum of clocks, so a late copy changes nothing.
+    """
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+
+global___SetTime = SetTime
 
 @typing.final
 class CompareReplicas(google.protobuf.message.Message):

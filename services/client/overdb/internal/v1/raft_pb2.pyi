@@ -181,9 +181,14 @@ class Append(google.protobuf.message.Message):
     FIRST_INDEX_FIELD_NUMBER: builtins.int
     LEADER_COMMIT_FIELD_NUMBER: builtins.int
     ENTRIES_FIELD_NUMBER: builtins.int
+    GROUP_TIME_US_FIELD_NUMBER: builtins.int
     round: builtins.int
     first_index: builtins.int
     leader_commit: builtins.int
+    group_time_us: builtins.int
+    """Only in heartbeats: the group's time in microseconds since the epoch (PROTOCOL 2.1), with which followers
+    compare their clocks. 0: not known to the leader now, or a leader of release 0.1.0.
+    """
     @property
     def entries(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[overdb.internal.v1.log_pb2.Record]:
         """indexes first_index, first_index + 1, ..."""
@@ -195,8 +200,9 @@ class Append(google.protobuf.message.Message):
         first_index: builtins.int = ...,
         leader_commit: builtins.int = ...,
         entries: collections.abc.Iterable[overdb.internal.v1.log_pb2.Record] | None = ...,
+        group_time_us: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["entries", b"entries", "first_index", b"first_index", "leader_commit", b"leader_commit", "round", b"round"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["entries", b"entries", "first_index", b"first_index", "group_time_us", b"group_time_us", "leader_commit", b"leader_commit", "round", b"round"]) -> None: ...
 
 global___Append = Append
 
@@ -209,6 +215,7 @@ class Answer(google.protobuf.message.Message):
     AGREED_FIELD_NUMBER: builtins.int
     AGREED_TERM_FIELD_NUMBER: builtins.int
     PROMISE_US_FIELD_NUMBER: builtins.int
+    WALL_US_FIELD_NUMBER: builtins.int
     round: builtins.int
     ok: builtins.bool
     agreed: builtins.int
@@ -217,6 +224,10 @@ class Answer(google.protobuf.message.Message):
     """term of the follower's entry at that index"""
     promise_us: builtins.int
     """For so long from when it heard that round the follower elects nobody else (leases). 0: no promise."""
+    wall_us: builtins.int
+    """The follower's wall clock when it sent this, microseconds since the epoch (PROTOCOL 2.1). 0: a follower of
+    release 0.1.0.
+    """
     def __init__(
         self,
         *,
@@ -225,8 +236,9 @@ class Answer(google.protobuf.message.Message):
         agreed: builtins.int = ...,
         agreed_term: builtins.int = ...,
         promise_us: builtins.int = ...,
+        wall_us: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["agreed", b"agreed", "agreed_term", b"agreed_term", "ok", b"ok", "promise_us", b"promise_us", "round", b"round"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["agreed", b"agreed", "agreed_term", b"agreed_term", "ok", b"ok", "promise_us", b"promise_us", "round", b"round", "wall_us", b"wall_us"]) -> None: ...
 
 global___Answer = Answer
 

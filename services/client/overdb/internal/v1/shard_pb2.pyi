@@ -832,6 +832,9 @@ class DescribeResponse(google.protobuf.message.Message):
     LEVEL_FIELD_NUMBER: builtins.int
     LEVEL_KNOWN_FIELD_NUMBER: builtins.int
     LEVEL_WAITS_FOR_FIELD_NUMBER: builtins.int
+    CLOCK_OFFSET_US_FIELD_NUMBER: builtins.int
+    WALL_US_FIELD_NUMBER: builtins.int
+    PHYSICAL_FIELD_NUMBER: builtins.int
     cluster: builtins.str
     group: builtins.int
     groups: builtins.int
@@ -869,6 +872,14 @@ class DescribeResponse(google.protobuf.message.Message):
     """the newest one that the program knows"""
     level_waits_for: builtins.str
     """only of a leader: what holds up raising the level; empty: nothing does"""
+    clock_offset_us: builtins.int
+    """How far this machine's wall clock is ahead of the group's time, negative: behind. `wall_us` less this is the
+    group's time. 0 too where the group's time is not known.
+    """
+    wall_us: builtins.int
+    """its wall clock, microseconds since the epoch; 0: a replica of release 0.1.0"""
+    physical: builtins.int
+    """the time that the group's log has come to (PROTOCOL 2.1)"""
     @property
     def members(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Member]: ...
     @property
@@ -913,9 +924,12 @@ class DescribeResponse(google.protobuf.message.Message):
         level: builtins.int = ...,
         level_known: builtins.int = ...,
         level_waits_for: builtins.str = ...,
+        clock_offset_us: builtins.int = ...,
+        wall_us: builtins.int = ...,
+        physical: builtins.int = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["failure", b"failure"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["applied_index", b"applied_index", "clock", b"clock", "cluster", b"cluster", "commit_index", b"commit_index", "data_bytes", b"data_bytes", "durable_index", b"durable_index", "epoch", b"epoch", "established", b"established", "failure", b"failure", "founders", b"founders", "group", b"group", "groups", b"groups", "incarnation", b"incarnation", "last_index", b"last_index", "leader_id", b"leader_id", "level", b"level", "level_known", b"level_known", "level_waits_for", b"level_waits_for", "log_bytes", b"log_bytes", "members", b"members", "members_index", b"members_index", "problem", b"problem", "replica_id", b"replica_id", "retired", b"retired", "role", b"role", "slots", b"slots", "snapshot_index", b"snapshot_index", "term", b"term", "version", b"version"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["applied_index", b"applied_index", "clock", b"clock", "clock_offset_us", b"clock_offset_us", "cluster", b"cluster", "commit_index", b"commit_index", "data_bytes", b"data_bytes", "durable_index", b"durable_index", "epoch", b"epoch", "established", b"established", "failure", b"failure", "founders", b"founders", "group", b"group", "groups", b"groups", "incarnation", b"incarnation", "last_index", b"last_index", "leader_id", b"leader_id", "level", b"level", "level_known", b"level_known", "level_waits_for", b"level_waits_for", "log_bytes", b"log_bytes", "members", b"members", "members_index", b"members_index", "physical", b"physical", "problem", b"problem", "replica_id", b"replica_id", "retired", b"retired", "role", b"role", "slots", b"slots", "snapshot_index", b"snapshot_index", "term", b"term", "version", b"version", "wall_us", b"wall_us"]) -> None: ...
 
 global___DescribeResponse = DescribeResponse
 

@@ -1,0 +1,146 @@
+"""A replica's clocks: which time it stamps entries with, and whether its machine's wall clock is right.
+
+The rule is in ``raft.group_time`` (PROTOCOL 2.1). This file reads the clocks, carries them in messages, and
+says what an operator should know.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import structlog
+
+from overdb_node.leasing import elapsed_us
+from overdb_node.raft.group_time import HEARD_US_MAX, WALL_US_MAX, GroupTime
+from overdb_node.raft.messages import Answer, Append, Message
+
+if TYPE_CHECKING:
+    from overdb_node.raft.core import Raft
+
+_log = structlog.get_logger()
+# A machine whose wall clock differs by more from the group's time says so, and does not lead if another can.
+OFFSET_US_MAX = 10_000_000
+# It says so only when this has lasted: what was heard of others may be old for a moment after a pause.
+CONFIRM_US = 1_000_000
+# Between two attempts to hand leadership over. Each one may cost an election timeout without writes.
+HAND_OVER_PAUSE_US = 10_000_000
+
+
+def wall_us() -> int:
+    """Returns this machine's wall clock in microseconds since the epoch; at least 1, as 0 stands for none."""
+    return min(max(1, time.time_ns() // 1000), WALL_US_MAX)
+
+
+class Timekeeper:
+    """The clocks of one replica. Lives on the event loop."""
+
+    def __init__(self, raft: Raft, group: int) -> None:
+        self._raft = raft
+        self._group = group
+        self._group_time = GroupTime(raft.replica_id)
+        self._leader_said_us = 0  # the group's time by the leader's last heartbeat that knew it
+        self._leader_said_at_us = 0
+        self._wrong_since_us: int | None = None
+        self._wrong_us = 0  # how far off the clock is, once that is confirmed; 0: it is right
+        self._hand_over_at_us = 0
+        self._difference_us = wall_us() - elapsed_us()  # of the two clocks, at the last tick
+
+    # --- in messages ------------------------------------------------------------------------------
+
+    def received(self, sender: int, message: Message) -> None:
+        """Take in a clock that a message of another replica carries, after Raft has taken the message."""
+        raft = self._raft
+        if isinstance(message, Answer):
+            if raft.is_leader and message.term == raft.term:
+                self._group_time.heard(
+                    raft.term, sender, message.round, message.wall_us, elapsed_us()
+                )
+        elif isinstance(message, Append) and message.group_time_us and message.term == raft.term:
+            self._leader_said_us = min(message.group_time_us, WALL_US_MAX)
+            self._leader_said_at_us = elapsed_us()
+
+    def outgoing(self, message: Message) -> Message:
+        """Returns the message with the clock that it carries: an Answer the own, a heartbeat the group's."""
+        if isinstance(message, Answer):
+            return replace(message, wall_us=wall_us())
+        if isinstance(message, Append) and not message.entries:
+            return replace(message, group_time_us=self.group_time_us() or 0)
+        return message
+
+    # --- the group's time -------------------------------------------------------------------------
+
+    def group_time_us(self) -> int | None:
+        """Returns the group's time as this replica knows it now, as leader or by its leader's heartbeat."""
+        raft, now_us = self._raft, elapsed_us()
+        if raft.is_leader:
+            return self._group_time.median(raft.term, raft.voters, wall_us(), now_us)
+        age_us = now_us - self._leader_said_at_us
+        if self._leader_said_us and 0 <= age_us <= HEARD_US_MAX:
+            return self._leader_said_us + age_us
+        return None
+
+    @property
+    def offset_us(self) -> int:
+        """How far the wall clock is ahead of the group's time, negative: behind; 0: nothing is known."""
+        group_us = self.group_time_us()
+        return 0 if group_us is None else wall_us() - group_us
+
+    def clocks_that_are_right(self) -> set[int]:
+        """Returns the replicas whose clocks were heard and are near the group's time. Of a leader."""
+        raft, now_us = self._raft, elapsed_us()
+        own_us = wall_us()
+        median = self._group_time.median(raft.term, raft.voters, own_us, now_us)
+        if median is None:
+            return set()
+        clocks = self._group_time.clocks(raft.term, own_us, now_us)
+        return {one for one, clock in clocks.items() if abs(clock - median) <= OFFSET_US_MAX}
+
+    # --- whether the clock is right ---------------------------------------------------------------
+
+    def tick(self) -> None:
+        """Called at each tick: notices jumps, and a clock that is wrong for longer than CONFIRM_US."""
+        now_us = elapsed_us()
+        self._notice_jump(now_us)
+        offset_us = self.offset_us
+        if abs(offset_us) <= OFFSET_US_MAX:
+            if self._wrong_us and self.group_time_us() is not None:
+                self._wrong_us = 0
+                _log.info("clock_is_right", group=self._group)
+            self._wrong_since_us = None
+            return
+        if self._wrong_since_us is None:
+            self._wrong_since_us = now_us
+        elif now_us - self._wrong_since_us >= CONFIRM_US:
+            if not self._wrong_us:
+                _log.error("clock_is_wrong", group=self._group, problem=_tell(offset_us))
+            self._wrong_us = offset_us
+
+    def _notice_jump(self, now_us: int) -> None:
+        difference_us = wall_us() - now_us
+        jump_us = difference_us - self._difference_us
+        self._difference_us = difference_us
+        if abs(jump_us) > OFFSET_US_MAX:
+            _log.warning("clock_jumped", group=self._group, seconds=round(jump_us / 1e6, 1))
+
+    @property
+    def problem(self) -> str:
+        """What an operator should know of this machine's clock; empty when it is right."""
+        return _tell(self._wrong_us) if self._wrong_us else ""
+
+    def should_hand_over(self) -> bool:
+        """Whether a leader should let another one lead now, since its clock is wrong."""
+        now_us = elapsed_us()
+        if not self._wrong_us or not self._raft.is_leader or now_us < self._hand_over_at_us:
+            return False
+        self._hand_over_at_us = now_us + HAND_OVER_PAUSE_US
+        return True
+
+
+def _tell(offset_us: int) -> str:
+    way = "ahead of" if offset_us > 0 else "behind"
+    return (
+        f"the clock of this machine is {abs(offset_us) / 1e6:.0f} s {way} its group's time: set it, and see "
+        "that NTP runs"
+    )

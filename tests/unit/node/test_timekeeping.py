@@ -1,0 +1,288 @@
+"""A replica's clocks: what it stamps entries with, and what it says of a clock that is wrong (FAULTS 81)."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from overdb.internal.v1 import log_pb2, raft_pb2, shard_pb2
+from overdb_node import codec, timekeeping
+from overdb_node.metrics import NodeMetrics
+from overdb_node.node import open_storage
+from overdb_node.raft.group_time import HEARD_US_MAX
+from overdb_node.raft.messages import Answer, Append, Message, TimeoutNow, VoteAnswer
+from overdb_node.raft.types import EntryKind
+from overdb_node.replica import Replica
+from overdb_node.settings import NodeSettings
+from overdb_node.timekeeping import CONFIRM_US, HAND_OVER_PAUSE_US, Timekeeper
+from overdb_node.transport import wire
+from tests.unit.node.test_disk_stall import Caught, until
+
+SECOND = 1_000_000
+DAY = 86_400 * SECOND
+NOW = 1_790_000_000 * SECOND
+
+
+class Clocks:
+    """The clocks of one machine: ``wall`` may be set, ``elapsed`` only goes on."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.wall = NOW
+        self.elapsed = 500 * SECOND
+        module = SimpleNamespace(time_ns=lambda: self.wall * 1000)
+        monkeypatch.setattr(timekeeping, "time", module)
+        monkeypatch.setattr(timekeeping, "elapsed_us", lambda: self.elapsed)
+
+    def pass_by(self, microseconds: int) -> None:
+        self.wall += microseconds
+        self.elapsed += microseconds
+
+
+@pytest.fixture
+def clocks(monkeypatch: pytest.MonkeyPatch) -> Clocks:
+    return Clocks(monkeypatch)
+
+
+def timekeeper(*, leads: bool) -> Timekeeper:
+    raft: Any = SimpleNamespace(replica_id=1, term=4, is_leader=leads, voters=[1, 2, 3])
+    return Timekeeper(raft, 0)
+
+
+def answer(wall_us: int, term: int = 4) -> Answer:
+    return Answer(term, 1, True, 1, 1, 0, wall_us)
+
+
+def ticks(keeper: Timekeeper, clocks: Clocks, microseconds: int) -> None:
+    """Let the time pass in ticks, while the group goes on saying its time."""
+    for _ in range(microseconds // 100_000):
+        clocks.pass_by(100_000)
+        keeper.tick()
+
+
+def test_an_answer_carries_the_own_clock_and_a_heartbeat_the_groups(clocks: Clocks) -> None:
+    keeper = timekeeper(leads=True)
+    sent = keeper.outgoing(answer(0))
+    assert isinstance(sent, Answer)
+    assert sent.wall_us == NOW
+    heartbeat = Append(4, 9, 5, (), 4)
+    sent = keeper.outgoing(heartbeat)
+    assert isinstance(sent, Append)
+    assert sent.group_time_us == 0, "no quorum has said its clock"
+    keeper.received(2, answer(NOW - SECOND))
+    sent = keeper.outgoing(heartbeat)
+    assert isinstance(sent, Append)
+    assert sent.group_time_us == NOW - SECOND
+    assert keeper.outgoing(TimeoutNow(4)) == TimeoutNow(4)
+    assert clocks.wall == NOW
+
+
+def test_a_clock_before_1970_is_still_a_clock(clocks: Clocks) -> None:
+    """0 would be that of release 0.1.0, which leaves the time to the leader."""
+    clocks.wall = -DAY
+    sent = timekeeper(leads=False).outgoing(answer(0))
+    assert isinstance(sent, Answer)
+    assert sent.wall_us == 1
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        Append(4, 9, 5, (), 4, group_time_us=NOW),
+        Answer(4, 9, True, 5, 4, 100, wall_us=NOW),
+        Append(4, 9, 5, (), 4),
+        Answer(4, 9, True, 5, 4),
+    ],
+)
+def test_clocks_cross_the_wire(message: Message) -> None:
+    out = raft_pb2.RaftMessage()
+    wire.encode(message, out)
+    assert wire.decode(raft_pb2.RaftMessage.FromString(out.SerializeToString())) == message
+
+
+def test_answers_of_another_term_and_to_one_that_does_not_lead_count_for_nothing(
+    clocks: Clocks,
+) -> None:
+    keeper = timekeeper(leads=True)
+    keeper.received(2, answer(NOW, term=3))
+    assert keeper.group_time_us() is None
+    follower = timekeeper(leads=False)
+    follower.received(2, answer(NOW))
+    assert follower.group_time_us() is None
+    assert clocks.wall == NOW
+
+
+def test_a_follower_knows_the_groups_time_by_heartbeats_and_not_for_longer(clocks: Clocks) -> None:
+    keeper = timekeeper(leads=False)
+    keeper.received(2, Append(4, 9, 5, (), 4, group_time_us=NOW - DAY))
+    clocks.pass_by(SECOND)
+    assert keeper.group_time_us() == NOW - DAY + SECOND
+    assert keeper.offset_us == DAY
+    clocks.pass_by(HEARD_US_MAX)
+    assert keeper.group_time_us() is None
+    assert keeper.offset_us == 0
+
+
+@pytest.mark.parametrize(("offset", "words"), [(DAY, "86400 s ahead of"), (-DAY, "86400 s behind")])
+def test_a_clock_that_stays_wrong_is_told_and_told_no_more_once_it_is_right(
+    clocks: Clocks, offset: int, words: str
+) -> None:
+    keeper = timekeeper(leads=False)
+
+    def hear(group_us: int) -> None:
+        keeper.received(2, Append(4, 9, 5, (), 4, group_time_us=group_us))
+
+    hear(clocks.wall - offset)
+    ticks(keeper, clocks, CONFIRM_US)
+    assert keeper.problem == "", "what was heard may be old for a moment"
+    hear(clocks.wall - offset)
+    ticks(keeper, clocks, 200_000)
+    assert words in keeper.problem
+    assert "set it" in keeper.problem
+    assert not keeper.should_hand_over(), "it does not lead"
+    hear(clocks.wall)
+    ticks(keeper, clocks, 100_000)
+    assert keeper.problem == ""
+
+
+def test_a_problem_stays_while_nothing_is_heard(clocks: Clocks) -> None:
+    keeper = timekeeper(leads=False)
+    keeper.received(2, Append(4, 9, 5, (), 4, group_time_us=NOW - DAY))
+    ticks(keeper, clocks, CONFIRM_US + 200_000)
+    assert keeper.problem
+    ticks(keeper, clocks, 10 * SECOND)
+    assert keeper.problem, "it was not heard that the clock is right again"
+
+
+def test_a_leader_whose_clock_is_wrong_hands_over_and_tries_again_after_a_pause(
+    clocks: Clocks,
+) -> None:
+    keeper = timekeeper(leads=True)
+
+    def pass_by(microseconds: int) -> None:
+        for _ in range(microseconds // 100_000):
+            for follower in (2, 3):
+                keeper.received(follower, answer(clocks.wall + DAY))
+            clocks.pass_by(100_000)
+            keeper.tick()
+
+    pass_by(CONFIRM_US)
+    assert not keeper.should_hand_over()
+    pass_by(200_000)
+    assert keeper.should_hand_over()
+    assert keeper.clocks_that_are_right() == {2, 3}
+    assert not keeper.should_hand_over()
+    pass_by(HAND_OVER_PAUSE_US)
+    assert keeper.should_hand_over()
+
+
+def test_a_jump_of_the_clock_is_logged(clocks: Clocks, capsys: pytest.CaptureFixture[str]) -> None:
+    keeper = timekeeper(leads=False)
+    ticks(keeper, clocks, SECOND)
+    assert "clock_jumped" not in capsys.readouterr().out
+    clocks.wall += DAY
+    keeper.tick()
+    assert "86400" in capsys.readouterr().out
+
+
+# --- in a replica --------------------------------------------------------------------------------
+
+
+class Sent:
+    """Stands for the links to the other replicas."""
+
+    def __init__(self) -> None:
+        self.messages: list[tuple[int, Message]] = []
+
+    def send(self, to: int, message: Message) -> None:
+        self.messages.append((to, message))
+
+
+def test_a_new_leader_stamps_nothing_of_a_client_before_a_quorum_has_said_its_clock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PROTOCOL 2.1: the limits are stamped 0; requests wait, and get the group's time, not the leader's."""
+
+    async def run() -> None:
+        settings = NodeSettings.model_validate(
+            {
+                "node_id": 1,
+                "groups": 1,
+                "members": "1=127.0.0.1:1,2=127.0.0.1:1,3=127.0.0.1:1",
+                "data": tmp_path / "node",
+            }
+        )
+        metrics = NodeMetrics(CollectorRegistry(), 0, 1)
+        replica = Replica(settings, open_storage(settings), metrics, lambda _: None)
+        sent = Sent()
+        monkeypatch.setattr(replica.peers, "send", sent.send)
+        replica.membership.established = True
+        replica.schedule_turn()
+        try:
+            raft = replica.raft
+            raft.election._pre_campaign()
+            replica.receive(2, [VoteAnswer(raft.term + 1, True, pre=True)])
+            term = raft.term
+            await until(raft.hard_state_is_durable)
+            replica.receive(2, [VoteAnswer(term, True)])
+            assert raft.is_leader
+            answers = Caught()
+            commands = log_pb2.Commands(
+                commands=[log_pb2.Command(compare=log_pb2.CompareReplicas())]
+            )
+            replica.propose(commands.SerializeToString(), 7, answers)
+            await until(lambda: raft.durable == raft.log.last_index)
+            stamps = [codec.decode_envelope(entry.payload)[0] for entry in _commands_of(replica)]
+            assert stamps == [0], "only the limits"
+            behind = timekeeping.wall_us() - DAY
+            said = Answer(term, raft.leading.round, False, 0, 0, 0, behind)
+            replica.receive(2, [said, replace(said, wall_us=behind)])
+            await until(lambda: len(_commands_of(replica)) == 2)
+            stamp, _ = codec.decode_envelope(_commands_of(replica)[1].payload)
+            assert behind <= stamp < behind + 60 * SECOND
+            assert answers.caught == []
+        finally:
+            await replica.stop()
+
+    asyncio.run(run())
+
+
+def _commands_of(replica: Replica) -> list[Any]:
+    log = replica.raft.log
+    entries = log.slice(log.first_index + 1, log.last_index)
+    return [entry for entry in entries if entry.kind is EntryKind.COMMANDS]
+
+
+def test_what_waits_for_the_time_is_refused_when_leadership_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing of it is in a log: the router asks the next leader."""
+
+    async def run() -> None:
+        settings = NodeSettings.model_validate(
+            {"node_id": 1, "groups": 1, "members": "1=127.0.0.1:1", "data": tmp_path / "node"}
+        )
+        metrics = NodeMetrics(CollectorRegistry(), 0, 1)
+        replica = Replica(settings, open_storage(settings), metrics, lambda _: None)
+        replica.start()
+        try:
+            await until(lambda: replica.raft.is_leader and replica.raft.applied > 1)
+            monkeypatch.setattr(replica.timekeeper, "group_time_us", lambda: None)
+            answers = Caught()
+            replica.propose(b"", 7, answers)
+            last = replica.raft.log.last_index
+            replica._turn()
+            assert answers.caught == []
+            assert replica.raft.log.last_index == last
+            replica.raft.step_down()
+            replica._turn()
+            assert answers.caught[0].failure.reason == shard_pb2.Failure.REASON_NOT_LEADER
+        finally:
+            await replica.stop()
+
+    asyncio.run(run())
