@@ -13,6 +13,7 @@ that id ends the doubt, and any other end is OutcomeUnknown.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, cast
@@ -23,6 +24,7 @@ import grpc.aio
 from overdb._call import ENTRY_BYTES, Answer, Call, Entry, result_of
 from overdb._direct import Direct
 from overdb._endpoints import Router, Routers, backoff_seconds, connection_trouble
+from overdb._expiry import clock_behind, expired_at
 from overdb._limits import Limits
 from overdb.errors import (
     ClientClosed,
@@ -298,6 +300,8 @@ class Batcher:
         if code == Code.UNAVAILABLE:
             self._suspect()
         call.refused = refused
+        if code == Code.FAILED_PRECONDITION and self._renew(call):
+            return
         if again and not call.future.done() and self._loop.time() + delay < call.deadline:
             call.refusals += 1
             self._open[call.tag] = call
@@ -305,6 +309,29 @@ class Batcher:
             return
         self._open_bytes -= call.payload_bytes
         self._fail(call, "")
+
+    def _renew(self, call: Call) -> bool:
+        """Send a call again under a new id if all its copies were refused because the id has expired.
+
+        So it is after the machine was suspended, or the cluster: nothing ran, and its caller sees nothing.
+        Refused once more it is the clock that is wrong.
+        """
+        assert call.refused is not None
+        code, _, details = call.refused
+        group_time_us = expired_at(details)
+        if group_time_us is None or call.generation is None or call.in_doubt or call.future.done():
+            return False
+        if call.renewed:
+            text = clock_behind("this machine", group_time_us, time.time_ns() // 1000)
+            if text:
+                call.refused = (code, text, details)
+            return False
+        call.renew(self._ids.instead_of(call.generation))
+        call.refused = None
+        self._open[call.tag] = call
+        self._queue.append(call)
+        self._wake()
+        return True
 
     def _requeue(self, call: Call) -> None:
         if call.tag not in self._open:

@@ -49,6 +49,7 @@ class Call:
         "payload_bytes",
         "refusals",
         "refused",
+        "renewed",
         "sent_at",
         "started_at",
         "tag",
@@ -79,6 +80,7 @@ class Call:
         self.passed_routers_by = False  # a copy went to a leader that no router has checked
         self.in_doubt = False  # an earlier copy may have run, or may run yet
         self.generation: Generation | None = None  # None: a read, or an id that the caller gave
+        self.renewed = False  # it has a second id: the first one had expired before it ran
 
     def identify(self, generation: Generation) -> None:
         """Give the write an id of this client."""
@@ -99,6 +101,15 @@ class Call:
     def request_id(self) -> RequestId:
         """Return the id of a write."""
         return RequestId(self.client_id, self.number, self.started_at, self.acknowledged_below)
+
+    def renew(self, generation: Generation) -> None:
+        """Give it another id, after every copy under the first one was refused before it ran."""
+        assert self.generation is not None
+        assert not self.in_doubt
+        self.generation.release(self.number)
+        self.identify(generation)
+        self.renewed = True
+        self.sent_at = 0.0
 
     def may_have_run(self) -> bool:
         """Whether this is a write of which some copy may have run or may run yet."""

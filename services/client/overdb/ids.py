@@ -16,6 +16,7 @@ from typing import NamedTuple
 CLIENT_ID_SECONDS_MAX = (
     20 * 60.0
 )  # servers accept an id for an hour: 40 minutes are left for retries
+FUTURE_ID_SECONDS_MAX = 1.0  # how far the wall clock may be set back before an id is renewed
 STUCK_ID_SECONDS_MAX = 1.0  # how long an id is used on after one of its requests was given up
 
 _HEX_ID = re.compile(r"[0-9a-fA-F]{32}")
@@ -66,11 +67,12 @@ def uuid7(unix_ms: int, random: bytes) -> bytes:
 class Generation:
     """One client id with the numbers that are still open under it."""
 
-    __slots__ = ("born", "client_id", "next_number", "open", "stuck")
+    __slots__ = ("born", "born_wall_ms", "client_id", "next_number", "open", "stuck")
 
-    def __init__(self, client_id: bytes, born: float) -> None:
+    def __init__(self, client_id: bytes, born: float, born_wall_ms: int) -> None:
         self.client_id = client_id
         self.born = born  # monotonic seconds
+        self.born_wall_ms = born_wall_ms  # as the id says it
         self.next_number = 1
         self.open: dict[int, None] = {}  # in ascending order: numbers are given out that way
         self.stuck = False  # a number was given up with its outcome unknown and stays open
@@ -93,6 +95,10 @@ class Generation:
 
 class ClientIds:
     """Gives out numbers under the present client id, and renews that id.
+
+    Servers count an id's age by wall clocks. The monotonic clock stands still while a machine is suspended,
+    and the wall clock may have been wrong when the id was made: so the larger of both ages counts (!), and an
+    id from the future is renewed too, once the clock was set back.
 
     Besides its age, a number that stays open (outcome unknown) is a reason to renew: it would keep
     ``acknowledged_below`` where it is, and the servers would have to remember everything after it.
@@ -117,10 +123,22 @@ class ClientIds:
     def current(self, now: float) -> Generation:
         """Return the generation for a new request; ``now`` is monotonic seconds."""
         generation = self._generation
-        age = now - generation.born
-        if age >= self._seconds_max or (generation.stuck and age >= STUCK_ID_SECONDS_MAX):
+        wall_age = (self._wall_ms() - generation.born_wall_ms) / 1000
+        age = max(now - generation.born, wall_age)
+        if (
+            age >= self._seconds_max
+            or wall_age < -FUTURE_ID_SECONDS_MAX
+            or (generation.stuck and age >= STUCK_ID_SECONDS_MAX)
+        ):
             generation = self._generation = self._fresh()
         return generation
 
+    def instead_of(self, refused: Generation) -> Generation:
+        """Return the generation for a request whose id the servers refuse: any other than that one."""
+        if self._generation is refused:
+            self._generation = self._fresh()
+        return self._generation
+
     def _fresh(self) -> Generation:
-        return Generation(uuid7(self._wall_ms(), self._random(10)), self._monotonic())
+        wall_ms = self._wall_ms()
+        return Generation(uuid7(wall_ms, self._random(10)), self._monotonic(), wall_ms)

@@ -18,6 +18,7 @@ from overdb.sharding import slot_of
 from overdb.v1 import kv_pb2
 from overdb_router import refusals
 from overdb_router.dispatcher import Dispatcher
+from overdb_router.expired import expired_words, renewed_id
 from overdb_router.operations import Kind, Op
 from overdb_router.queues import OVERHEAD_BYTES
 from overdb_router.refusals import Refusal
@@ -33,6 +34,7 @@ from overdb_router.votes import (
     metadata_of,
     not_understood,
     payload,
+    stale_words,
     vote_of,
 )
 
@@ -91,6 +93,11 @@ class Coordinator:
             transaction.begin()
         else:
             transaction.wait(self._loop.call_at(op.deadline, transaction.too_late))
+
+    def begin_anew(self, op: Op) -> None:
+        """Run a transaction that has another id now."""
+        if not op.done:
+            self._dispatcher.submit(op)
 
     async def drain(self, seconds_max: float) -> None:
         """Wait until what was committed is resolved, so that nobody has to finish it for us."""
@@ -184,7 +191,7 @@ class _Part:
 
     def answered(self, op: Op, field: str, result: shard_pb2.Result) -> None:
         if field == "vote":
-            self._transaction.voted(self._group, self.attempt, result.vote)
+            self._transaction.voted(self._group, self.attempt, result.vote, again=op.sent)
         else:
             self.refused(op, not_understood(self._group))
 
@@ -233,6 +240,7 @@ class _Transaction:
     __slots__ = (
         "_closed",
         "_commit",
+        "_doubtful",
         "_id",
         "_loop",
         "_may_have_run",
@@ -257,6 +265,8 @@ class _Transaction:
         self._timer: asyncio.TimerHandle | None = None
         self._unanswered: set[int] = set()  # groups that owe a vote for the current attempt
         self._unrun: dict[int, Refusal] = {}  # groups that did not take the Prepare, and why
+        # Groups that may have taken a Prepare of the current attempt without our knowing.
+        self._doubtful: set[int] = set()
         self._may_have_run = False  # a Prepare of ours may have reached a group
         self._closed = False
 
@@ -300,7 +310,12 @@ class _Transaction:
         )
         self._close()
 
-    def voted(self, group: int, attempt: int, vote: shard_pb2.Vote) -> None:
+    def voted(self, group: int, attempt: int, vote: shard_pb2.Vote, *, again: bool) -> None:
+        """``again``: an earlier copy of this Prepare may have reached the group."""
+        first = group in self._unanswered and group not in self._doubtful and not again
+        if vote.kind == shard_pb2.Vote.KIND_STALE and attempt == self._commit.attempt:
+            self._stale(vote, may_have_run=not first)
+            return
         self._may_have_run = True
         self._unrun.pop(group, None)
         taken = vote_of(group, attempt, vote)
@@ -312,9 +327,25 @@ class _Transaction:
         self._run(self._commit.vote(group, taken))
         self._give_up_if_nothing_comes()
 
+    def _stale(self, vote: shard_pb2.Vote, *, may_have_run: bool) -> None:
+        """The id has expired in a group. Where that group took no Prepare before, nothing is committed."""
+        refusal = stale_words(vote)
+        if self._closed:  # it has its answer
+            self._run(self._commit.fail(refusal))
+            return
+        op = self._open_op
+        if renewed_id(op, refusal, may_have_run):
+            self._commit.abandon()
+            self._close()
+            self._loop.call_soon(self.coordinator.begin_anew, op)
+            return
+        self._run(self._commit.fail(expired_words(op, refusal, may_have_run)))
+
     def unvoted(self, group: int, attempt: int, refusal: Refusal, *, may_have_run: bool) -> None:
         """A Prepare was not answered by a vote."""
         self._may_have_run = self._may_have_run or may_have_run
+        if may_have_run and attempt == self._commit.attempt:
+            self._doubtful.add(group)
         if attempt != self._commit.attempt or group not in self._unanswered:
             return
         unclear = refusal.code == refusals.INTERNAL and self._may_have_run
@@ -362,6 +393,7 @@ class _Transaction:
             self._stop_timer()
             self._unanswered = preparing
             self._unrun.clear()
+            self._doubtful.clear()
         for action in actions:
             if isinstance(action, types.Prepare):
                 self._prepare(action)

@@ -18,6 +18,7 @@ from overdb.internal.v1 import shard_pb2
 from overdb_router import refusals
 from overdb_router.channels import Channels
 from overdb_router.exchange import BACKOFF_SECONDS_MAX, Exchange
+from overdb_router.expired import expired_words, renewed_id
 from overdb_router.late import LateOps
 from overdb_router.operations import READS, Kind, Op
 from overdb_router.queues import LANES, NEVER, Outgoing, Queue
@@ -302,10 +303,18 @@ class GroupLink:
         if field == "wrong_group":
             self._returned.wrong_group(op, self.group)
         elif field == "error":
-            op.refuse(refusals.from_error(result.error))
+            self._refused(op, refusals.from_error(result.error))
         elif field is None:
             op.refuse(self._broken_answer())
         return field == "pending"
+
+    def _refused(self, op: Op, refusal: Refusal) -> None:
+        if refusal.code == refusals.FAILED_PRECONDITION:
+            if renewed_id(op, refusal, op.sent):
+                self._add(op)
+                return
+            refusal = expired_words(op, refusal, op.sent)
+        op.refuse(refusal)
 
     def _answer_reads(
         self, sequence: int, ops: Sequence[Op], values: Sequence[shard_pb2.Value]

@@ -13,6 +13,8 @@ from collections.abc import Callable
 
 from overdb.v1 import kv_pb2
 
+FUTURE_ID_NS_MAX = 1_000_000_000  # how far the wall clock may be set back before an id is renewed
+
 
 def uuid7(milliseconds: int, random: bytes) -> bytes:
     """Return a UUIDv7 (RFC 9562, 5.7): 48 bits of Unix time in ms, version, variant, random bits.
@@ -66,36 +68,62 @@ class Numbers:
 class OwnId:
     """The id that the router gave to one request; closed when that request has its answer."""
 
-    __slots__ = ("_number", "_numbers")
+    __slots__ = ("_ids", "_number", "_numbers", "renewed")
 
-    def __init__(self, numbers: Numbers, number: int) -> None:
+    def __init__(self, ids: RouterIds, numbers: Numbers, number: int) -> None:
+        self._ids = ids
         self._numbers = numbers
         self._number = number
+        self.renewed = False  # it is the request's second id: the first one had expired
 
     def close(self) -> None:
         self._numbers.close(self._number)
 
+    def renew(self, request_id: kv_pb2.RequestId) -> None:
+        """Fill in another id, after every copy under this one was refused before it ran."""
+        self._numbers.close(self._number)
+        self._numbers, self._number = self._ids.fill(request_id, instead_of=self._numbers)
+        self.renewed = True
+
 
 class RouterIds:
-    """Gives ids to requests. A new client id is taken every ``renew_seconds``."""
+    """Gives ids to requests. A new client id is taken every ``renew_seconds``.
+
+    The larger of both ages counts (!), by the wall clock and by the monotonic one: the first may be set, the
+    second stands still while the machine is suspended. One from the future is renewed too.
+    """
 
     def __init__(
         self,
         renew_seconds: float,
         wall_ns: Callable[[], int] = time.time_ns,
         random: Callable[[int], bytes] = os.urandom,
+        monotonic_ns: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         self._renew_ns = int(renew_seconds * 1e9)
         self._wall_ns = wall_ns
+        self._monotonic_ns = monotonic_ns
         self._random = random
-        self._renew_at_ns = 0
+        self._born_ns = (0, 0)  # of the present client id, by both clocks
         self._numbers = Numbers(b"")
 
     def assign(self, request_id: kv_pb2.RequestId) -> OwnId:
         """Fill ``request_id`` and return what to close at the answer."""
-        now_ns = self._wall_ns()
-        if now_ns >= self._renew_at_ns:
-            self._renew_at_ns = now_ns + self._renew_ns
+        return OwnId(self, *self.fill(request_id))
+
+    def fill(
+        self, request_id: kv_pb2.RequestId, instead_of: Numbers | None = None
+    ) -> tuple[Numbers, int]:
+        """Fill ``request_id``, with no client id of ``instead_of``; return where its number is open."""
+        now_ns, monotonic_ns = self._wall_ns(), self._monotonic_ns()
+        wall_age = now_ns - self._born_ns[0]
+        if (
+            max(wall_age, monotonic_ns - self._born_ns[1]) >= self._renew_ns
+            or wall_age < -FUTURE_ID_NS_MAX
+            or self._numbers is instead_of
+            or not self._numbers.client_id
+        ):
+            self._born_ns = (now_ns, monotonic_ns)
             self._numbers = Numbers(uuid7(now_ns // 1_000_000, self._random(10)))
         numbers = self._numbers
         number = numbers.open()
@@ -103,4 +131,4 @@ class RouterIds:
         request_id.request_number = number
         request_id.started_at = now_ns // 1000
         request_id.acknowledged_below = numbers.acknowledged_below
-        return OwnId(numbers, number)
+        return numbers, number

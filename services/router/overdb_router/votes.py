@@ -34,10 +34,15 @@ def vote_of(group: int, attempt: int, vote: shard_pb2.Vote) -> types.Vote | None
         return types.Superseded(vote.attempt)
     # No votes, but answers to the attempt that was asked about.
     if vote.kind == _Kind.KIND_STALE:
-        return types.Stale(attempt, _said(vote, refusals.FAILED_PRECONDITION, _STALE))
+        return types.Stale(attempt, stale_words(vote))
     if vote.kind == _Kind.KIND_REUSED:
         return types.Reused(attempt, _said(vote, refusals.INVALID_ARGUMENT, _REUSED))
     return None
+
+
+def stale_words(vote: shard_pb2.Vote) -> Refusal:
+    """Return why a participant takes no part under this id any more."""
+    return _said(vote, refusals.FAILED_PRECONDITION, _STALE)
 
 
 _BRANCHES = frozenset(map(int, types.Branch))

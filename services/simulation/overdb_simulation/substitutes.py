@@ -18,6 +18,7 @@ from typing import Any
 import grpc
 import structlog
 
+import overdb._batch
 import overdb._call
 import overdb._endpoints
 import overdb._tries
@@ -33,6 +34,7 @@ import overdb_node.storage.group_commit
 import overdb_node.sweeping
 import overdb_node.timekeeping
 import overdb_node.transport.peers
+import overdb_router.expired
 import overdb_router.ids
 import overdb_router.kv_service
 import overdb_router.router
@@ -236,6 +238,7 @@ def substitutions(world: World, disk_seconds: Callable[[], float]) -> list[Subst
         *(
             (module, "time", time)
             for module in (
+                overdb._batch,
                 overdb._call,
                 overdb._tries,
                 overdb.transaction,
@@ -243,6 +246,7 @@ def substitutions(world: World, disk_seconds: Callable[[], float]) -> list[Subst
                 overdb_node.storage.group_commit,
                 overdb_node.sweeping,
                 overdb_node.timekeeping,
+                overdb_router.expired,
                 overdb_router.kv_service,
             )
         ),
@@ -251,7 +255,11 @@ def substitutions(world: World, disk_seconds: Callable[[], float]) -> list[Subst
             "__kwdefaults__",
             {**old, **{k: v for k, v in client_ids.items() if k in old}},
         ),
-        (overdb_router.ids.RouterIds.__init__, "__defaults__", (world.wall_ns, world.random_bytes)),
+        (
+            overdb_router.ids.RouterIds.__init__,
+            "__defaults__",
+            (world.wall_ns, world.random_bytes, lambda: int(world.loop.time() * 1e9)),
+        ),
         *disk_substitutes.substitutions(SEGMENT_BYTES),
         (disk_substitutes.SimulatedOS, "random", Random(world.random.getrandbits(64))),
     ]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import uuid
 
+import pytest
+
 from overdb.ids import STUCK_ID_SECONDS_MAX, ClientIds, Generation, uuid7
 
 
@@ -21,7 +23,7 @@ def test_uuid7_keeps_the_other_random_bits() -> None:
 
 
 def test_acknowledged_below_is_the_lowest_open_number() -> None:
-    generation = Generation(b"x" * 16, 0.0)
+    generation = Generation(b"x" * 16, 0.0, 0)
     assert generation.acknowledged_below() == 1
     assert [generation.take() for _ in range(4)] == [1, 2, 3, 4]
     generation.release(2)
@@ -62,3 +64,35 @@ def test_an_id_with_a_number_that_stays_open_is_renewed_soon() -> None:
     first.stuck = True
     assert ids.current(clock.now + STUCK_ID_SECONDS_MAX / 2) is first
     assert ids.current(clock.now + STUCK_ID_SECONDS_MAX) is not first
+
+
+@pytest.mark.parametrize(
+    ("monotonic", "wall_ms", "renewed"),
+    [
+        (1199.0, 1_199_000, False),
+        (0.0, 1_200_000, True),  # the machine was suspended: its monotonic clock stood still
+        (0.0, 7_200_000, True),
+        (1200.0, 0, True),  # the wall clock was set back by as much as had passed
+        (5.0, -1_000, False),
+        (5.0, -1_001, True),  # the id is from the future, as it is seen now
+        (5.0, -86_400_000, True),
+    ],
+)
+def test_the_larger_of_both_ages_counts(monotonic: float, wall_ms: int, renewed: bool) -> None:
+    clock = Clock()
+    wall = 1_700_000_000_000
+    ids = ClientIds(seconds_max=1200, monotonic=clock, wall_ms=lambda: wall)
+    first = ids.current(clock.now)
+    wall += wall_ms
+    clock.now += monotonic
+    assert (ids.current(clock.now) is not first) is renewed
+    if renewed:
+        assert ids.current(clock.now).client_id[:6] == wall.to_bytes(6, "big")
+
+
+def test_requests_that_were_refused_together_share_the_next_id() -> None:
+    ids = ClientIds()
+    first = ids.current(0.0)
+    second = ids.instead_of(first)
+    assert second is not first
+    assert ids.instead_of(first) is second

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import uuid
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -51,7 +53,7 @@ def make(ids: RouterIds) -> tuple[kv_pb2.RequestId, OwnId]:
 
 def test_ids_are_complete_and_ascend() -> None:
     clock = Clock()
-    ids = RouterIds(1200, clock, lambda n: b"r" * n)
+    ids = RouterIds(1200, clock, lambda n: b"r" * n, Clock())
     first, own = make(ids)
     second, _ = make(ids)
     assert (first.request_number, second.request_number) == (1, 2)
@@ -67,7 +69,7 @@ def test_ids_are_complete_and_ascend() -> None:
 def test_a_client_id_is_renewed_and_open_requests_keep_theirs() -> None:
     clock = Clock()
     made = iter([b"a" * 10, b"b" * 10])
-    ids = RouterIds(1200, clock, lambda _: next(made))
+    ids = RouterIds(1200, clock, lambda _: next(made), Clock())
     first, own = make(ids)
     clock.ns += 1200 * 10**9
     second, _ = make(ids)
@@ -76,3 +78,39 @@ def test_a_client_id_is_renewed_and_open_requests_keep_theirs() -> None:
     own.close()  # counts for the old id only
     third, _ = make(ids)
     assert third.acknowledged_below == 1
+
+
+@pytest.mark.parametrize(
+    ("monotonic_seconds", "wall_seconds", "renewed"),
+    [
+        (1199, 1199, False),
+        (0, 1200, True),  # the machine was suspended: its monotonic clock stood still
+        (1200, 0, True),
+        (5, -1, False),
+        (5, -2, True),  # the id is from the future, as it is seen now
+        (5, -86_400, True),
+    ],
+)
+def test_the_larger_of_both_ages_counts(
+    monotonic_seconds: int, wall_seconds: int, renewed: bool
+) -> None:
+    wall, monotonic = Clock(), Clock()
+    ids = RouterIds(1200, wall, os.urandom, monotonic)
+    first, _ = make(ids)
+    wall.ns += wall_seconds * 10**9
+    monotonic.ns += monotonic_seconds * 10**9
+    second, _ = make(ids)
+    assert (second.client_id != first.client_id) is renewed
+
+
+def test_requests_that_were_refused_together_share_the_next_id() -> None:
+    ids = RouterIds(1200)
+    (first, own_first), (second, own_second) = make(ids), make(ids)
+    refused = first.client_id
+    own_first.renew(first)
+    own_second.renew(second)
+    assert first.client_id == second.client_id != refused
+    assert (first.request_number, second.request_number) == (1, 2)
+    own_first.close()
+    third, _ = make(ids)
+    assert third.acknowledged_below == 2

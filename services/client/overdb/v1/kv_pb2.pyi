@@ -87,7 +87,8 @@ class RequestId(google.protobuf.message.Message):
     client_id: builtins.bytes
     """16 bytes, a UUIDv7. Its creation time counts: it is accepted for one hour after (FAILED_PRECONDITION
     beyond), and when it lies at most one minute ahead (INVALID_ARGUMENT beyond). Take a fresh one well
-    before, every 20 minutes say.
+    before, every 20 minutes say, by wall clock or monotonic clock, whichever says more. The refusal of an expired
+    id has an ErrorInfo with the reason CLIENT_ID_EXPIRED and the metadata group_time_us.
     """
     request_number: builtins.int
     """From 1, unique within the client id. The same id with another request is refused."""

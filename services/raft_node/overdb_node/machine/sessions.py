@@ -13,6 +13,7 @@ from overdb_node.machine.store import Reader
 from overdb_node.machine.types import (
     Code,
     Deleted,
+    Expired,
     Refused,
     RequestId,
     Result,
@@ -204,11 +205,12 @@ class Sessions:
         settings = self._settings
         created = _created_us(client_id)
         if created < self._floors.ids:
-            return Refused(
-                Code.FAILED_PRECONDITION,
-                f"client id {client_id.hex()} has expired: it is older than "
-                f"{settings.client_id_lifetime_us // 1_000_000} s; take a new one. Request "
-                f"{number} was not run",
+            return Expired.at(
+                physical,
+                f"client id {client_id.hex()} has expired: it was created "
+                f"{(physical - created) / 1e6:.0f} s before this group's time, the limit is "
+                f"{settings.client_id_lifetime_us // 1_000_000} s. Request {number} was not run: take a "
+                "new id, and if that is refused too, set the clock of the machine that made it",
             )
         if max(created, started_at) > physical + settings.ahead_us_max:
             return _ahead(request, physical, settings.ahead_us_max)

@@ -216,6 +216,21 @@ class Refused(NamedTuple):
     message: str
 
 
+class Expired(Refused):
+    """The client id has expired. Never stored, so that it may say more than a Refused that is.
+
+    ``group_time_us``: physical time of the group, microseconds since the epoch.
+    """
+
+    group_time_us: int
+
+    @classmethod
+    def at(cls, group_time_us: int, message: str) -> Expired:
+        made = cls(Code.FAILED_PRECONDITION, message)
+        made.group_time_us = group_time_us
+        return made
+
+
 class WrongGroup(NamedTuple):
     """A key's slot is not owned by this group; nothing was done."""
 

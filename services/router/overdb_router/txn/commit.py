@@ -132,6 +132,11 @@ class Commit:
         self._stop()
         return self._answer(Failed(error))
 
+    def abandon(self) -> None:
+        """It goes on under another id, and nobody waits for an answer to this one."""
+        self._stop()
+        self.answered = True
+
     # --- votes ----------------------------------------------------------------------------------
 
     def _voted(self, group: int, vote: Vote) -> list[Action]:

@@ -1,0 +1,209 @@
+"""An id that expired before anything ran under it is replaced; the caller sees nothing (PROTOCOL 2.10)."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Collection
+from typing import Any
+
+import pytest
+
+import overdb.sync
+from overdb import (
+    Add,
+    Client,
+    FailedPrecondition,
+    Get,
+    OutcomeUnknown,
+    OverDBError,
+    Put,
+    RequestId,
+    Transaction,
+)
+from overdb._expiry import client_id_expired
+from overdb.internal.v1 import shard_pb2
+from tests.unit.client.fake_router import DropStreamError, FakeRouter
+from tests.unit.client.store import Answer, Entry
+from tests.unit.client.test_direct import Direct
+from tests.unit.client.test_failures import QUICK, Pair
+
+
+def now_us() -> int:
+    return time.time_ns() // 1000
+
+
+class Expiring:
+    """A rule: ids that were seen before ``expire`` are refused as expired, where nothing is kept of them."""
+
+    def __init__(self, router: FakeRouter, group_time_us: int | None = None) -> None:
+        self._store = router.store
+        self._time_us = group_time_us or now_us()
+        self._seen: set[bytes] = set()
+        self._expired: set[bytes] = set()
+        self.always = False
+        self.refused: list[bytes] = []
+        router.rule = self.answer
+
+    def expire(self, client_ids: Collection[bytes] = ()) -> None:
+        self._expired |= self._seen | set(client_ids)
+
+    def answer(self, entry: Entry) -> Answer:
+        kind = entry.WhichOneof("request") or "get"
+        if kind == "get":
+            return self._store.answer(entry)
+        request_id = getattr(entry, kind).id
+        self._seen.add(request_id.client_id)
+        kept = (request_id.client_id, request_id.request_number) in self._store.results
+        if not kept and (self.always or request_id.client_id in self._expired):
+            self.refused.append(request_id.client_id)
+            answer = Answer(tag=entry.tag)
+            answer.error.code = 9
+            answer.error.message = "client id has expired"
+            answer.error.details.append(client_id_expired(self._time_us))
+            return answer
+        return self._store.answer(entry)
+
+
+async def _increment(t: Transaction) -> None:
+    await t.get(b"k")
+    t.put(b"k", b"2")
+
+
+CALLS: dict[str, Callable[[Client], Awaitable[Any]]] = {
+    "put": lambda client: client.put(b"k", b"2"),
+    "delete": lambda client: client.delete(b"k"),
+    "transact": lambda client: client.transact(then=[Put(b"k", b"2"), Add(b"n"), Get(b"k")]),
+    "run": lambda client: client.run(_increment),
+}
+
+
+@pytest.mark.parametrize("call", CALLS)
+async def test_a_write_is_sent_again_under_a_new_id(call: str) -> None:
+    async with FakeRouter() as router, Client(router.address) as client:
+        expiring = Expiring(router)
+        await client.put(b"k", b"1")
+        expiring.expire()
+        await CALLS[call](client)
+        assert len(expiring.refused) == 1
+        assert set(router.store.ran.values()) == {1}
+        assert len(router.store.ran) == 2
+
+
+async def test_a_transaction_block_and_the_synchronous_client_see_nothing() -> None:
+    async with FakeRouter() as router, Client(router.address) as client:
+        expiring = Expiring(router)
+        await client.put(b"k", b"1")
+        expiring.expire()
+        async with client.transaction() as t:
+            await _increment(t)
+        assert router.store.values[b"k"][0] == b"2"
+
+        def synchronous() -> None:
+            with overdb.sync.Client(router.address) as other:
+                other.put(b"s", b"1")
+                expiring.expire()
+                other.put(b"s", b"2")
+                assert other.delete(b"s").existed
+
+        await asyncio.to_thread(synchronous)
+        assert len(expiring.refused) == 2
+
+
+async def test_all_that_wait_share_one_new_id_and_each_runs_once() -> None:
+    async with FakeRouter() as router, Client(router.address) as client:
+        expiring = Expiring(router)
+        await client.put(b"k", b"1")
+        expiring.expire()
+        await asyncio.gather(*(client.transact(then=[Add(b"n")]) for _ in range(50)))
+        assert router.store.values[b"n"][0] == b"50"
+        assert len({client_id for client_id, _ in router.store.ran}) == 2
+        await client.put(b"k", b"2")
+        # Nothing stays open under either id, so the servers may forget.
+        assert max(router.store.below.values()) == 51
+
+
+async def test_a_direct_call_is_sent_again_through_the_router() -> None:
+    async with Direct() as direct:
+        expiring = Expiring(direct.router)
+        await direct.client.put(b"k", b"1")
+        expiring.expire({client_id for client_id, _ in direct.store.ran})
+
+        def refuse(request: shard_pb2.ShardRequest) -> shard_pb2.ShardResponse:
+            response = shard_pb2.ShardResponse(sequence=request.sequence)
+            for _ in range(request.count):
+                error = response.results.add().error
+                error.code, error.message = 9, "client id has expired"
+                error.details.append(client_id_expired(now_us()))
+            return response
+
+        direct.node.rule = refuse
+        await direct.client.put(b"k", b"2")
+        assert direct.store.values[b"k"][0] == b"2"
+        assert set(direct.store.ran.values()) == {1}
+
+
+async def test_refused_again_under_a_new_id_the_clock_is_named() -> None:
+    async with FakeRouter() as router, Client(router.address) as client:
+        expiring = Expiring(router, now_us() + 3_720_000_000)
+        expiring.always = True
+        with pytest.raises(FailedPrecondition, match=r"clock of this machine is 37[12]\d s behind"):
+            await client.put(b"k", b"1")
+        assert len(set(expiring.refused)) == 2
+        assert not router.store.ran
+
+
+async def test_refused_again_although_the_clocks_agree_the_servers_words_are_passed_on() -> None:
+    async with FakeRouter() as router, Client(router.address) as client:
+        expiring = Expiring(router)
+        expiring.always = True
+        with pytest.raises(FailedPrecondition, match="client id has expired"):
+            await client.put(b"k", b"1")
+        assert len(expiring.refused) == 2
+
+
+async def test_a_second_copy_that_is_refused_says_nothing_of_the_first() -> None:
+    """FAULTS 52: the first copy may have run, and been forgotten with its id. No new id may run it again."""
+    async with Pair() as pair:
+        ran: list[Entry] = []
+
+        def run_and_drop(entry: Entry) -> Answer:
+            ran.append(entry)
+            raise DropStreamError
+
+        pair.first.rule = run_and_drop
+        expiring = Expiring(pair.second)
+        expiring.always = True
+        with pytest.raises(OutcomeUnknown, match="has expired"):
+            await pair.client.transact(then=[Add(b"n")])
+        assert len(ran) == 1
+        assert expiring.refused == [ran[0].transact.id.client_id]
+
+
+async def test_a_repetition_keeps_its_id() -> None:
+    request_id = RequestId(bytes.fromhex("0190" * 3 + "7000" + "8000" * 4), 5, 1, 5)
+    async with FakeRouter() as router, Client(router.address, limits=QUICK) as client:
+        expiring = Expiring(router)
+        expiring.always = True
+        with pytest.raises(OutcomeUnknown) as caught:
+            await client.put(b"k", b"v", request_id=request_id)
+        assert caught.value.request_id == request_id
+        assert expiring.refused == [request_id.client_id]
+
+
+async def test_an_unrelated_refusal_is_no_reason_for_a_new_id() -> None:
+    async with FakeRouter() as router, Client(router.address) as client:
+        answers: list[Entry] = []
+
+        def refuse(entry: Entry) -> Answer:
+            answers.append(entry)
+            answer = Answer(tag=entry.tag)
+            answer.error.code = 9
+            answer.error.message = "stale"
+            answer.error.details.append(b"\xffgarbage")
+            return answer
+
+        router.rule = refuse
+        with pytest.raises(OverDBError, match="stale"):
+            await client.put(b"k", b"1")
+        assert len(answers) == 1
