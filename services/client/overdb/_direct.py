@@ -1,11 +1,13 @@
 """Straight to the leaders: the way around the router that a client may take for what one group answers.
 
-A link is the same stream that routers have to a leader (internal/v1/shard.proto). It takes puts, deletes,
-strict reads of the newest value and transactions whose keys live in one group, and gives its calls only
-the plain answers to those. Everything else (another leader, a slot that moved, a lock in the way, a
-refusal, a stream that broke, silence) is not dealt with here: the call goes back, and travels through the
-router with the same id. So a write runs once, whichever copy arrives (PROTOCOL 2.2), and without links,
-or where the leaders cannot be reached from here, all is as it is without this file.
+A link is a stream as routers have to a leader (internal/v1/shard.proto), to the address at which the leader
+serves clients. It takes puts, deletes, strict reads of the newest value and transactions whose keys live in
+one group, and gives its calls only the plain answers to those. A leader that names no such address
+(OVERDB_DIRECT_LISTEN is not set, or its program is older) gets no link. Everything else (another leader, a
+slot that moved, a lock in the way, a refusal, a stream that broke, silence) is not dealt with here: the call
+goes back, and travels through the router with the same id. So a write runs once, whichever copy arrives
+(PROTOCOL 2.2), and without links, or where the leaders cannot be reached from here, all is as it is without
+this file.
 """
 
 from __future__ import annotations
@@ -45,6 +47,8 @@ OPERATIONS_MAX = 4096  # in one message
 MESSAGES_IN_FLIGHT_MAX = 1
 LEARN_SECONDS_MIN = 0.05  # after a link was lost, before the router is asked where the leader is
 LEARN_SECONDS_MAX = 10.0  # between two such questions while a leader cannot be reached from here
+# Between two while every leader that has no link serves no clients: it is like that until it is started anew.
+LEARN_SECONDS_OFF = 60.0
 
 # Failures of a whole message behind which nothing of it was or will be done.
 _NOTHING_DONE = frozenset(
@@ -401,35 +405,45 @@ class Direct:
         while True:
             await self._wanted.wait()
             self._wanted.clear()
-            if await self._learn():
+            learned = await self._learn()
+            if learned is not None:
                 failures = 0
                 # At most so often, whatever is lost.
                 await asyncio.sleep(_pause_seconds(self._fruitless))
+                if learned:
+                    asyncio.get_running_loop().call_later(learned, self._wanted.set)
             else:
                 await asyncio.sleep(_pause_seconds(failures))
                 failures = min(failures + 1, 16)
                 self._wanted.set()
 
-    async def _learn(self) -> bool:
-        """Ask the router for the leaders and open what links are missing; whether all are there."""
+    async def _learn(self) -> float | None:
+        """Ask the router for the leaders and open what links are missing.
+
+        Return None when some are missing, else the seconds after which to ask again whether leaders that
+        serve no clients do so by then; 0 when there are none of those.
+        """
         router = await self._routers.connect()
         try:
             status = await router.cluster.Status(
                 cluster_pb2.StatusRequest(), timeout=2 * self._limits.connect_seconds_max
             )
         except grpc.aio.AioRpcError:
-            return False
+            return None
         except asyncio.CancelledError:
             if being_cancelled():
                 raise
-            return False  # the connection to the router was given up under the question
-        opened = []
+            return None  # the connection to the router was given up under the question
+        opened, off = [], set()
         for group in status.groups:
             link = self._links.get(group.group)
             if link is not None and not link.ended:
                 continue
-            address = _leader_address(group)
-            if address:
+            leader = _leader(group)
+            if leader is not None and not leader.direct_address:
+                off.add(group.group)
+            elif leader is not None:
+                address = leader.direct_address
                 opened.append(self._open(group.group, status.cluster, address))
         if opened:  # not one by one: a future that is awaited is cancelled with who awaits it
             await asyncio.wait([link.ready for link in opened])
@@ -437,8 +451,11 @@ class Direct:
         missing = any(
             group.group not in self._links or self._links[group.group].ended
             for group in status.groups
+            if group.group not in off
         )
-        return not missing and bool(status.groups)
+        if missing or not status.groups:
+            return None
+        return LEARN_SECONDS_OFF if off else 0.0
 
     def _open(self, group: int, cluster: str, address: str) -> Link:
         link = self._links[group] = Link(group, cluster, address, self._limits, self._calls)
@@ -473,10 +490,10 @@ def _pause_seconds(failures: int) -> float:
     return min(LEARN_SECONDS_MAX, LEARN_SECONDS_MIN * 2.0**failures)
 
 
-def _leader_address(group: cluster_pb2.GroupStatus) -> str:
-    """The address of the group's leader as the replicas know it; empty: there is none that answers."""
-    leaders = (r.address for r in group.replicas if r.id == group.leader_id and r.reachable)
-    return next(leaders, "")
+def _leader(group: cluster_pb2.GroupStatus) -> cluster_pb2.ReplicaStatus | None:
+    """The group's leader as the router sees it; None: there is none that answers."""
+    leaders = (r for r in group.replicas if r.id == group.leader_id and r.reachable)
+    return next(leaders, None)
 
 
 def _keys_of(request: kv_pb2.TransactRequest) -> Iterable[bytes]:

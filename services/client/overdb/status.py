@@ -37,6 +37,9 @@ class ReplicaStatus:
     data_bytes: int
     version: str
     problem: str  # empty, or what an operator should know
+    direct_address: str = (
+        ""  # where clients with ``direct=True`` reach it; empty: through routers alone
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +196,7 @@ def _replica_status(replica: cluster_pb2.ReplicaStatus) -> ReplicaStatus:
         data_bytes=replica.data_bytes,
         version=replica.version,
         problem=replica.problem,
+        direct_address=replica.direct_address,
     )
 
 

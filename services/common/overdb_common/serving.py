@@ -10,22 +10,24 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from overdb_common.addresses import local_address, split_address
 from overdb_common.errors import StartupError
 
-_REMEDY = "stop what uses that address or set OVERDB_LISTEN to another one"
+_REMEDY = "stop what uses that address or set {} to another one"
 
 
-def bind(server: grpc.aio.Server, listen: str) -> int:
+def bind(server: grpc.aio.Server, listen: str, variable: str = "OVERDB_LISTEN") -> int:
     """Have ``server`` listen on ``host:port`` and return the port (chosen by the system for port 0).
 
-    Raises StartupError when the port is in use or the address is not of this machine.
+    Raises StartupError when the port is in use or the address is not of this machine; it names ``variable``.
     """
-    probe_port(listen)
+    probe_port(listen, variable)
     try:
         return server.add_insecure_port(listen)
     except RuntimeError as error:
-        raise StartupError(f"cannot listen on {listen} ({error})", _REMEDY) from None
+        raise StartupError(
+            f"cannot listen on {listen} ({error})", _REMEDY.format(variable)
+        ) from None
 
 
-def probe_port(listen: str) -> None:
+def probe_port(listen: str, variable: str = "OVERDB_LISTEN") -> None:
     """Raise StartupError when nobody could listen on ``host:port`` now.
 
     Asked before gRPC is, which reports a failure with several lines of its own on stderr.
@@ -40,7 +42,7 @@ def probe_port(listen: str) -> None:
             tried.listen(1)
     except OSError as error:
         raise StartupError(
-            f"cannot listen on {listen} ({error.strerror or error})", _REMEDY
+            f"cannot listen on {listen} ({error.strerror or error})", _REMEDY.format(variable)
         ) from None
 
 

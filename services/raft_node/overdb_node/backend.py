@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 
+import structlog
+
 from overdb.internal.v1 import shard_pb2
 from overdb_common.version import version as program_version
-from overdb_node import codec, transaction_codec
+from overdb_node import admission, codec, transaction_codec
 from overdb_node.machine.machine import Machine
 from overdb_node.membership import members_of
 from overdb_node.raft.errors import NotLeader
@@ -14,6 +16,7 @@ from overdb_node.raft.output import Role
 from overdb_node.replica import Replica
 from overdb_node.transport.shard_service import Answers
 
+_log = structlog.get_logger()
 _Reason = shard_pb2.Failure
 
 
@@ -31,20 +34,36 @@ class ReplicaBackend:
         answers.compact = request.compact
         if request.group != self._group:
             self._refuse_group(request, answers)
-        elif request.commands:
-            replica.look_for_older_router(request)
-            if replica.disk_full and codec.stores_values(request.commands):
-                replica.refuse(
-                    request.sequence,
-                    answers,
-                    _Reason.REASON_DISK_FULL,
-                    f"replica {replica.settings.node_id}: {replica.disk_problem}; "
-                    "deletes are still taken",
-                )
+            return
+        try:
+            if request.commands:
+                self._propose(request, answers)
             else:
-                replica.propose(request.commands, request.sequence, answers)
+                admission.of_reads(request.reads)
+                replica.exchange_reads(request, answers)
+        except admission.Refused as refused:
+            replica.refuse(
+                request.sequence, answers, _Reason.REASON_INVALID, f"group {self._group}: {refused}"
+            )
+
+    def _propose(self, request: shard_pb2.ShardRequest, answers: Answers) -> None:
+        """Raises admission.Refused."""
+        replica = self._replica
+        commands, taken_out = admission.of_router(request, replica.machine.clock)
+        if taken_out:
+            _log.error(
+                "commands_refused", group=self._group, count=len(taken_out), first=taken_out[0]
+            )
+        replica.look_for_older_router(request)
+        if replica.disk_full and codec.stores_values(commands):
+            replica.refuse(
+                request.sequence,
+                answers,
+                _Reason.REASON_DISK_FULL,
+                f"replica {replica.settings.node_id}: {replica.disk_problem}; deletes are still taken",
+            )
         else:
-            replica.exchange_reads(request, answers)
+            replica.propose(commands, request.sequence, answers)
 
     def _refuse_group(self, request: shard_pb2.ShardRequest, answers: Answers) -> None:
         self._replica.refuse(
@@ -167,6 +186,7 @@ class ReplicaBackend:
             version=program_version(),
             failure=failure,
             problem=replica.problem,
+            direct_address=replica.direct_address,
         )
 
     async def change_members(

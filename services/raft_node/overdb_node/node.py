@@ -13,6 +13,7 @@ from overdb.internal.v1 import raft_pb2_grpc, shard_pb2_grpc
 from overdb_common import grpc_options, metrics, serving
 from overdb_common.errors import StartupError
 from overdb_common.version import version
+from overdb_node import direct
 from overdb_node.backend import ReplicaBackend
 from overdb_node.metrics import NodeMetrics
 from overdb_node.raft.types import Snapshot
@@ -46,7 +47,9 @@ async def run(settings: NodeSettings, stop: asyncio.Event) -> None:
         settings, storage, NodeMetrics(registry, settings.group, settings.node_id), on_fatal
     )
     _register_gauges(replica)
-    server, shard_service = await _serve(settings, replica)
+    servers = [await _serve(settings, replica)]
+    if (listener := await direct.serve(ReplicaBackend(replica), replica)) is not None:
+        servers.append(listener)
     stop_metrics = metrics.start_server(registry, settings.metrics_listen)
     replica.start()
     if settings.groups > 1 and not settings.seeds:
@@ -60,6 +63,7 @@ async def run(settings: NodeSettings, stop: asyncio.Event) -> None:
         node=settings.node_id,
         group=settings.group,
         listen=settings.listen,
+        direct_listen=replica.direct_listen,
         version=version(),
         last_index=replica.raft.log.last_index,
         applied=replica.raft.applied,
@@ -67,8 +71,9 @@ async def run(settings: NodeSettings, stop: asyncio.Event) -> None:
     await stop.wait()
     _log.info("stopping", node=settings.node_id)
     await replica.stop()
-    shard_service.close()
-    await server.stop(0.5)
+    for _, shard_service in servers:
+        shard_service.close()
+    await asyncio.gather(*(server.stop(0.5) for server, _ in servers))
     stop_metrics()
     if failed:
         raise ReplicaFailed(failed[0])

@@ -24,6 +24,7 @@ from overdb_node import codec
 from overdb_node.applying import Applier, Deferred, Waiting
 from overdb_node.cluster_level import LevelRaiser, Replied
 from overdb_node.comparing import Comparing
+from overdb_node.direct import address_told
 from overdb_node.finishing import Finisher
 from overdb_node.leasing import Promises, elapsed_us
 from overdb_node.machine.machine import Machine
@@ -135,6 +136,7 @@ class Replica:
         self._stopping = False
         self._failed = False
         self._ticker: asyncio.TimerHandle | None = None
+        self.direct_listen = ""  # where direct clients are served, once they are
         self.disk_problem = ""  # why writes are refused; empty when they are not
         self._ticks = 0
 
@@ -218,6 +220,11 @@ class Replica:
     @property
     def failed(self) -> bool:
         return self._failed
+
+    @property
+    def direct_address(self) -> str:
+        """Where direct clients reach this replica; "": nowhere, or not known yet."""
+        return address_told(self.direct_listen, self.membership.own_address)
 
     @property
     def problem(self) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pydantic import Field, field_validator, model_validator
 
+from overdb_common.addresses import check_optional_address
 from overdb_common.settings import Limits, ProcessSettings
 from overdb_common.version import version
 from overdb_node.machine.machine import MachineSettings
@@ -21,6 +22,12 @@ class NodeSettings(ProcessSettings, Limits):
     """Settings of one replica."""
 
     listen: str = Field("0.0.0.0:7410", description="address to serve on, host:port")
+    direct_listen: str = Field(
+        "",
+        description="address to serve direct clients on, host:port: it takes puts, deletes, reads and "
+        "transactions of one group, and nothing that only nodes and routers may ask; empty: direct clients "
+        "go through the routers",
+    )
     group: int = Field(0, ge=0, lt=4096, description="Raft group that this replica belongs to")
     groups: int = Field(2, ge=1, le=4096, description="number of groups of the cluster")
     node_id: int = Field(
@@ -117,6 +124,11 @@ class NodeSettings(ProcessSettings, Limits):
     slow_fsync_ms: int = Field(
         200, ge=1, le=60_000, description="an fsync that takes longer is logged, ms"
     )
+
+    @field_validator("direct_listen")
+    @classmethod
+    def _check_direct_listen(cls, value: str) -> str:
+        return check_optional_address(value)
 
     @field_validator("members")
     @classmethod

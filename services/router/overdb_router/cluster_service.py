@@ -276,6 +276,7 @@ def _replica_status(
     status.data_bytes = answer.data_bytes
     status.version = answer.version
     status.problem = answer.problem
+    status.direct_address = answer.direct_address
     return status
 
 

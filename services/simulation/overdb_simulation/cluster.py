@@ -13,6 +13,7 @@ from overdb.internal.v1 import shard_pb2_grpc
 from overdb_common.errors import StartupError
 from overdb_common.level import LEVEL
 from overdb_node.backend import ReplicaBackend
+from overdb_node.direct import DirectBackend, add_service
 from overdb_node.metrics import NodeMetrics
 from overdb_node.node import open_storage
 from overdb_node.replica import Replica
@@ -29,6 +30,7 @@ from overdb_simulation.substitutes import World
 RESTART_SECONDS = 1.0  # after which a supervisor starts a process again that has given up
 ROUTER_ADDRESS = "router-%d:7400"
 NODE_ADDRESS = "s%dr%d:7410"
+DIRECT_ADDRESS = "s%dr%d:7420"
 
 
 class _NoMetrics:
@@ -50,7 +52,8 @@ class Node:
         self.group = group
         self.replica_id = group * cluster.replicas + number + 1
         self.joins = False  # its id is not one of the founders'
-        self.address = NODE_ADDRESS % (group, number)
+        self.place = group, number
+        self.address = NODE_ADDRESS % self.place
         self.name = f"s{group}r{number}"
         self.disk = SimulatedDisk(Random(cluster.world.random.getrandbits(64)))
         self.slow_seconds = 0.0  # what the disk takes beside its usual time
@@ -109,6 +112,12 @@ class Node:
         shard_pb2_grpc.add_ShardServicer_to_server(ShardService(ReplicaBackend(replica)), server)  # type: ignore[arg-type]
         server.add_insecure_port(self.address)
         world.loop.create_task(server.start())
+        clients = Server(world.network, process)
+        backend = DirectBackend(ReplicaBackend(replica), replica)
+        add_service(backend, clients)  # type: ignore[arg-type]
+        clients.add_insecure_port(settings.direct_listen)
+        world.loop.create_task(clients.start())
+        replica.direct_listen = settings.direct_listen
 
         def hear(sender: Sender, messages: list[Any]) -> None:
             if not replica.membership.admit(sender):
@@ -225,6 +234,7 @@ class Cluster:
             members=members,
             seeds=",".join(n.address for n in self.nodes),
             listen=node.address,
+            direct_listen=DIRECT_ADDRESS % node.place,
             join=node.joins,
             **{
                 "disk_free_bytes_min": 1 << 20,

@@ -224,7 +224,7 @@ def substitutions(world: World, disk_seconds: Callable[[], float]) -> list[Subst
     return [
         (grpc.aio, "insecure_channel", world.network.channel),
         (grpc.aio, "server", world.network.server),
-        (overdb_common.serving, "probe_port", lambda _: None),
+        (overdb_common.serving, "probe_port", lambda *_: None),
         (overdb_node.transport.peers, "Peer", peer),
         (overdb_node.replica, "GroupCommit", log_thread),
         (overdb_node.replica, "elapsed_us", world.elapsed_us),

@@ -147,5 +147,6 @@ def lead(router: FakeRouter, *nodes: FakeNode) -> None:
     status = cluster_pb2.StatusResponse(cluster="fake", router_version="9", serving=True)
     for node in nodes:
         group = status.groups.add(group=node.group, leader_id=node.group + 1)
-        group.replicas.add(id=node.group + 1, address=node.address, reachable=True)
+        replica = group.replicas.add(id=node.group + 1, reachable=True)
+        replica.address, replica.direct_address = "127.0.0.1:1", node.address
     router.status = status

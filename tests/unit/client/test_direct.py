@@ -456,7 +456,7 @@ async def test_who_is_not_the_leader_of_this_group_gets_nothing(what: str) -> No
     async with FakeRouter(store) as router, FakeNode(store) as node:
         lead(router, node)
         if what == "nobody":
-            router.status.groups[0].replicas[0].address = "127.0.0.1:1"
+            router.status.groups[0].replicas[0].direct_address = "127.0.0.1:1"
         elif what == "group":
             node.group = 1
         else:

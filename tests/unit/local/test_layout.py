@@ -34,11 +34,14 @@ def test_ids_ports_and_members_follow_from_the_shape(tmp_path: Path) -> None:
     assert fifth.log_file == tmp_path / "logs" / "node-5.log"
 
 
-@pytest.mark.parametrize(("groups", "replicas"), [(2, 3), (30, 3), (31, 3), (64, 7)])
+@pytest.mark.parametrize(
+    ("groups", "replicas"), [(2, 3), (13, 3), (14, 3), (30, 3), (31, 3), (64, 7)]
+)
 def test_no_port_is_given_twice(tmp_path: Path, groups: int, replicas: int) -> None:
     layout = Layout(tmp_path, groups, replicas, routers=10, base_port=7400)
     ports = [a for plan in layout.plans for a in (plan.address, plan.metrics_address)]
-    assert len(set(ports)) == len(ports) == 2 * (groups * replicas + 10)
+    ports += [node.environment["OVERDB_DIRECT_LISTEN"] for node in layout.nodes]
+    assert len(set(ports)) == len(ports) == 3 * groups * replicas + 2 * 10
 
 
 def test_a_directory_with_files_of_something_else_is_refused_and_left_alone(
@@ -128,6 +131,7 @@ def test_cluster_json_says_what_runs_where(tmp_path: Path, base_port: int) -> No
         "node_id": 3,
         "group": 0,
         "replica": 2,
+        "direct_address": f"127.0.0.1:{base_port + 52}",
         "data_directory": str(tmp_path / "node-3"),
         "address": f"127.0.0.1:{base_port + 12}",
         "metrics": f"http://127.0.0.1:{base_port + 112}/metrics",

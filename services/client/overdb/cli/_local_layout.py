@@ -19,6 +19,7 @@ LEFTOVER_SECONDS_MAX = 15.0  # how long processes of a supervisor that was kille
 HOST = "127.0.0.1"
 DEFAULT_PORT = 7400
 _NODE_OFFSET = 10
+_DIRECT_OFFSET = 50
 _METRICS_OFFSET = 100
 _LAST_LINE_BYTES_MAX = 4096
 _PORT_MAX = 65_535
@@ -83,9 +84,12 @@ class Layout:
     helper_plans: list[ProcessPlan] = field(init=False)
 
     def __post_init__(self) -> None:
-        # More than 90 nodes would reach into the ports of the metrics: those move up by hundreds then.
+        # More than 40 nodes would reach into the ports for direct clients, and these into those of the
+        # metrics: both move up then.
         nodes_end = _NODE_OFFSET + self.groups * self.replicas
-        self._metrics_offset = -(-nodes_end // _METRICS_OFFSET) * _METRICS_OFFSET
+        self._direct_offset = -(-nodes_end // _DIRECT_OFFSET) * _DIRECT_OFFSET
+        direct_end = self._direct_offset + self.groups * self.replicas
+        self._metrics_offset = -(-direct_end // _METRICS_OFFSET) * _METRICS_OFFSET
         addresses = {
             self._node_id(group, replica): self._address(_NODE_OFFSET + self._rank(group, replica))
             for group in range(self.groups)
@@ -161,6 +165,7 @@ class Layout:
 
     def _node(self, group: int, replica: int, addresses: dict[int, str]) -> ProcessPlan:
         founder, offset = self._node_id(group, replica), _NODE_OFFSET + self._rank(group, replica)
+        direct = self._address(self._direct_offset + self._rank(group, replica))
         node_id = self._present_id(founder)
         members = (self._node_id(group, r) for r in range(self.replicas))
         data = self.directory / f"node-{node_id}"
@@ -172,6 +177,7 @@ class Layout:
             self._address(self._metrics_offset + offset),
             {
                 "OVERDB_NODE_ID": str(node_id),
+                "OVERDB_DIRECT_LISTEN": direct,
                 "OVERDB_GROUP": str(group),
                 "OVERDB_GROUPS": str(self.groups),
                 "OVERDB_MEMBERS": ",".join(f"{i}={addresses[i]}" for i in members),
@@ -181,7 +187,13 @@ class Layout:
                 **({"OVERDB_JOIN": "true"} if node_id != founder else {}),
             },
             log_file,
-            {"node_id": node_id, "group": group, "replica": replica, "data_directory": str(data)},
+            {
+                "node_id": node_id,
+                "group": group,
+                "replica": replica,
+                "direct_address": direct,
+                "data_directory": str(data),
+            },
         )
 
     def _router(self, number: int, seeds: list[str]) -> ProcessPlan:
@@ -304,7 +316,12 @@ class Layout:
         wanted = {
             int(address.rsplit(":", 1)[1]): plan.name
             for plan in [*self.nodes, *self.router_plans]
-            for address in (plan.address, plan.metrics_address)
+            for address in (
+                plan.address,
+                plan.metrics_address,
+                plan.environment.get("OVERDB_DIRECT_LISTEN"),
+            )
+            if address
         }
         beyond = max(wanted) - _PORT_MAX
         if beyond > 0:

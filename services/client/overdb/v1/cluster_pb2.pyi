@@ -160,6 +160,7 @@ class ReplicaStatus(google.protobuf.message.Message):
     VERSION_FIELD_NUMBER: builtins.int
     PROBLEM_FIELD_NUMBER: builtins.int
     CLOCK_OFFSET_US_FIELD_NUMBER: builtins.int
+    DIRECT_ADDRESS_FIELD_NUMBER: builtins.int
     id: builtins.int
     address: builtins.str
     """host:port"""
@@ -181,6 +182,8 @@ class ReplicaStatus(google.protobuf.message.Message):
     """empty, or what an operator should know"""
     clock_offset_us: builtins.int
     """its wall clock is so far ahead of the group's time, negative: behind"""
+    direct_address: builtins.str
+    """Where clients that pass the routers by reach it, host:port; empty: it serves routers alone."""
     def __init__(
         self,
         *,
@@ -198,8 +201,9 @@ class ReplicaStatus(google.protobuf.message.Message):
         version: builtins.str = ...,
         problem: builtins.str = ...,
         clock_offset_us: builtins.int = ...,
+        direct_address: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["address", b"address", "applied_index", b"applied_index", "clock_offset_us", b"clock_offset_us", "commit_index", b"commit_index", "data_bytes", b"data_bytes", "id", b"id", "last_index", b"last_index", "log_bytes", b"log_bytes", "problem", b"problem", "reachable", b"reachable", "role", b"role", "snapshot_index", b"snapshot_index", "term", b"term", "version", b"version"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["address", b"address", "applied_index", b"applied_index", "clock_offset_us", b"clock_offset_us", "commit_index", b"commit_index", "data_bytes", b"data_bytes", "direct_address", b"direct_address", "id", b"id", "last_index", b"last_index", "log_bytes", b"log_bytes", "problem", b"problem", "reachable", b"reachable", "role", b"role", "snapshot_index", b"snapshot_index", "term", b"term", "version", b"version"]) -> None: ...
 
 global___ReplicaStatus = ReplicaStatus
 

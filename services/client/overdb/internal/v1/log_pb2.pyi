@@ -198,6 +198,54 @@ class Command(google.protobuf.message.Message):
 global___Command = Command
 
 @typing.final
+class ClientCommands(google.protobuf.message.Message):
+    """A Commands as far as clients may fill it, to look at what kinds of commands there are before they are proposed.
+    Never sent: these bytes are those of a Commands.
+    """
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    COMMANDS_FIELD_NUMBER: builtins.int
+    @property
+    def commands(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___ClientCommand]: ...
+    def __init__(
+        self,
+        *,
+        commands: collections.abc.Iterable[global___ClientCommand] | None = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["commands", b"commands"]) -> None: ...
+
+global___ClientCommands = ClientCommands
+
+@typing.final
+class ClientCommand(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    PUT_FIELD_NUMBER: builtins.int
+    DELETE_FIELD_NUMBER: builtins.int
+    TRANSACT_FIELD_NUMBER: builtins.int
+    put: builtins.bytes
+    delete: builtins.bytes
+    transact: builtins.bytes
+    def __init__(
+        self,
+        *,
+        put: builtins.bytes | None = ...,
+        delete: builtins.bytes | None = ...,
+        transact: builtins.bytes | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_delete", b"_delete", "_put", b"_put", "_transact", b"_transact", "delete", b"delete", "put", b"put", "transact", b"transact"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_delete", b"_delete", "_put", b"_put", "_transact", b"_transact", "delete", b"delete", "put", b"put", "transact", b"transact"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_delete", b"_delete"]) -> typing.Literal["delete"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_put", b"_put"]) -> typing.Literal["put"] | None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_transact", b"_transact"]) -> typing.Literal["transact"] | None: ...
+
+global___ClientCommand = ClientCommand
+
+@typing.final
 class Prepare(google.protobuf.message.Message):
     """One participant's part of a transaction over several groups (PROTOCOL 2.3). The same in every copy of
     an attempt, whoever sends it.
