@@ -7,6 +7,7 @@ import asyncio
 import structlog
 
 from overdb.internal.v1 import shard_pb2
+from overdb_common.outcome import COUNTING_LEVEL
 from overdb_common.version import version as program_version
 from overdb_node import admission, codec, transaction_codec
 from overdb_node.machine.machine import Machine
@@ -55,7 +56,9 @@ class ReplicaBackend:
                 "commands_refused", group=self._group, count=len(taken_out), first=taken_out[0]
             )
         replica.look_for_older_router(request)
-        if replica.disk_full and codec.stores_values(commands):
+        if request.level < COUNTING_LEVEL <= replica.machine.level and codec.takes_part(commands):
+            self._refuse_older_router(request, answers)
+        elif replica.disk_full and codec.stores_values(commands):
             replica.refuse(
                 request.sequence,
                 answers,
@@ -64,6 +67,16 @@ class ReplicaBackend:
             )
         else:
             replica.propose(commands, request.sequence, answers)
+
+    def _refuse_older_router(self, request: shard_pb2.ShardRequest, answers: Answers) -> None:
+        """It would decide by the rules of its own release, and another decider by others (PROTOCOL 4)."""
+        self._replica.refuse(
+            request.sequence,
+            answers,
+            _Reason.REASON_INVALID,
+            f"this router is older than the cluster, which has level {self._replica.machine.level}: start "
+            f"release {program_version()} or a newer one there. Nothing was done by this copy",
+        )
 
     def _refuse_group(self, request: shard_pb2.ShardRequest, answers: Answers) -> None:
         self._replica.refuse(

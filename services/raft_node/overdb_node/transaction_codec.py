@@ -82,6 +82,7 @@ def _decode_prepare(wire: log_pb2.Prepare) -> Prepare | Refused:
         part.otherwise,
         tuple(wire.then_positions),
         tuple(wire.otherwise_positions),
+        wire.bounded,
     )
 
 
@@ -206,6 +207,10 @@ def fill_vote(out: shard_pb2.Vote, vote: Vote) -> None:
         encode_id(out.rival, vote.rival)
     out.key = vote.key
     out.again = vote.again
+    if vote.sized:
+        out.sized = True
+        out.then_answer_bytes = vote.then_answer_bytes
+        out.otherwise_answer_bytes = vote.otherwise_answer_bytes
     if vote.outcome is not None:
         out.resolved = True
         out.branch = int(vote.outcome)  # type: ignore[assignment]  # the same numbers
@@ -230,6 +235,9 @@ def decode_vote(wire: shard_pb2.Vote) -> Vote | None:
         _decode_error(wire, "otherwise_error"),
         outcome=Outcome(wire.branch) if wire.resolved else None,
         commit_version=wire.commit_version,
+        sized=wire.sized,
+        then_answer_bytes=wire.then_answer_bytes,
+        otherwise_answer_bytes=wire.otherwise_answer_bytes,
     )
 
 

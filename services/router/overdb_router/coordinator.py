@@ -291,6 +291,7 @@ class _Transaction:
                 attempt=attempt,
                 participants=part.participants,
                 fingerprint=part.fingerprint,
+                bounded=part.bounded,
             )
             sink = _Part(self, group, attempt)
             self.coordinator.send(Kind.PREPARE, group, life, self._open_op.deadline, sink)

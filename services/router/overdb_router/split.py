@@ -42,6 +42,7 @@ def split(
         prepare.id.CopyFrom(request.id)
         prepare.participants.extend(participants)
         prepare.fingerprint = fingerprint
+        prepare.bounded = True
     return {group: parts[group] for group in participants}
 
 

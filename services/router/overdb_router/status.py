@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from overdb.internal.v1 import log_pb2, shard_pb2
 from overdb.v1 import kv_pb2
+from overdb_common.outcome import outcome_of
 from overdb_router import refusals
 from overdb_router.core import RouterCore
 from overdb_router.exchange import BACKOFF_SECONDS_MAX, BACKOFF_SECONDS_MIN
@@ -14,6 +15,7 @@ from overdb_router.operations import Kind, Op
 from overdb_router.queues import OVERHEAD_BYTES
 from overdb_router.refusals import Refusal, Refused
 from overdb_router.snapshots import Waiter
+from overdb_router.votes import prepared
 
 Response = kv_pb2.TransactionStatusResponse
 _Found = Mapping[int, shard_pb2.Found]
@@ -107,10 +109,10 @@ def _of_votes(votes: _Votes, found: _Found) -> Response | None:
     known = {group: vote for group, vote in votes.items() if vote.attempt == newest}
     participants = sorted({group for vote in known.values() for group in vote.participants})
     outcome = next((vote for vote in known.values() if vote.resolved), None)
-    prepared = {g: vote for g, vote in known.items() if vote.kind == _Vote.KIND_PREPARED}
-    missing = [group for group in participants if group not in prepared]
+    ready = {g: vote for g, vote in known.items() if vote.kind == _Vote.KIND_PREPARED}
+    missing = [group for group in participants if group not in ready]
     if outcome is None and not missing and participants:
-        outcome = decide(list(prepared.values()))
+        outcome = decide(list(ready.values()))
     if outcome is None or outcome.branch == log_pb2.BRANCH_UNSPECIFIED:
         return _not_committed(known, participants, found)
     if outcome.branch == log_pb2.BRANCH_NONE:
@@ -119,7 +121,7 @@ def _of_votes(votes: _Votes, found: _Found) -> Response | None:
         return None  # asked before it voted: it has by now
     if missing:
         return Response(status=_COMMITTED)  # a part of the answer is forgotten
-    response = merge_results(prepared, outcome.branch, outcome.commit_version)
+    response = merge_results(ready, outcome.branch, outcome.commit_version)
     return Response(status=_COMMITTED, response=response)
 
 
@@ -141,12 +143,9 @@ def _is_aborted(vote: shard_pb2.Vote) -> bool:
 
 def decide(votes: Sequence[shard_pb2.Vote]) -> shard_pb2.Vote:
     """Return the outcome of an attempt for which every participant is prepared (PROTOCOL 2.3)."""
-    then = all(vote.holds for vote in votes)
-    branch = log_pb2.BRANCH_THEN if then else log_pb2.BRANCH_OTHERWISE
-    if any(vote.HasField("then_error" if then else "otherwise_error") for vote in votes):
-        branch = log_pb2.BRANCH_NONE
-    version = max(vote.version for vote in votes)
-    return shard_pb2.Vote(resolved=True, branch=branch, commit_version=version)
+    branch, version = outcome_of([prepared(vote).ballot() for vote in votes])
+    wire = log_pb2.Branch.ValueType(branch)
+    return shard_pb2.Vote(resolved=True, branch=wire, commit_version=version)
 
 
 def merge_results(

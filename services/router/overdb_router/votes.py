@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from overdb.internal.v1 import shard_pb2
+from overdb_common.outcome import ANSWER_BYTES_MAX
 from overdb_router import refusals
 from overdb_router.refusals import Refusal
 from overdb_router.txn import types
@@ -25,7 +26,7 @@ def vote_of(group: int, attempt: int, vote: shard_pb2.Vote) -> types.Vote | None
     if vote.branch not in _BRANCHES:
         return None  # of a later version of the program
     if vote.kind == _Kind.KIND_PREPARED:
-        return _prepared(vote)
+        return prepared(vote)
     if vote.kind == _Kind.KIND_REFUSED:
         return types.Refused(
             vote.attempt, refusals.from_error(vote.refusal), vote.again, _rival(group, vote)
@@ -53,7 +54,8 @@ _STALE = (
 _REUSED = "the request id belongs to another request; take a fresh id for each"
 
 
-def _prepared(vote: shard_pb2.Vote) -> types.Prepared:
+def prepared(vote: shard_pb2.Vote) -> types.Prepared:
+    """Return a PREPARED vote as the protocol takes it."""
     then = vote.HasField("then_error")
     otherwise = vote.HasField("otherwise_error")
     return types.Prepared(
@@ -64,6 +66,9 @@ def _prepared(vote: shard_pb2.Vote) -> types.Prepared:
         otherwise_error=refusals.from_error(vote.otherwise_error) if otherwise else None,
         outcome=_outcome(vote) if vote.resolved else None,
         payload=vote,
+        sized=vote.sized,
+        then_answer_bytes=vote.then_answer_bytes,
+        otherwise_answer_bytes=vote.otherwise_answer_bytes,
     )
 
 
@@ -87,6 +92,13 @@ def _said(vote: shard_pb2.Vote, code: int, text: str) -> Refusal:
 
 
 def error_of(error: object) -> Refusal:
+    if isinstance(error, types.TooLarge):
+        return Refusal(
+            refusals.INVALID_ARGUMENT,
+            "the values that the transaction reads, over all groups together and with what is around them, "
+            f"have {error.answer_bytes} bytes, the limit is {ANSWER_BYTES_MAX}; nothing was done: read fewer "
+            "keys at a time",
+        )
     if isinstance(error, Refusal) and error.code:
         return error
     return Refusal(

@@ -49,7 +49,8 @@ def _check_whole(
     found = [(k, v) for k, versions in history.items() for v, value in versions if value == mine]
     keys = sorted(key for key, _ in found)
     expected = sorted(_writes(request))
-    assert request.results is not None, f"request {number} was never answered"
+    answered = request.failed or request.results is not None
+    assert answered, f"request {number} was never answered"
     assert keys == expected, f"request {number} wrote {keys}, not {expected}"
     for key, version in found:
         assert version == request.version, f"{key!r} at {version}, committed at {request.version}"

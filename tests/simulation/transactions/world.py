@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from overdb.internal.v1 import shard_pb2
 from overdb.sharding import slot_of
+from overdb_common.level import LEVEL
 from overdb_node import reads
 from overdb_node.machine.decision import decide
 from overdb_node.machine.machine import Machine, MachineSettings
@@ -82,7 +83,9 @@ class Request:
     answers: list[object] = field(default_factory=list)
     router: int = -1
 
-    def part(self, group: int, attempt: int, owner: dict[bytes, int]) -> Prepare:
+    def part(
+        self, group: int, attempt: int, owner: dict[bytes, int], *, bounded: bool = True
+    ) -> Prepare:
         then = [(p, op) for p, op in enumerate(self.then) if owner[op.key] == group]
         otherwise = [(p, op) for p, op in enumerate(self.otherwise) if owner[op.key] == group]
         return Prepare(
@@ -95,6 +98,7 @@ class Request:
             tuple(op for _, op in otherwise),
             tuple(p for p, _ in then),
             tuple(p for p, _ in otherwise),
+            bounded,
         )
 
 
@@ -153,8 +157,8 @@ class Disk:
 class GroupLog:
     """One group: what its log decides. A restart loses the memory, never a record."""
 
-    def __init__(self, group: int, groups: int) -> None:
-        self.settings = MachineSettings(group=group, groups=groups)
+    def __init__(self, group: int, groups: int, level: int = LEVEL) -> None:
+        self.settings = MachineSettings(group=group, groups=groups, level=level)
         self.store = MemoryStore()
         self.machine = Machine(self.store, self.settings)
         self.machine.load()
@@ -392,6 +396,7 @@ class World:
 
     def settle(self, request: Request, result: Transacted) -> None:
         """Every answer to a request is the same answer."""
+        assert not request.failed, f"it did nothing, and then {result}"
         if request.results is None:
             request.answered = self.now
             request.succeeded, request.results = result.succeeded, result.results
@@ -611,6 +616,9 @@ def router_vote(vote: Vote, group: int) -> txn.Vote:
             vote.otherwise if isinstance(vote.otherwise, Refused) else None,
             outcome,
             vote,
+            vote.sized,
+            vote.then_answer_bytes,
+            vote.otherwise_answer_bytes,
         )
     if vote.kind is VoteKind.REFUSED:
         rival = None

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from overdb_node.machine.types import Outcome, Refused, Resolve, TransactionId, Vote, VoteKind
+from overdb_common import outcome
+from overdb_common.outcome import Ballot, Part, outcome_of
+from overdb_node.machine.types import (
+    OperationResult,
+    Outcome,
+    Refused,
+    Resolve,
+    TransactionId,
+    Vote,
+    VoteKind,
+)
 
 
 def decide(identity: TransactionId, attempt: int, votes: Iterable[Vote | None]) -> Resolve | None:
@@ -22,14 +32,26 @@ def decide(identity: TransactionId, attempt: int, votes: Iterable[Vote | None]) 
     ]
     if not prepared or len(prepared) < len(votes):
         return None
-    outcome = Outcome.THEN if all(vote.holds for vote in prepared) else Outcome.OTHERWISE
-    if any(
-        isinstance(vote.then if outcome is Outcome.THEN else vote.otherwise, Refused)
-        for vote in prepared
-        if vote.outcome is not Outcome.NONE
-    ) or any(vote.outcome is Outcome.NONE for vote in prepared):
-        outcome = Outcome.NONE
-    return Resolve(identity, attempt, outcome, max(vote.version for vote in prepared))
+    branch, version = outcome_of(list(map(_ballot, prepared)))
+    return Resolve(identity, attempt, Outcome(branch), version)
+
+
+def _ballot(vote: Vote) -> Ballot:
+    known = None
+    if vote.outcome is not None:
+        known = outcome.Outcome(outcome.Branch(vote.outcome), vote.commit_version)
+    return Ballot(
+        vote.holds,
+        vote.version,
+        _part(vote.then, vote.then_answer_bytes),
+        _part(vote.otherwise, vote.otherwise_answer_bytes),
+        vote.sized,
+        known,
+    )
+
+
+def _part(results: tuple[OperationResult, ...] | Refused, answer_bytes: int) -> Part:
+    return Part(not isinstance(results, Refused), answer_bytes)
 
 
 def _is_refusal(vote: Vote, attempt: int) -> bool:

@@ -433,7 +433,7 @@ class Machine:
             result = Deleted(version, newest is not None and newest[1] is not None)
         else:
             version = self._clock.peek()
-            result = transact.run(command, self._overlay, version, self._settings.request_bytes_max)
+            result = transact.run(command, self._overlay, version, self._settings)
             if not isinstance(result, Refused):
                 self._clock.take()
         self._sessions.keep(command.id, fingerprint, result)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
+from overdb_common.outcome import COUNTING_LEVEL
 from overdb_node.machine import bounds, transact, validation
 from overdb_node.machine.clock import Clock
 from overdb_node.machine.locks import Locker, Locks
@@ -50,6 +51,11 @@ from overdb_node.machine.types import (
 _COMMIT_VERSION = 0  # stands in results for the timestamp that is not known yet
 _UNKNOWN = 0  # fingerprint of a fence that an abort left
 _LISTED_GROUPS_MAX = 8
+# (!) It must not see a vote that is sized: it would decide without the bound.
+_OLDER_ROUTER = Refused(
+    Code.FAILED_PRECONDITION,
+    "this router is older than the cluster: start the cluster's release there. This copy was not run",
+)
 _PARKED = "a request in one group that waits for a transaction"
 RunParked = Callable[[Put | Delete | Transact, int], Result]
 
@@ -177,6 +183,11 @@ class Participant:
         malformed = self._checks and bounds.refuse_part(command, self._settings)
         if malformed:
             return malformed
+        counts = self._settings.level >= COUNTING_LEVEL
+        if counts and not command.bounded:
+            return _OLDER_ROUTER
+        if command.bounded and not counts:
+            command = command._replace(bounded=False)  # replicas of release 0.1.0 do not keep it
         stored = self.find(command.id)
         if stored is not None:
             answer = self._prepare_again(stored, command)
@@ -277,21 +288,28 @@ class Participant:
         assert part is not None
         newest = self._overlay.newest
         holds = all(transact.holds(compare, newest(compare.key)) for compare in part.compares)
+        version = self._clock.take()
+        then, then_bytes = self._try(part.then)
+        otherwise, otherwise_bytes = self._try(part.otherwise)
         vote = Vote(
-            VoteKind.PREPARED,
-            transaction.attempt,
-            holds,
-            self._clock.take(),
-            self._try(part.then),
-            self._try(part.otherwise),
+            VoteKind.PREPARED, transaction.attempt, holds, version, then=then, otherwise=otherwise
         )
+        if part.bounded:
+            vote = vote._replace(
+                sized=True, then_answer_bytes=then_bytes, otherwise_answer_bytes=otherwise_bytes
+            )
         self.open[transaction.id] = transaction
         return self._keep(transaction, vote)
 
-    def _try(self, operations: Sequence[Operation]) -> tuple[OperationResult, ...] | Refused:
-        branch = transact.Branch(self._overlay, _COMMIT_VERSION, self._settings.request_bytes_max)
+    def _try(
+        self, operations: Sequence[Operation]
+    ) -> tuple[tuple[OperationResult, ...] | Refused, int]:
+        """The results of a branch, should it run, and what they count for in the answer."""
+        branch = transact.Branch(self._overlay, _COMMIT_VERSION, self._settings)
         results = branch.run(operations)
-        return results if isinstance(results, Refused) else tuple(results)
+        if isinstance(results, Refused):
+            return results, 0
+        return tuple(results), branch.answer_bytes
 
     # --- Resolve (PROTOCOL 2.4) ---------------------------------------------------------------------
 

@@ -32,6 +32,9 @@ from overdb_node.machine.types import (
 TRANSACTION_PREFIX = b"t"  # + client id + request number
 PARKED_PREFIX = b"p"  # + client id + request number
 _NUMBER = struct.Struct(">Q")
+_VOTE_FIELDS = Vote._fields.index(
+    "sized"
+)  # of a vote that is not sized: as release 0.1.0 stores it
 _FORM = b"\x01"  # of the records; another order or number of fields is another form
 
 
@@ -113,10 +116,10 @@ class Transaction(Locker):
                 self.attempt,
                 self.fingerprint,
                 self.participants,
-                None if part is None else (part.compares, part.then, part.otherwise),
+                None if part is None else _part_fields(part),
                 self.positions,
                 self.writes,
-                self.vote,
+                None if self.vote is None else _vote_fields(self.vote),
                 self.forget,
                 self.ticket,
             )
@@ -160,6 +163,15 @@ def modes_of_command(command: Put | Delete | Transact) -> dict[bytes, bool]:
     return {command.key: True}
 
 
+def _part_fields(part: Prepare) -> tuple[object, ...]:
+    fields = (part.compares, part.then, part.otherwise)
+    return (*fields, True) if part.bounded else fields
+
+
+def _vote_fields(vote: Vote) -> tuple[object, ...]:
+    return vote if vote.sized else vote[:_VOTE_FIELDS]
+
+
 def _writes(branch: tuple[Operation, ...]) -> tuple[bool, ...]:
     return tuple(operation.kind is not OperationKind.GET for operation in branch)
 
@@ -175,7 +187,7 @@ def unpack_transaction(packed: bytes) -> tuple[Transaction, int]:
     request = RequestId(*request)
     prepare = None
     if part is not None:
-        compares, then, otherwise = part
+        compares, then, otherwise, *bounded = part
         prepare = Prepare(
             request,
             attempt,
@@ -184,7 +196,9 @@ def unpack_transaction(packed: bytes) -> tuple[Transaction, int]:
             tuple(map(_compare, compares)),
             tuple(map(_operation, then)),
             tuple(map(_operation, otherwise)),
-            *positions,
+            positions[0],
+            positions[1],
+            bool(bounded),
         )
     transaction = Transaction(request, attempt, fingerprint, participants, prepare)
     transaction.positions, transaction.writes = positions, writes
@@ -198,10 +212,12 @@ def without_words(packed: bytes) -> bytes:
     *fields, vote, forget, ticket = _unpacked(packed)
     if vote is not None:
         parts = Vote(*vote)
-        vote = parts._replace(
-            then=_wordless(parts.then),
-            otherwise=_wordless(parts.otherwise),
-            refusal=_wordless(parts.refusal),
+        vote = _vote_fields(
+            parts._replace(
+                then=_wordless(parts.then),
+                otherwise=_wordless(parts.otherwise),
+                refusal=_wordless(parts.refusal),
+            )
         )
     return _packed((*fields, vote, forget, ticket))
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from overdb_common.outcome import ANSWER_BYTES_MAX, COUNTING_LEVEL, answer_bytes
 from overdb_node.machine.overlay import Overlay
+from overdb_node.machine.settings import MachineSettings
 from overdb_node.machine.types import (
     Code,
     Compare,
@@ -51,31 +53,45 @@ def _compare(operator: Operator, left: bytes | int, right: bytes | int) -> bool:
 class Branch:
     """Runs the operations of a branch against the state; nothing is written before ``commit``."""
 
-    def __init__(self, overlay: Overlay, version: int, results_bytes_max: int) -> None:
+    def __init__(self, overlay: Overlay, version: int, settings: MachineSettings) -> None:
         self._overlay = overlay
         self._version = version
-        self._results_bytes_max = results_bytes_max
+        self._settings = settings
         self._written: dict[bytes, bytes | None] = {}
+        self.answer_bytes = 0  # of the results, as the answer to the transaction counts them
 
     def run(self, operations: Iterable[Operation]) -> list[OperationResult] | Refused:
         """Run them in order; the first refusal is the whole branch's.
 
-        What they read is bounded like what they write: it is kept for retries, on every replica.
+        What they read is bounded like what they write, and so is the whole answer: a client has to be able to
+        receive it.
         """
         results, size = [], 0
+        limit, counts = self._settings.request_bytes_max, self._settings.level >= COUNTING_LEVEL
         for operation in operations:
             result = self._run(operation)
             if isinstance(result, Refused):
                 return result
             size += len(result.value)
-            if size > self._results_bytes_max:
-                return Refused(
-                    Code.INVALID_ARGUMENT,
-                    f"the values that the transaction reads, up to key {operation.key[:64]!r}, have "
-                    f"{size} bytes, the limit is {self._results_bytes_max}; nothing was done",
+            if size > limit:
+                return self._too_large(
+                    operation, "the values that the transaction reads", size, limit
                 )
+            if counts:
+                self.answer_bytes += answer_bytes(len(result.value))
+                if self.answer_bytes > ANSWER_BYTES_MAX:
+                    what = "the values that the transaction reads, with what is around them"
+                    return self._too_large(operation, what, self.answer_bytes, ANSWER_BYTES_MAX)
             results.append(result)
         return results
+
+    @staticmethod
+    def _too_large(operation: Operation, what: str, size: int, limit: int) -> Refused:
+        return Refused(
+            Code.INVALID_ARGUMENT,
+            f"{what}, up to key {operation.key[:64]!r}, have {size} bytes, the limit is {limit}; nothing "
+            "was done: read fewer keys at a time",
+        )
 
     def _newest(self, key: bytes) -> _Value:
         if key in self._written:
@@ -154,11 +170,11 @@ def _parse_counter(value: bytes | None) -> int | None:
 
 
 def run(
-    request: Transact, overlay: Overlay, version: int, results_bytes_max: int
+    request: Transact, overlay: Overlay, version: int, settings: MachineSettings
 ) -> Transacted | Refused:
     """Run a transaction at timestamp ``version``: all of a branch, or nothing when it is refused."""
     succeeded = all(holds(c, overlay.newest(c.key)) for c in request.compares)
-    branch = Branch(overlay, version, results_bytes_max)
+    branch = Branch(overlay, version, settings)
     results = branch.run(request.then if succeeded else request.otherwise)
     if isinstance(results, Refused):
         return results

@@ -111,6 +111,7 @@ class Prepare(NamedTuple):
     otherwise: tuple[Operation, ...]
     then_positions: tuple[int, ...] = ()  # of each operation in its branch of the whole
     otherwise_positions: tuple[int, ...] = ()
+    bounded: bool = True  # the router knows the bound of what all participants read together
 
 
 class Outcome(IntEnum):
@@ -262,6 +263,10 @@ class Vote(NamedTuple):
     again: bool = False  # another attempt may go better
     outcome: Outcome | None = None
     commit_version: int = 0
+    # From level 1 on, if the Prepare was ``bounded``: the sizes of the results of each branch, should it run.
+    sized: bool = False
+    then_answer_bytes: int = 0
+    otherwise_answer_bytes: int = 0
 
 
 class Acknowledged(NamedTuple):

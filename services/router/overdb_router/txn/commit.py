@@ -6,9 +6,10 @@ leaves the moment the last vote is there, before any participant knows of it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from enum import IntEnum
 
+from overdb_common.outcome import Ballot, answer_bytes_of, outcome_of
 from overdb_router.txn.types import (
     Action,
     Backoff,
@@ -26,6 +27,7 @@ from overdb_router.txn.types import (
     Rival,
     Stale,
     Superseded,
+    TooLarge,
     Unknown,
     Verdict,
     Vote,
@@ -161,20 +163,24 @@ class Commit:
     def _committed(self) -> list[Action]:
         """Every participant is prepared for this attempt: that is the commit (2.3)."""
         votes = self._votes
-        holds = all(vote.holds for vote in votes.values())
-        branch = Branch.THEN if holds else Branch.OTHERWISE
-        errors = (votes[group].error(branch) for group in self._participants)
-        error = next((error for error in errors if error is not None), None)
-        version = max(vote.version for vote in votes.values())
-        outcome = self._outcome or Outcome(Branch.NONE if error is not None else branch, version)
+        ballots = [votes[group].ballot() for group in self._participants]
+        outcome = self._outcome or outcome_of(ballots)
         actions: list[Action] = []
         if outcome.branch is Branch.NONE:
-            actions += self._answer(Failed(error))
+            actions += self._answer(Failed(self._why_none(ballots)))
         else:
             actions += self._answer(Committed(outcome.branch, outcome.version, votes))
         self.state = State.RESOLVING
         self._votes = {}
         return actions + self._resolves(outcome)
+
+    def _why_none(self, ballots: Sequence[Ballot]) -> object | None:
+        """Return the error of the first participant that has one for the branch, else the answer's size."""
+        branch = Branch.THEN if all(ballot.holds for ballot in ballots) else Branch.OTHERWISE
+        errors = (self._votes[group].error(branch) for group in self._participants)
+        error = next((error for error in errors if error is not None), None)
+        size = answer_bytes_of(ballots)
+        return TooLarge(size) if error is None and size else error
 
     def _aborted(self, error: object | None) -> list[Action]:
         """A stored Refused aborts the attempt. With an error, another one would end the same."""

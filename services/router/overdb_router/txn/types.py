@@ -7,16 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import IntEnum
 
+from overdb_common.outcome import Ballot, Branch, Outcome, Part
 
-class Branch(IntEnum):
-    """What an attempt came to; the numbers are those of the wire (log.proto)."""
-
-    ABORTED = 0
-    THEN = 1
-    OTHERWISE = 2
-    NONE = 3  # committed without effect
+__all__ = ["Branch", "Outcome"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,14 +21,6 @@ class Rival:
     number: int
     key: bytes
     group: int
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """A fact that a participant knows already."""
-
-    branch: Branch
-    version: int = 0
 
 
 # --- votes: what a participant answers to a Prepare ----------------------------------------------------
@@ -51,10 +37,24 @@ class Prepared:
     otherwise_error: object | None = None
     outcome: Outcome | None = None
     payload: object = None
+    sized: bool = False
+    then_answer_bytes: int = 0
+    otherwise_answer_bytes: int = 0
 
     def error(self, branch: Branch) -> object | None:
         """Why a branch cannot be carried out here, None when it can."""
         return self.then_error if branch is Branch.THEN else self.otherwise_error
+
+    def ballot(self) -> Ballot:
+        """What of it decides."""
+        return Ballot(
+            self.holds,
+            self.version,
+            Part(self.then_error is None, self.then_answer_bytes),
+            Part(self.otherwise_error is None, self.otherwise_answer_bytes),
+            self.sized,
+            self.outcome,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +103,13 @@ class Committed:
     branch: Branch
     version: int
     votes: Mapping[int, Prepared]
+
+
+@dataclass(frozen=True, slots=True)
+class TooLarge:
+    """The error of a transaction whose answer would be too large over all groups together."""
+
+    answer_bytes: int
 
 
 @dataclass(frozen=True, slots=True)

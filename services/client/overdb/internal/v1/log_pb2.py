@@ -25,17 +25,17 @@ _sym_db = _symbol_database.Default()
 from overdb.v1 import kv_pb2 as overdb_dot_v1_dot_kv__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1coverdb/internal/v1/log.proto\x12\x12overdb.internal.v1\x1a\x12overdb/v1/kv.proto\"O\n\x06Record\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12&\n\x04kind\x18\x02 \x01(\x0e\x32\x18.overdb.internal.v1.Kind\x12\x0f\n\x07payload\x18\x03 \x01(\x0c\"+\n\x08\x45nvelope\x12\r\n\x05stamp\x18\x01 \x01(\x04\x12\x10\n\x08\x63ommands\x18\x02 \x01(\x0c\"9\n\x08\x43ommands\x12-\n\x08\x63ommands\x18\x01 \x03(\x0b\x32\x1b.overdb.internal.v1.Command\"\xa1\x04\n\x07\x43ommand\x12$\n\x03put\x18\x01 \x01(\x0b\x32\x15.overdb.v1.PutRequestH\x00\x12*\n\x06\x64\x65lete\x18\x02 \x01(\x0b\x32\x18.overdb.v1.DeleteRequestH\x00\x12.\n\x08transact\x18\x03 \x01(\x0b\x32\x1a.overdb.v1.TransactRequestH\x00\x12.\n\x07\x61\x64vance\x18\x04 \x01(\x0b\x32\x1b.overdb.internal.v1.AdvanceH\x00\x12.\n\x07prepare\x18\x05 \x01(\x0b\x32\x1b.overdb.internal.v1.PrepareH\x00\x12.\n\x07resolve\x18\x06 \x01(\x0b\x32\x1b.overdb.internal.v1.ResolveH\x00\x12.\n\x07inquire\x18\x07 \x01(\x0b\x32\x1b.overdb.internal.v1.InquireH\x00\x12,\n\x06\x66orget\x18\x08 \x01(\x0b\x32\x1a.overdb.internal.v1.ForgetH\x00\x12\x36\n\x07\x63ompare\x18\t \x01(\x0b\x32#.overdb.internal.v1.CompareReplicasH\x00\x12\x32\n\tconfigure\x18\n \x01(\x0b\x32\x1d.overdb.internal.v1.ConfigureH\x00\x12/\n\x08set_time\x18\x0b \x01(\x0b\x32\x1b.overdb.internal.v1.SetTimeH\x00\x42\t\n\x07\x63ommand\"E\n\x0e\x43lientCommands\x12\x33\n\x08\x63ommands\x18\x01 \x03(\x0b\x32!.overdb.internal.v1.ClientCommand\"m\n\rClientCommand\x12\x10\n\x03put\x18\x01 \x01(\x0cH\x00\x88\x01\x01\x12\x13\n\x06\x64\x65lete\x18\x02 \x01(\x0cH\x01\x88\x01\x01\x12\x15\n\x08transact\x18\x03 \x01(\x0cH\x02\x88\x01\x01\x42\x06\n\x04_putB\t\n\x07_deleteB\x0b\n\t_transact\"\x8f\x02\n\x07Prepare\x12 \n\x02id\x18\x01 \x01(\x0b\x32\x14.overdb.v1.RequestId\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12\x14\n\x0cparticipants\x18\x03 \x03(\r\x12\x13\n\x0b\x66ingerprint\x18\x04 \x01(\x06\x12$\n\x08\x63ompares\x18\x05 \x03(\x0b\x32\x12.overdb.v1.Compare\x12\"\n\x04then\x18\x06 \x03(\x0b\x32\x14.overdb.v1.Operation\x12\'\n\totherwise\x18\x07 \x03(\x0b\x32\x14.overdb.v1.Operation\x12\x16\n\x0ethen_positions\x18\x08 \x03(\r\x12\x1b\n\x13otherwise_positions\x18\t \x03(\r\"y\n\x07Resolve\x12 \n\x02id\x18\x01 \x01(\x0b\x32\x14.overdb.v1.RequestId\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12*\n\x06\x62ranch\x18\x03 \x01(\x0e\x32\x1a.overdb.internal.v1.Branch\x12\x0f\n\x07version\x18\x04 \x01(\x04\"g\n\x07Inquire\x12 \n\x02id\x18\x01 \x01(\x0b\x32\x14.overdb.v1.RequestId\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12\x13\n\x0b\x66ingerprint\x18\x03 \x01(\x06\x12\x14\n\x0cparticipants\x18\x04 \x03(\r\";\n\x06\x46orget\x12 \n\x02id\x18\x01 \x01(\x0b\x32\x14.overdb.v1.RequestId\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\"\x1a\n\x07\x41\x64vance\x12\x0f\n\x07version\x18\x01 \x01(\x04\"\t\n\x07SetTime\"\x11\n\x0f\x43ompareReplicas\"\x88\x02\n\tConfigure\x12\x1d\n\x15\x63lient_id_lifetime_us\x18\x01 \x01(\x04\x12\x14\n\x0c\x61head_us_max\x18\x02 \x01(\x04\x12\x14\n\x0cretention_us\x18\x03 \x01(\x04\x12\x15\n\rkey_bytes_max\x18\x04 \x01(\x04\x12\x17\n\x0fvalue_bytes_max\x18\x05 \x01(\x04\x12\x19\n\x11request_bytes_max\x18\x06 \x01(\x04\x12\x16\n\x0eoperations_max\x18\x07 \x01(\x04\x12%\n\x1dunacknowledged_per_client_max\x18\x08 \x01(\x04\x12\x17\n\x0fparked_keys_max\x18\t \x01(\x04\x12\r\n\x05level\x18\n \x01(\r\"O\n\rConfiguration\x12-\n\x08replicas\x18\x01 \x03(\x0b\x32\x1b.overdb.internal.v1.Replica\x12\x0f\n\x07retired\x18\x02 \x03(\x04\"J\n\x07Replica\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\r\n\x05voter\x18\x03 \x01(\x08\x12\x13\n\x0bincarnation\x18\x04 \x01(\x06\"\x93\x01\n\x0fSnapshotElement\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x0c\n\x04term\x18\x02 \x01(\x04\x12\r\n\x05\x63lock\x18\x03 \x01(\x04\x12\x32\n\x07members\x18\x04 \x01(\x0b\x32!.overdb.internal.v1.Configuration\x12\x12\n\ncheckpoint\x18\x05 \x01(\t\x12\x0c\n\x04size\x18\x06 \x01(\x04*V\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\r\n\tKIND_NOOP\x10\x01\x12\x11\n\rKIND_COMMANDS\x10\x02\x12\x16\n\x12KIND_CONFIGURATION\x10\x03*X\n\x06\x42ranch\x12\x16\n\x12\x42RANCH_UNSPECIFIED\x10\x00\x12\x0f\n\x0b\x42RANCH_THEN\x10\x01\x12\x14\n\x10\x42RANCH_OTHERWISE\x10\x02\x12\x0f\n\x0b\x42RANCH_NONE\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1coverdb/internal/v1/log.proto\x12\x12overdb.internal.v1\x1a\x12overdb/v1/kv.proto\"O\n\x06Record\x12\x0c\n\x04term\x18\x01 \x01(\x04\x12&\n\x04kind\x18\x02 \x01(\x0e\x32\x18.overdb.internal.v1.Kind\x12\x0f\n\x07payload\x18\x03 \x01(\x0c\"+\n\x08\x45nvelope\x12\r\n\x05stamp\x18\x01 \x01(\x04\x12\x10\n\x08\x63ommands\x18\x02 \x01(\x0c\"9\n\x08\x43ommands\x12-\n\x08\x63ommands\x18\x01 \x03(\x0b\x32\x1b.overdb.internal.v1.Command\"\xa1\x04\n\x07\x43ommand\x12$\n\x03put\x18\x01 \x01(\x0b\x32\x15.overdb.v1.PutRequestH\x00\x12*\n\x06\x64\x65lete\x18\x02 \x01(\x0b\x32\x18.overdb.v1.DeleteRequestH\x00\x12.\n\x08transact\x18\x03 \x01(\x0b\x32\x1a.overdb.v1.TransactRequestH\x00\x12.\n\x07\x61\x64vance\x18\x04 \x01(\x0b\x32\x1b.overdb.internal.v1.AdvanceH\x00\x12.\n\x07prepare\x18\x05 \x01(\x0b\x32\x1b.overdb.internal.v1.PrepareH\x00\x12.\n\x07resolve\x18\x06 \x01(\x0b\x32\x1b.overdb.internal.v1.ResolveH\x00\x12.\n\x07inquire\x18\x07 \x01(\x0b\x32\x1b.overdb.internal.v1.InquireH\x00\x12,\n\x06\x66orget\x18\x08 \x01(\x0b\x32\x1a.overdb.internal.v1.ForgetH\x00\x12\x36\n\x07\x63ompare\x18\t \x01(\x0b\x32#.overdb.internal.v1.CompareReplicasH\x00\x12\x32\n\tconfigure\x18\n \x01(\x0b\x32\x1d.overdb.internal.v1.ConfigureH\x00\x12/\n\x08set_time\x18\x0b \x01(\x0b\x32\x1b.overdb.internal.v1.SetTimeH\x00\x42\t\n\x07\x63ommand\"E\n\x0e\x43lientCommands\x12\x33\n\x08\x63ommands\x18\x01 \x03(\x0b\x32!.overdb.internal.v1.ClientCommand\"m\n\rClientCommand\x12\x10\n\x03put\x18\x01 \x01(\x0cH\x00\x88\x01\x01\x12\x13\n\x06\x64\x65lete\x18\x02 \x01(\x0cH\x01\x88\x01\x01\x12\x15\n\x08transact\x18\x03 \x01(\x0cH\x02\x88\x01\x01\x42\x06\n\x04_putB\t\n\x07_deleteB\x0b\n\t_transact\"\xa0\x02\n\x07Prepare\x12 \n\x02id\x18\x01 \x01(\x0b\x32\x14.overdb.v1.RequestId\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12\x14\n\x0cparticipants\x18\x03 \x03(\r\x12\x13\n\x0b\x66ingerprint\x18\x04 \x01(\x06\x12$\n\x08\x63ompares\x18\x05 \x03(\x0b\x32\x12.overdb.v1.Compare\x12\"\n\x04then\x18\x06 \x03(\x0b\x32\x14.overdb.v1.Operation\x12\'\n\totherwise\x18\x07 \x03(\x0b\x32\x14.overdb.v1.Operation\x12\x16\n\x0ethen_positions\x18\x08 \x03(\r\x12\x1b\n\x13otherwise_positions\x18\t \x03(\r\x12\x0f\n\x07\x62ounded\x18\n \x01(\x08\"y\n\x07Resolve\x12 \n\x02id\x18\x01 \x01(\x0b\x32\x14.overdb.v1.RequestId\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12*\n\x06\x62ranch\x18\x03 \x01(\x0e\x32\x1a.overdb.internal.v1.Branch\x12\x0f\n\x07version\x18\x04 \x01(\x04\"g\n\x07Inquire\x12 \n\x02id\x18\x01 \x01(\x0b\x32\x14.overdb.v1.RequestId\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12\x13\n\x0b\x66ingerprint\x18\x03 \x01(\x06\x12\x14\n\x0cparticipants\x18\x04 \x03(\r\";\n\x06\x46orget\x12 \n\x02id\x18\x01 \x01(\x0b\x32\x14.overdb.v1.RequestId\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\"\x1a\n\x07\x41\x64vance\x12\x0f\n\x07version\x18\x01 \x01(\x04\"\t\n\x07SetTime\"\x11\n\x0f\x43ompareReplicas\"\xc7\x02\n\tConfigure\x12\x1d\n\x15\x63lient_id_lifetime_us\x18\x01 \x01(\x04\x12\x14\n\x0c\x61head_us_max\x18\x02 \x01(\x04\x12\x14\n\x0cretention_us\x18\x03 \x01(\x04\x12\x15\n\rkey_bytes_max\x18\x04 \x01(\x04\x12\x17\n\x0fvalue_bytes_max\x18\x05 \x01(\x04\x12\x19\n\x11request_bytes_max\x18\x06 \x01(\x04\x12\x16\n\x0eoperations_max\x18\x07 \x01(\x04\x12%\n\x1dunacknowledged_per_client_max\x18\x08 \x01(\x04\x12\x17\n\x0fparked_keys_max\x18\t \x01(\x04\x12\r\n\x05level\x18\n \x01(\r\x12#\n\x1bresult_bytes_per_client_max\x18\x0b \x01(\x04\x12\x18\n\x10result_bytes_max\x18\x0c \x01(\x04\"O\n\rConfiguration\x12-\n\x08replicas\x18\x01 \x03(\x0b\x32\x1b.overdb.internal.v1.Replica\x12\x0f\n\x07retired\x18\x02 \x03(\x04\"J\n\x07Replica\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\r\n\x05voter\x18\x03 \x01(\x08\x12\x13\n\x0bincarnation\x18\x04 \x01(\x06\"\x93\x01\n\x0fSnapshotElement\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x0c\n\x04term\x18\x02 \x01(\x04\x12\r\n\x05\x63lock\x18\x03 \x01(\x04\x12\x32\n\x07members\x18\x04 \x01(\x0b\x32!.overdb.internal.v1.Configuration\x12\x12\n\ncheckpoint\x18\x05 \x01(\t\x12\x0c\n\x04size\x18\x06 \x01(\x04*V\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\r\n\tKIND_NOOP\x10\x01\x12\x11\n\rKIND_COMMANDS\x10\x02\x12\x16\n\x12KIND_CONFIGURATION\x10\x03*X\n\x06\x42ranch\x12\x16\n\x12\x42RANCH_UNSPECIFIED\x10\x00\x12\x0f\n\x0b\x42RANCH_THEN\x10\x01\x12\x14\n\x10\x42RANCH_OTHERWISE\x10\x02\x12\x0f\n\x0b\x42RANCH_NONE\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'overdb.internal.v1.log_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_KIND']._serialized_start=2182
-  _globals['_KIND']._serialized_end=2268
-  _globals['_BRANCH']._serialized_start=2270
-  _globals['_BRANCH']._serialized_end=2358
+  _globals['_KIND']._serialized_start=2262
+  _globals['_KIND']._serialized_end=2348
+  _globals['_BRANCH']._serialized_start=2350
+  _globals['_BRANCH']._serialized_end=2438
   _globals['_RECORD']._serialized_start=72
   _globals['_RECORD']._serialized_end=151
   _globals['_ENVELOPE']._serialized_start=153
@@ -49,25 +49,25 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CLIENTCOMMAND']._serialized_start=876
   _globals['_CLIENTCOMMAND']._serialized_end=985
   _globals['_PREPARE']._serialized_start=988
-  _globals['_PREPARE']._serialized_end=1259
-  _globals['_RESOLVE']._serialized_start=1261
-  _globals['_RESOLVE']._serialized_end=1382
-  _globals['_INQUIRE']._serialized_start=1384
-  _globals['_INQUIRE']._serialized_end=1487
-  _globals['_FORGET']._serialized_start=1489
-  _globals['_FORGET']._serialized_end=1548
-  _globals['_ADVANCE']._serialized_start=1550
-  _globals['_ADVANCE']._serialized_end=1576
-  _globals['_SETTIME']._serialized_start=1578
-  _globals['_SETTIME']._serialized_end=1587
-  _globals['_COMPAREREPLICAS']._serialized_start=1589
-  _globals['_COMPAREREPLICAS']._serialized_end=1606
-  _globals['_CONFIGURE']._serialized_start=1609
-  _globals['_CONFIGURE']._serialized_end=1873
-  _globals['_CONFIGURATION']._serialized_start=1875
-  _globals['_CONFIGURATION']._serialized_end=1954
-  _globals['_REPLICA']._serialized_start=1956
-  _globals['_REPLICA']._serialized_end=2030
-  _globals['_SNAPSHOTELEMENT']._serialized_start=2033
-  _globals['_SNAPSHOTELEMENT']._serialized_end=2180
+  _globals['_PREPARE']._serialized_end=1276
+  _globals['_RESOLVE']._serialized_start=1278
+  _globals['_RESOLVE']._serialized_end=1399
+  _globals['_INQUIRE']._serialized_start=1401
+  _globals['_INQUIRE']._serialized_end=1504
+  _globals['_FORGET']._serialized_start=1506
+  _globals['_FORGET']._serialized_end=1565
+  _globals['_ADVANCE']._serialized_start=1567
+  _globals['_ADVANCE']._serialized_end=1593
+  _globals['_SETTIME']._serialized_start=1595
+  _globals['_SETTIME']._serialized_end=1604
+  _globals['_COMPAREREPLICAS']._serialized_start=1606
+  _globals['_COMPAREREPLICAS']._serialized_end=1623
+  _globals['_CONFIGURE']._serialized_start=1626
+  _globals['_CONFIGURE']._serialized_end=1953
+  _globals['_CONFIGURATION']._serialized_start=1955
+  _globals['_CONFIGURATION']._serialized_end=2034
+  _globals['_REPLICA']._serialized_start=2036
+  _globals['_REPLICA']._serialized_end=2110
+  _globals['_SNAPSHOTELEMENT']._serialized_start=2113
+  _globals['_SNAPSHOTELEMENT']._serialized_end=2260
 # @@protoc_insertion_point(module_scope)

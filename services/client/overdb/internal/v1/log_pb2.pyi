@@ -262,10 +262,15 @@ class Prepare(google.protobuf.message.Message):
     OTHERWISE_FIELD_NUMBER: builtins.int
     THEN_POSITIONS_FIELD_NUMBER: builtins.int
     OTHERWISE_POSITIONS_FIELD_NUMBER: builtins.int
+    BOUNDED_FIELD_NUMBER: builtins.int
     attempt: builtins.int
     """from 0"""
     fingerprint: builtins.int
     """of the whole transaction as the client sent it, without its id"""
+    bounded: builtins.bool
+    """The router bounds what all participants read together (PROTOCOL 2.3). A vote of a group of level 1 or above
+    is then `sized`.
+    """
     @property
     def id(self) -> overdb.v1.kv_pb2.RequestId: ...
     @property
@@ -296,9 +301,10 @@ class Prepare(google.protobuf.message.Message):
         otherwise: collections.abc.Iterable[overdb.v1.kv_pb2.Operation] | None = ...,
         then_positions: collections.abc.Iterable[builtins.int] | None = ...,
         otherwise_positions: collections.abc.Iterable[builtins.int] | None = ...,
+        bounded: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["id", b"id"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["attempt", b"attempt", "compares", b"compares", "fingerprint", b"fingerprint", "id", b"id", "otherwise", b"otherwise", "otherwise_positions", b"otherwise_positions", "participants", b"participants", "then", b"then", "then_positions", b"then_positions"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["attempt", b"attempt", "bounded", b"bounded", "compares", b"compares", "fingerprint", b"fingerprint", "id", b"id", "otherwise", b"otherwise", "otherwise_positions", b"otherwise_positions", "participants", b"participants", "then", b"then", "then_positions", b"then_positions"]) -> None: ...
 
 global___Prepare = Prepare
 
@@ -448,6 +454,8 @@ class Configure(google.protobuf.message.Message):
     UNACKNOWLEDGED_PER_CLIENT_MAX_FIELD_NUMBER: builtins.int
     PARKED_KEYS_MAX_FIELD_NUMBER: builtins.int
     LEVEL_FIELD_NUMBER: builtins.int
+    RESULT_BYTES_PER_CLIENT_MAX_FIELD_NUMBER: builtins.int
+    RESULT_BYTES_MAX_FIELD_NUMBER: builtins.int
     client_id_lifetime_us: builtins.int
     ahead_us_max: builtins.int
     retention_us: builtins.int
@@ -461,6 +469,9 @@ class Configure(google.protobuf.message.Message):
     """The rules that entries from here on are applied by (PROTOCOL 4). It only rises; 0 changes nothing. Written
     only when every replica of every group runs a program that knows the level.
     """
+    result_bytes_per_client_max: builtins.int
+    """Bytes that are kept of results for retries, of one client id and of all. From level 1 on; 0 changes nothing."""
+    result_bytes_max: builtins.int
     def __init__(
         self,
         *,
@@ -474,8 +485,10 @@ class Configure(google.protobuf.message.Message):
         unacknowledged_per_client_max: builtins.int = ...,
         parked_keys_max: builtins.int = ...,
         level: builtins.int = ...,
+        result_bytes_per_client_max: builtins.int = ...,
+        result_bytes_max: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["ahead_us_max", b"ahead_us_max", "client_id_lifetime_us", b"client_id_lifetime_us", "key_bytes_max", b"key_bytes_max", "level", b"level", "operations_max", b"operations_max", "parked_keys_max", b"parked_keys_max", "request_bytes_max", b"request_bytes_max", "retention_us", b"retention_us", "unacknowledged_per_client_max", b"unacknowledged_per_client_max", "value_bytes_max", b"value_bytes_max"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["ahead_us_max", b"ahead_us_max", "client_id_lifetime_us", b"client_id_lifetime_us", "key_bytes_max", b"key_bytes_max", "level", b"level", "operations_max", b"operations_max", "parked_keys_max", b"parked_keys_max", "request_bytes_max", b"request_bytes_max", "result_bytes_max", b"result_bytes_max", "result_bytes_per_client_max", b"result_bytes_per_client_max", "retention_us", b"retention_us", "unacknowledged_per_client_max", b"unacknowledged_per_client_max", "value_bytes_max", b"value_bytes_max"]) -> None: ...
 
 global___Configure = Configure
 

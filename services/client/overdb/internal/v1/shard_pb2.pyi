@@ -362,6 +362,9 @@ class Vote(google.protobuf.message.Message):
     THEN_WRITES_FIELD_NUMBER: builtins.int
     OTHERWISE_WRITES_FIELD_NUMBER: builtins.int
     AGAIN_FIELD_NUMBER: builtins.int
+    SIZED_FIELD_NUMBER: builtins.int
+    THEN_ANSWER_BYTES_FIELD_NUMBER: builtins.int
+    OTHERWISE_ANSWER_BYTES_FIELD_NUMBER: builtins.int
     kind: global___Vote.Kind.ValueType
     attempt: builtins.int
     holds: builtins.bool
@@ -375,6 +378,11 @@ class Vote(google.protobuf.message.Message):
     key: builtins.bytes
     again: builtins.bool
     """REFUSED: another attempt may go better"""
+    sized: builtins.bool
+    """The two sizes below are given, and count in the outcome if all participants' votes are sized."""
+    then_answer_bytes: builtins.int
+    """of the branch's results, should it run"""
+    otherwise_answer_bytes: builtins.int
     @property
     def then(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[overdb.v1.kv_pb2.OperationResult]:
         """Results of each branch, should it run. A version of 0 with `found` is that of the commit."""
@@ -432,9 +440,12 @@ class Vote(google.protobuf.message.Message):
         then_writes: collections.abc.Iterable[builtins.bool] | None = ...,
         otherwise_writes: collections.abc.Iterable[builtins.bool] | None = ...,
         again: builtins.bool = ...,
+        sized: builtins.bool = ...,
+        then_answer_bytes: builtins.int = ...,
+        otherwise_answer_bytes: builtins.int = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["otherwise_error", b"otherwise_error", "refusal", b"refusal", "rival", b"rival", "then_error", b"then_error"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["again", b"again", "attempt", b"attempt", "branch", b"branch", "commit_version", b"commit_version", "holds", b"holds", "key", b"key", "kind", b"kind", "otherwise", b"otherwise", "otherwise_error", b"otherwise_error", "otherwise_positions", b"otherwise_positions", "otherwise_writes", b"otherwise_writes", "participants", b"participants", "refusal", b"refusal", "resolved", b"resolved", "rival", b"rival", "then", b"then", "then_error", b"then_error", "then_positions", b"then_positions", "then_writes", b"then_writes", "version", b"version"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["again", b"again", "attempt", b"attempt", "branch", b"branch", "commit_version", b"commit_version", "holds", b"holds", "key", b"key", "kind", b"kind", "otherwise", b"otherwise", "otherwise_answer_bytes", b"otherwise_answer_bytes", "otherwise_error", b"otherwise_error", "otherwise_positions", b"otherwise_positions", "otherwise_writes", b"otherwise_writes", "participants", b"participants", "refusal", b"refusal", "resolved", b"resolved", "rival", b"rival", "sized", b"sized", "then", b"then", "then_answer_bytes", b"then_answer_bytes", "then_error", b"then_error", "then_positions", b"then_positions", "then_writes", b"then_writes", "version", b"version"]) -> None: ...
 
 global___Vote = Vote
 
