@@ -54,6 +54,8 @@ _DOUBT = frozenset({Code.UNKNOWN, Code.INTERNAL})
 # Refusals that follow from the request, or are kept with its id: any other copy ends the same way. What one
 # server does not know another one may, so UNIMPLEMENTED is none of them.
 _SAME_FOR_EVERY_COPY = frozenset({Code.INVALID_ARGUMENT, Code.OUT_OF_RANGE})
+# Refusals that may be for the age of an id alone.
+_MAY_BE_THE_ID = frozenset({Code.FAILED_PRECONDITION, Code.INVALID_ARGUMENT})
 # What a server says on the whole stream when it is not for us.
 _WRONG_SERVER = frozenset(
     {
@@ -300,7 +302,7 @@ class Batcher:
         if code == Code.UNAVAILABLE:
             self._suspect()
         call.refused = refused
-        if code == Code.FAILED_PRECONDITION and self._renew(call):
+        if code in _MAY_BE_THE_ID and self._renew(call):
             return
         if again and not call.future.done() and self._loop.time() + delay < call.deadline:
             call.refusals += 1
@@ -311,17 +313,20 @@ class Batcher:
         self._fail(call, "")
 
     def _renew(self, call: Call) -> bool:
-        """Send a call again under a new id if all its copies were refused because the id has expired.
+        """Send a call again under a new id if all its copies were refused because of the id's age.
 
-        So it is after the machine was suspended, or the cluster: nothing ran, and its caller sees nothing.
-        Refused once more it is the clock that is wrong.
+        It has expired after the machine or the cluster was suspended; it is from the future after a clock was
+        set back. Nothing ran, and the caller sees nothing. If it is refused once more, the clock is wrong.
         """
         assert call.refused is not None
         code, _, details = call.refused
-        group_time_us = expired_at(details)
-        if group_time_us is None or call.generation is None or call.in_doubt or call.future.done():
+        if call.generation is None or call.in_doubt or call.future.done():
             return False
-        if call.renewed:
+        group_time_us = expired_at(details)
+        if group_time_us is None:
+            if code != Code.INVALID_ARGUMENT or not self._ids.is_from_the_future(call.generation):
+                return False
+        elif call.renewed:
             text = clock_behind("this machine", group_time_us, time.time_ns() // 1000)
             if text:
                 call.refused = (code, text, details)

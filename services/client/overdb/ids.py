@@ -16,7 +16,7 @@ from typing import NamedTuple
 CLIENT_ID_SECONDS_MAX = (
     20 * 60.0
 )  # servers accept an id for an hour: 40 minutes are left for retries
-FUTURE_ID_SECONDS_MAX = 1.0  # how far the wall clock may be set back before an id is renewed
+FUTURE_ID_MS_MIN = 1_000
 STUCK_ID_SECONDS_MAX = 1.0  # how long an id is used on after one of its requests was given up
 
 _HEX_ID = re.compile(r"[0-9a-fA-F]{32}")
@@ -97,8 +97,8 @@ class ClientIds:
     """Gives out numbers under the present client id, and renews that id.
 
     Servers count an id's age by wall clocks. The monotonic clock stands still while a machine is suspended,
-    and the wall clock may have been wrong when the id was made: so the larger of both ages counts (!), and an
-    id from the future is renewed too, once the clock was set back.
+    and the wall clock may be set: so the larger of both ages counts (!). A wall clock that is behind the id
+    is no reason: either may be right, and only the servers know which.
 
     Besides its age, a number that stays open (outcome unknown) is a reason to renew: it would keep
     ``acknowledged_below`` where it is, and the servers would have to remember everything after it.
@@ -125,11 +125,7 @@ class ClientIds:
         generation = self._generation
         wall_age = (self._wall_ms() - generation.born_wall_ms) / 1000
         age = max(now - generation.born, wall_age)
-        if (
-            age >= self._seconds_max
-            or wall_age < -FUTURE_ID_SECONDS_MAX
-            or (generation.stuck and age >= STUCK_ID_SECONDS_MAX)
-        ):
+        if age >= self._seconds_max or (generation.stuck and age >= STUCK_ID_SECONDS_MAX):
             generation = self._generation = self._fresh()
         return generation
 
@@ -138,6 +134,10 @@ class ClientIds:
         if self._generation is refused:
             self._generation = self._fresh()
         return self._generation
+
+    def is_from_the_future(self, generation: Generation) -> bool:
+        """Return whether the wall clock was set back since, so that a new id would be an older one."""
+        return self._wall_ms() < generation.born_wall_ms - FUTURE_ID_MS_MIN
 
     def _fresh(self) -> Generation:
         wall_ms = self._wall_ms()

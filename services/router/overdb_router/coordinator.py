@@ -338,7 +338,7 @@ class _Transaction:
         if renewed_id(op, refusal, may_have_run):
             self._commit.abandon()
             self._close()
-            self._loop.call_soon(self.coordinator.begin_anew, op)
+            self._begin_anew(op)
             return
         self._run(self._commit.fail(expired_words(op, refusal, may_have_run)))
 
@@ -474,11 +474,21 @@ class _Transaction:
 
     # --- answers --------------------------------------------------------------------------------
 
+    def _begin_anew(self, op: Op) -> None:
+        self._loop.call_soon(self.coordinator.begin_anew, op)
+
     def _answer(self, verdict: object) -> None:
+        op = self._open_op
         if isinstance(verdict, types.Committed):
             self._answer_committed(verdict)
         elif isinstance(verdict, types.Failed):
-            self._open_op.refuse(error_of(verdict.error))
+            refusal = error_of(verdict.error)
+            if refusal.code == refusals.INVALID_ARGUMENT and renewed_id(op, refusal, False):
+                self._begin_anew(
+                    op
+                )  # its id was from the future; it is closed along with this answer
+            else:
+                op.refuse(refusal)
         elif isinstance(verdict, types.NotRun):
             self._open_op.refuse(self._not_run(verdict))
         else:

@@ -1,4 +1,4 @@
-"""Client ids that have expired: a new one for the router's own, and what to say of the others.
+"""Client ids that are refused for their age: a new one for the router's own, and what to say of the others.
 
 A copy that is refused as expired did not run. An earlier copy of the same request may have run, and been
 forgotten with its id: only a request of which this was the first copy certainly did not run (PROTOCOL 2.10).
@@ -19,7 +19,10 @@ def renewed_id(op: Op, refusal: Refusal, may_have_run: bool) -> bool:
     """Give a request whose id the router made up another one, once; return whether to send it again."""
     if may_have_run or op.own_id is None or op.own_id.renewed or op.done:
         return False
-    if expired_at(refusal.details) is None:
+    if refusal.code == refusals.INVALID_ARGUMENT:
+        if not op.own_id.is_from_the_future:
+            return False
+    elif expired_at(refusal.details) is None:
         return False
     request = op.message
     assert isinstance(request, kv_pb2.PutRequest | kv_pb2.DeleteRequest | kv_pb2.TransactRequest)

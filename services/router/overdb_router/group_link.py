@@ -309,7 +309,7 @@ class GroupLink:
         return field == "pending"
 
     def _refused(self, op: Op, refusal: Refusal) -> None:
-        if refusal.code == refusals.FAILED_PRECONDITION:
+        if refusal.code in (refusals.FAILED_PRECONDITION, refusals.INVALID_ARGUMENT):
             if renewed_id(op, refusal, op.sent):
                 self._add(op)
                 return

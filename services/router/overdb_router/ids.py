@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from overdb.v1 import kv_pb2
 
-FUTURE_ID_NS_MAX = 1_000_000_000  # how far the wall clock may be set back before an id is renewed
+FUTURE_ID_NS_MIN = 1_000_000_000
 
 
 def uuid7(milliseconds: int, random: bytes) -> bytes:
@@ -79,6 +79,10 @@ class OwnId:
     def close(self) -> None:
         self._numbers.close(self._number)
 
+    @property
+    def is_from_the_future(self) -> bool:
+        return self._ids.is_from_the_future(self._numbers)
+
     def renew(self, request_id: kv_pb2.RequestId) -> None:
         """Fill in another id, after every copy under this one was refused before it ran."""
         self._numbers.close(self._number)
@@ -90,7 +94,7 @@ class RouterIds:
     """Gives ids to requests. A new client id is taken every ``renew_seconds``.
 
     The larger of both ages counts (!), by the wall clock and by the monotonic one: the first may be set, the
-    second stands still while the machine is suspended. One from the future is renewed too.
+    second stands still while the machine is suspended.
     """
 
     def __init__(
@@ -111,18 +115,18 @@ class RouterIds:
         """Fill ``request_id`` and return what to close at the answer."""
         return OwnId(self, *self.fill(request_id))
 
+    def is_from_the_future(self, numbers: Numbers) -> bool:
+        """Return whether the wall clock was set back since, so that a new id would be an older one."""
+        born_ms = int.from_bytes(numbers.client_id[:6], "big")
+        return self._wall_ns() < born_ms * 1_000_000 - FUTURE_ID_NS_MIN
+
     def fill(
         self, request_id: kv_pb2.RequestId, instead_of: Numbers | None = None
     ) -> tuple[Numbers, int]:
         """Fill ``request_id``, with no client id of ``instead_of``; return where its number is open."""
         now_ns, monotonic_ns = self._wall_ns(), self._monotonic_ns()
-        wall_age = now_ns - self._born_ns[0]
-        if (
-            max(wall_age, monotonic_ns - self._born_ns[1]) >= self._renew_ns
-            or wall_age < -FUTURE_ID_NS_MAX
-            or self._numbers is instead_of
-            or not self._numbers.client_id
-        ):
+        age = max(now_ns - self._born_ns[0], monotonic_ns - self._born_ns[1])
+        if age >= self._renew_ns or self._numbers is instead_of or not self._numbers.client_id:
             self._born_ns = (now_ns, monotonic_ns)
             self._numbers = Numbers(uuid7(now_ns // 1_000_000, self._random(10)))
         numbers = self._numbers

@@ -15,6 +15,7 @@ from overdb import (
     Client,
     FailedPrecondition,
     Get,
+    InvalidArgument,
     OutcomeUnknown,
     OverDBError,
     Put,
@@ -207,3 +208,32 @@ async def test_an_unrelated_refusal_is_no_reason_for_a_new_id() -> None:
         with pytest.raises(OverDBError, match="stale"):
             await client.put(b"k", b"1")
         assert len(answers) == 1
+
+
+async def test_an_id_from_the_future_is_replaced_once_the_clock_was_set_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The servers refuse it, as any id that is ahead of their time; a new one is not."""
+    async with FakeRouter() as router, Client(router.address) as client:
+        ahead_s = 3600
+        real = time.time_ns
+        monkeypatch.setattr(time, "time_ns", lambda: real() + ahead_s * 10**9)
+        refused: list[bytes] = []
+
+        def answer(entry: Entry) -> Answer:
+            client_id = entry.put.id.client_id
+            if int.from_bytes(client_id[:6], "big") * 10**6 < real() + 60 * 10**9:
+                return router.store.answer(entry)
+            refused.append(client_id)
+            said = Answer(tag=entry.tag)
+            said.error.code, said.error.message = 3, "3600 s ahead of this group's time"
+            return said
+
+        router.rule = answer
+        with pytest.raises(InvalidArgument, match="ahead of this group's time"):
+            await client.put(b"k", b"1")
+        assert len(refused) == 1
+        ahead_s = 0
+        await client.put(b"k", b"2")
+        assert len(refused) == 2
+        assert list(router.store.ran.values()) == [1]

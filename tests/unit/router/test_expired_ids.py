@@ -200,3 +200,34 @@ def test_a_transaction_whose_first_prepare_may_have_been_taken_is_unknown() -> N
             await until(lambda: idle(cluster))
 
     asyncio.run(scenario())
+
+
+# --- ids from the future ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_an_id_from_the_future_is_replaced_once_the_clock_was_set_back(
+    groups: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario() -> None:
+        async with taking_part(groups=groups) as (cluster, participants):
+            ids = cluster.router.core.ids
+            monkeypatch.setattr(ids, "_wall_ns", lambda: time.time_ns() + 3600 * 10**9)
+            assert (await cluster.kv.Transact(puts(cluster))).succeeded  # the fakes take any id
+            ahead = kv_pb2.Error(code=Code.INVALID_ARGUMENT.value[0], message="ahead")
+            for participant in participants:
+                vote = Vote(kind=Vote.KIND_REFUSED, refusal=ahead)
+                participant.script = [shard_pb2.Result(vote=vote)]
+            apply, first = cluster.groups[0].apply, [shard_pb2.Result(error=ahead)]
+
+            def refuse_first(command: log_pb2.Command) -> shard_pb2.Result:
+                return first.pop() if first else apply(command)
+
+            if groups == 1:
+                cluster.groups[0].apply = refuse_first  # type: ignore[method-assign]
+            monkeypatch.setattr(ids, "_wall_ns", time.time_ns)
+            assert (await cluster.kv.Transact(puts(cluster))).succeeded
+            await until(lambda: idle(cluster))
+            assert [group.state.runs for group in cluster.groups] == [2] * groups
+
+    asyncio.run(scenario())

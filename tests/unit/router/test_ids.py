@@ -86,9 +86,7 @@ def test_a_client_id_is_renewed_and_open_requests_keep_theirs() -> None:
         (1199, 1199, False),
         (0, 1200, True),  # the machine was suspended: its monotonic clock stood still
         (1200, 0, True),
-        (5, -1, False),
-        (5, -2, True),  # the id is from the future, as it is seen now
-        (5, -86_400, True),
+        (5, -86_400, False),  # the id may be right, and the clock wrong
     ],
 )
 def test_the_larger_of_both_ages_counts(
