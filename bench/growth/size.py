@@ -134,7 +134,7 @@ async def _put_fresh(client: overdb.Client, processes: list[Process], names: lis
 def keys(quick: bool) -> Section:
     """Cost of a put with few and with many keys: a cluster for each number, measured in turn."""
     sizes = (1000, 5000) if quick else (1000, 100_000, 2_000_000)
-    windows, seconds, added = (2, 1.0, 2000) if quick else (5, 3.0, 20_000)
+    windows, seconds, added = (2, 0.4, 2000) if quick else (5, 3.0, 20_000)
     with contextlib.ExitStack() as stack:
         all_sized = []
         for size in sizes:  # those there are stand still

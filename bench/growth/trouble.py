@@ -90,7 +90,7 @@ def _seconds(taken: list[tuple[float, float]]) -> str:
 
 def slow_follower(quick: bool) -> Section:
     """One follower is stopped for a while."""
-    seconds = 1.0 if quick else 10.0
+    seconds = 0.5 if quick else 10.0
     rows: list[tuple[object, ...]] = []
 
     async def measure(running: LocalCluster) -> float:
@@ -126,7 +126,7 @@ def slow_follower(quick: bool) -> Section:
         caught = asyncio.run(measure(running))
     grown = max(float(str(row[3])) for row in rows) - float(str(rows[0][3]))
     return Section(
-        f"A follower stopped for {seconds:.0f} s, 64 callers",
+        f"A follower stopped for {seconds:g} s, 64 callers",
         ("window", "puts/s", "p99 ms", "leader's resident MiB", "errors"),
         rows,
         f"It had caught up {caught:.2f} s after it went on. The leader's memory had grown by {grown:.0f} MiB "
@@ -253,7 +253,7 @@ def _told(answers: collections.Counter[str]) -> str:
 
 def overload(quick: bool) -> Section:
     """More than a router takes, and how it is behind that."""
-    calls, seconds = (2000, 1.0) if quick else (8000, 5.0)
+    calls, seconds = (2000, 0.5) if quick else (8000, 5.0)
 
     async def measure(running: LocalCluster) -> tuple[list[tuple[object, ...]], str]:
         router = running.router_processes[0]

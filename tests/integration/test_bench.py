@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from tests.sizes import Sizes
+
 pytestmark = [pytest.mark.processes]
 
 ROWS = "get:16,scan-1000:2,put:16,txn-two-groups:4,batch-100:4"
@@ -21,10 +23,19 @@ def _bench(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
 
-def test_a_short_run_measures_every_row_without_errors(tmp_path: Path) -> None:
+def test_a_short_run_measures_every_row_without_errors(tmp_path: Path, sizes: Sizes) -> None:
+    seconds = sizes.pick(quick="0.3", full="1.5")
     outputs = ["--json", str(tmp_path / "x.json"), "--markdown", str(tmp_path / "x.md")]
     done = _bench(
-        "--quick", "--seconds", "1.5", "--overdb-alone", "--keys", "2000", "--rows", ROWS, *outputs
+        "--quick",
+        "--seconds",
+        seconds,
+        "--overdb-alone",
+        "--keys",
+        "1000",
+        "--rows",
+        ROWS,
+        *outputs,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "this takes about 1 min" in done.stdout
@@ -58,7 +69,9 @@ def _took_their_way(samples: list[dict[str, Any]]) -> None:
 def test_a_run_that_is_not_the_whole_leaves_the_page_alone(tmp_path: Path) -> None:
     pages = [Path("bench/RESULTS.md"), Path("bench/results")]
     before = [(page, page.stat().st_mtime_ns) for page in pages]
-    done = _bench("--overdb-alone", "--keys", "2000", "--rows", "get:1", "--quick")
+    done = _bench(
+        "--overdb-alone", "--keys", "1000", "--rows", "get:1", "--quick", "--seconds", "0.2"
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "### get" in done.stdout
     assert "| 1 | overdb |" in done.stdout

@@ -22,6 +22,7 @@ from tests.integration.cluster import LocalCluster, Process, wait_until
 from tests.integration.test_kills import in_thread
 from tests.integration.workload import Writers
 from tests.ports import free_ports
+from tests.sizes import Sizes
 
 pytestmark = pytest.mark.processes
 KEYS = [b"key-%d" % number for number in range(40)]
@@ -199,7 +200,9 @@ def stale_answers_if_up(cluster: LocalCluster, node_id: int) -> list[bool]:
     return stale_answers(cluster, node_id) if cluster.describe(node_id) is not None else []
 
 
-def test_sound_replicas_never_differ_whatever_is_killed_and_sent(tmp_path: Path) -> None:
+def test_sound_replicas_never_differ_whatever_is_killed_and_sent(
+    tmp_path: Path, sizes: Sizes
+) -> None:
     """Under load, with kills, restarts and snapshots: all is compared often, and nothing is found."""
     settings = {
         "OVERDB_COMPARE_SECONDS": "1",
@@ -208,11 +211,13 @@ def test_sound_replicas_never_differ_whatever_is_killed_and_sent(tmp_path: Path)
         "OVERDB_RETENTION_SECONDS": "1",  # old versions and tombstones go on each replica at its own time
     }
 
+    rounds = sizes.pick(quick=2, full=10)
+
     async def run(cluster: LocalCluster) -> None:
         compared = 0.0
         async with Writers(cluster.endpoints) as writers:
             deleting = asyncio.create_task(_delete(cluster, writers))
-            for round_number in range(5):
+            for round_number in range(rounds):
                 group = round_number % 2
                 leader = await in_thread(cluster.leader, group)
                 members = [i for i in cluster.nodes if cluster.group_of(i) == group]
@@ -237,7 +242,7 @@ def test_sound_replicas_never_differ_whatever_is_killed_and_sent(tmp_path: Path)
             assert metric(node, "overdb_replica_diverged") == 0
             assert metric(node, "overdb_replica_comparisons_total") > 0
             compared += metric(node, "overdb_replica_comparisons_total")
-        assert compared > 50
+        assert compared > 10 * rounds
         assert [problem(cluster, i) for i in cluster.nodes] == [""] * len(cluster.nodes)
         logs = "".join(node.log_file.read_text() for node in cluster.nodes.values())
         assert "snapshot_installed" in logs

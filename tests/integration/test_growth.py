@@ -9,24 +9,25 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = [pytest.mark.processes]
+from bench.growth.__main__ import SECTIONS
+from tests.sizes import Sizes
+
+pytestmark = [pytest.mark.processes, pytest.mark.timeout(1800)]
 
 
-def test_short_sections_are_measured(tmp_path: Path) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "bench.growth",
-        "--quick",
-        "--sections",
-        "keys,slow-follower,overload",
-    ]
+def test_short_sections_are_measured(tmp_path: Path, sizes: Sizes) -> None:
+    sections = sizes.pick(quick="keys,slow-follower,overload", full=",".join(SECTIONS))
+    command = [sys.executable, "-m", "bench.growth", "--quick", "--sections", sections]
     outputs = ["--json", str(tmp_path / "x.json"), "--markdown", str(tmp_path / "x.md")]
     done = subprocess.run(
-        [*command, *outputs], capture_output=True, text=True, timeout=280, check=False
+        [*command, *outputs], capture_output=True, text=True, timeout=1700, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    keys, follower, overload = json.loads((tmp_path / "x.json").read_text())
+    measured = json.loads((tmp_path / "x.json").read_text())
+    assert len(measured) == len(sections.split(","))
+    keys, follower, overload = (
+        measured[sections.split(",").index(name)] for name in ("keys", "slow-follower", "overload")
+    )
     for row in keys["rows"]:
         *_, errors, missing = row
         assert (errors, missing) == (0, 0), row

@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 
 import overdb
 
+# Between two requests of one writer: a load, not one that takes the machine from what is looked at.
+PAUSE_SECONDS = 0.01
+
 
 @dataclass
 class Written:
@@ -90,6 +93,7 @@ class Writers:
             self._last = now
             written.acknowledged[key] = counter
             written.acknowledgements += 1
+            await asyncio.sleep(PAUSE_SECONDS)
 
     async def acknowledged_more(self, count: int, seconds_max: float = 20.0) -> None:
         """Return when ``count`` more writes were acknowledged; fail when it takes too long."""
@@ -154,6 +158,7 @@ class Adders:
                     request_id = error.request_id
             self.done[number] += 1
             self.longest_seconds = max(self.longest_seconds, loop.time() - began)
+            await asyncio.sleep(5 * PAUSE_SECONDS)  # one costs as much as five puts
 
     async def more(self, count: int, seconds_max: float = 20.0) -> None:
         """Return when ``count`` more adds are done."""
