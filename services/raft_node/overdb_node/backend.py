@@ -15,6 +15,7 @@ from overdb_node.membership import members_of
 from overdb_node.raft.errors import NotLeader
 from overdb_node.raft.output import Role
 from overdb_node.replica import Replica
+from overdb_node.timekeeping import wall_us
 from overdb_node.transport.shard_service import Answers
 
 _log = structlog.get_logger()
@@ -66,6 +67,7 @@ class ReplicaBackend:
                 f"replica {replica.settings.node_id}: {replica.disk_problem}; deletes are still taken",
             )
         else:
+            replica.timekeeper.worked()
             replica.propose(commands, request.sequence, answers)
 
     def _refuse_older_router(self, request: shard_pb2.ShardRequest, answers: Answers) -> None:
@@ -163,7 +165,7 @@ class ReplicaBackend:
     async def describe(self, request: shard_pb2.DescribeRequest) -> shard_pb2.DescribeResponse:
         replica = self._replica
         failure: shard_pb2.Failure | None = None
-        if request.linearizable and not await self._confirm():
+        if request.linearizable and not (await self._confirm() and await replica.refresh_clock()):
             failure = replica.failure(_Reason.REASON_NOT_LEADER)
         raft, machine, settings = replica.raft, replica.machine, replica.settings
         role = "candidate" if raft.role is Role.PRE_CANDIDATE else raft.role.value
@@ -200,6 +202,9 @@ class ReplicaBackend:
             failure=failure,
             problem=replica.problem,
             direct_address=replica.direct_address,
+            clock_offset_us=replica.timekeeper.offset_us,
+            wall_us=wall_us(),
+            physical=machine.physical,
         )
 
     async def change_members(

@@ -29,6 +29,7 @@ from overdb_node.machine.types import (
     Refused,
     RequestId,
     Result,
+    SetTime,
     Transacted,
     Vote,
     Waits,
@@ -90,6 +91,8 @@ def _decode_command(command: log_pb2.Command) -> Command | Refused:
         return Advance(command.advance.version)
     if kind == "compare":
         return CompareReplicas()
+    if kind == "set_time":
+        return SetTime()
     if kind == "configure":
         limits = tuple(getattr(command.configure, name) for name in LIMITS)
         return Configure(limits, command.configure.level)

@@ -136,6 +136,11 @@ def _register_gauges(replica: Replica) -> None:
         "Strict reads since the start that asked no other replica (OVERDB_READ_LEASES)",
         lambda: raft.lease.reads,
     )
+    gauge(
+        "overdb_clock_offset_seconds",
+        "By how much this machine's wall clock is ahead of its group's time; negative: behind",
+        lambda: replica.timekeeper.offset_us / 1e6,
+    )
     gauge("overdb_log_bytes", "Payload bytes in the log", lambda: raft.log.payload_bytes)
     gauge(
         "overdb_peer_queue_bytes",

@@ -45,12 +45,13 @@ from overdb_node.storage.replica import ReplicaStorage
 from overdb_node.sweeping import Sweeper
 from overdb_node.timekeeping import Timekeeper
 from overdb_node.transport.peers import Address, Peers
-from overdb_node.transport.shard_service import Answers
+from overdb_node.transport.shard_service import Answers, OneAnswer
 
 _log = structlog.get_logger()
 DISK_CHECK_TICKS = 10  # a second, at the default tick
 DISK_HYSTERESIS_BYTES = 16 << 20  # freed above the limit before writes are taken again
 _NOT_LEADER = shard_pb2.Failure.REASON_NOT_LEADER
+_NOTHING = b""  # commands of an entry that has none
 _DAMAGES = (EventKind.REPLICA_DAMAGED, EventKind.OWN_SNAPSHOT_DAMAGED)
 
 
@@ -238,6 +239,7 @@ class Replica:
             self.snapshotting.damaged.problem,
             self.disk_problem,
             self.timekeeper.problem,
+            self.timekeeper.group_problem(self.machine),
         )
         return "; ".join(filter(None, problems))
 
@@ -296,13 +298,37 @@ class Replica:
         self.schedule_turn()
 
     def _keep_time(self) -> None:
-        """A leader whose clock is wrong lets one lead whose clock is right (PROTOCOL 2.1)."""
+        """Let one lead whose clock is right, and have an idle group's time go on (PROTOCOL 2.1)."""
         self.timekeeper.tick()
+        ready = self.raft.installing is None and not self._proposals
+        if ready and self.timekeeper.should_move_time(self.machine):
+            self._propose_nothing()
         if self.timekeeper.should_hand_over():
             with contextlib.suppress(NotLeader, ValueError):  # nobody answers: at a later tick
                 best = self.best_follower()
                 if best in self.timekeeper.clocks_that_are_right():
                     self.transfer_to(best)
+
+    def _propose_nothing(self) -> None:
+        """Log an entry for its stamp alone."""
+        unread = Answers()
+        unread.closed = True
+        self.propose(_NOTHING, 0, unread)
+
+    async def refresh_clock(self) -> bool:
+        """Have the group's time applied before a version is chosen from its clock (PROTOCOL 2.7).
+
+        A group that was idle for longer than it keeps old versions would otherwise give one that is out of
+        date by the time it is read at. Returns False when this replica does not lead any more.
+        """
+        if not self.timekeeper.is_stale(self.machine):
+            return True
+        answer = OneAnswer()
+        try:
+            self.propose(_NOTHING, 0, answer)
+            return not (await answer.response()).HasField("failure")
+        finally:
+            answer.closed = True
 
     def _check_stall(self) -> None:
         """A leader whose disk hangs commits by its followers and can apply nothing: let another lead."""

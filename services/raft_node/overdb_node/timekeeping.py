@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from overdb_node.leasing import elapsed_us
+from overdb_node.machine.machine import TIME_WRONG_US_MIN, Machine
 from overdb_node.raft.group_time import HEARD_US_MAX, WALL_US_MAX, GroupTime
 from overdb_node.raft.messages import Answer, Append, Message
 
@@ -24,6 +25,14 @@ _log = structlog.get_logger()
 OFFSET_US_MAX = 10_000_000
 # It says so only when this has lasted: what was heard of others may be old for a moment after a pause.
 CONFIRM_US = 1_000_000
+# A group whose log has come to a time further ahead of its machines' clocks has a time that is wrong.
+GROUP_AHEAD_US_MAX = TIME_WRONG_US_MIN
+# A leader has an idle group's time go on about so often, where what waits for it takes an hour.
+IDLE_US = 30_000_000
+_HOUR_US = 3_600_000_000
+_SECOND_US = 1_000_000
+# A version that is chosen now is not older than this, or than a quarter of the retention of versions.
+FRESH_US_MAX = 1_000_000
 # Between two attempts to hand leadership over. Each one may cost an election timeout without writes.
 HAND_OVER_PAUSE_US = 10_000_000
 
@@ -45,6 +54,8 @@ class Timekeeper:
         self._wrong_since_us: int | None = None
         self._wrong_us = 0  # how far off the clock is, once that is confirmed; 0: it is right
         self._hand_over_at_us = 0
+        self._worked_at_us: int | None = None  # the group's time when requests were taken in last
+        self._moved_at_us = 0
         self._difference_us = wall_us() - elapsed_us()  # of the two clocks, at the last tick
 
     # --- in messages ------------------------------------------------------------------------------
@@ -129,6 +140,57 @@ class Timekeeper:
         """What an operator should know of this machine's clock; empty when it is right."""
         return _tell(self._wrong_us) if self._wrong_us else ""
 
+    def group_problem(self, machine: Machine) -> str:
+        """What an operator should know of the group's time; empty when it is right. Of a leader."""
+        group_us = self.group_time_us() if self._raft.is_leader else None
+        if group_us is None or machine.physical - group_us <= GROUP_AHEAD_US_MAX:
+            return ""
+        ahead_seconds = (machine.physical - group_us) // _SECOND_US
+        return (
+            f"the time of group {self._group} is {ahead_seconds} s ahead of its machines' clocks, and "
+            f"requests may be refused: run `overdb time repair --group {self._group}`"
+        )
+
+    # --- moving the group's time --------------------------------------------------------------------
+
+    def lag_us(self, machine: Machine) -> int:
+        """How far what was applied is behind the group's time; 0 too where a leader does not know it."""
+        group_us = self.group_time_us() if self._raft.serves else None
+        return 0 if group_us is None else max(0, group_us - machine.physical)
+
+    def is_stale(self, machine: Machine) -> bool:
+        """Whether a version chosen from the clock now would be an old one (PROTOCOL 2.7)."""
+        return self.lag_us(machine) > min(FRESH_US_MAX, machine.retention_us // 4)
+
+    def should_move_time(self, machine: Machine) -> bool:
+        """Whether a leader of an idle group should log an entry now for its stamp alone (PROTOCOL 2.1).
+
+        As long as something in the group may wait for time: old versions that are to go, and client ids.
+        """
+        group_us = self.group_time_us() if self._raft.serves else None
+        if group_us is None:
+            self._worked_at_us = None
+            return False
+        if (
+            self._worked_at_us is None
+        ):  # this leader's first look: the one before it may have worked
+            self._worked_at_us = group_us
+        idle_us, now_us = group_us - self._worked_at_us, elapsed_us()
+        for span_us in sorted((machine.retention_us, machine.client_id_lifetime_us)):
+            if idle_us <= 2 * span_us:
+                due = self.lag_us(machine) > _pause_us(span_us)
+                if due and now_us - self._moved_at_us >= _SECOND_US // 2:  # else one is on its way
+                    self._moved_at_us = now_us
+                    return True
+                return False
+        return False
+
+    def worked(self) -> None:
+        """Requests were taken in: the group is not idle."""
+        self._worked_at_us = self.group_time_us()
+
+    # --- handing over -------------------------------------------------------------------------------
+
     def should_hand_over(self) -> bool:
         """Whether a leader should let another one lead now, since its clock is wrong."""
         now_us = elapsed_us()
@@ -136,6 +198,11 @@ class Timekeeper:
             return False
         self._hand_over_at_us = now_us + HAND_OVER_PAUSE_US
         return True
+
+
+def _pause_us(span_us: int) -> int:
+    """Returns how often the time goes on where something waits for ``span_us``."""
+    return min(max(min(span_us // 4, IDLE_US), span_us // 120), _HOUR_US)
 
 
 def _tell(offset_us: int) -> str:

@@ -10,11 +10,13 @@ from hypothesis import strategies as st
 
 from overdb_node.machine.machine import MachineSettings
 from overdb_node.machine.types import (
+    Acknowledged,
     Code,
     Configure,
     Prepare,
     Put,
     Refused,
+    SetTime,
     Transacted,
     Vote,
     VoteKind,
@@ -180,7 +182,8 @@ def test_when_time_is_set_back_what_may_have_run_has_expired_and_the_rest_has_no
     assert isinstance(group.one(Put(b"a", b"1", request(1))), Written)
     group.entry(stamp=NOW + 10 * 365 * 24 * HOUR)
     versions = group.machine.retention_floor
-    group.machine.set_floors_back(NOW + age * SECOND)
+    assert group.one(SetTime(), stamp=NOW + age * SECOND) == Acknowledged()
+    assert group.machine.physical == NOW + age * SECOND
     assert group.machine.retention_floor == versions
     assert group.machine.id_floor == NOW + (age + 60) * SECOND
     assert client(1) < client(1, group.machine.id_floor)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,6 +14,7 @@ from prometheus_client import CollectorRegistry
 
 from overdb.internal.v1 import log_pb2, raft_pb2, shard_pb2
 from overdb_node import codec, timekeeping
+from overdb_node.backend import ReplicaBackend
 from overdb_node.metrics import NodeMetrics
 from overdb_node.node import open_storage
 from overdb_node.raft.group_time import HEARD_US_MAX
@@ -20,7 +22,7 @@ from overdb_node.raft.messages import Answer, Append, Message, TimeoutNow, VoteA
 from overdb_node.raft.types import EntryKind
 from overdb_node.replica import Replica
 from overdb_node.settings import NodeSettings
-from overdb_node.timekeeping import CONFIRM_US, HAND_OVER_PAUSE_US, Timekeeper
+from overdb_node.timekeeping import CONFIRM_US, HAND_OVER_PAUSE_US, IDLE_US, Timekeeper
 from overdb_node.transport import wire
 from tests.unit.node.test_disk_stall import Caught, until
 
@@ -190,6 +192,77 @@ def test_a_jump_of_the_clock_is_logged(clocks: Clocks, capsys: pytest.CaptureFix
     assert "86400" in capsys.readouterr().out
 
 
+# --- moving the time of an idle group ---------------------------------------------------------------
+
+HOUR = 3600 * SECOND
+
+
+def machine(physical: int, retention_us: int = HOUR) -> Any:
+    return SimpleNamespace(physical=physical, retention_us=retention_us, client_id_lifetime_us=HOUR)
+
+
+def idle_leader(clocks: Clocks) -> Timekeeper:
+    raft: Any = SimpleNamespace(replica_id=1, term=4, is_leader=True, serves=True, voters=[1])
+    assert clocks.wall
+    return Timekeeper(raft, 0)
+
+
+def test_the_time_of_an_idle_group_goes_on_while_something_may_wait_for_it(clocks: Clocks) -> None:
+    """A full disk, for one, is freed by the end of the retention alone."""
+    keeper, state = idle_leader(clocks), machine(NOW)
+    entries = []
+    for _ in range(3 * 3600):
+        clocks.pass_by(SECOND)
+        if keeper.should_move_time(state):
+            assert not keeper.should_move_time(state), "one is on its way"
+            state.physical = clocks.wall
+            entries.append(clocks.wall - NOW)
+    assert max(b - a for a, b in pairwise(entries)) <= IDLE_US + 2 * SECOND
+    assert HOUR < entries[-1] <= 2 * HOUR + 2 * SECOND, "and then the group does nothing any more"
+    keeper.worked()
+    clocks.pass_by(IDLE_US)
+    assert keeper.should_move_time(state)
+
+
+def test_short_retentions_have_the_time_go_on_more_often_and_not_for_longer(clocks: Clocks) -> None:
+    keeper, state = idle_leader(clocks), machine(NOW, 4 * SECOND)
+    entries = []
+    for _ in range(4 * 3600):
+        clocks.pass_by(SECOND // 2)
+        if keeper.should_move_time(state):
+            state.physical = clocks.wall
+            entries.append(clocks.wall - NOW)
+    assert sum(at <= 8 * SECOND for at in entries) in range(4, 9)
+    assert sum(at > 8 * SECOND for at in entries) <= 2 * HOUR // IDLE_US
+
+
+def test_one_that_does_not_lead_moves_nothing(clocks: Clocks) -> None:
+    keeper = timekeeper(leads=False)
+    keeper._raft.serves = False  # type: ignore[misc]
+    keeper.received(2, Append(4, 9, 5, (), 4, group_time_us=NOW))
+    assert not keeper.should_move_time(machine(NOW - HOUR))
+    assert not keeper.is_stale(machine(NOW - HOUR))
+    assert clocks.wall == NOW
+
+
+def test_a_version_chosen_now_is_stale_when_the_groups_time_is_further(clocks: Clocks) -> None:
+    keeper = idle_leader(clocks)
+    assert not keeper.is_stale(machine(NOW - SECOND))
+    assert keeper.is_stale(machine(NOW - SECOND - 1))
+    assert keeper.is_stale(machine(NOW - SECOND // 2 - 1, 2 * SECOND)), "a quarter of the retention"
+
+
+def test_a_group_whose_time_is_ahead_of_its_clocks_is_told_with_the_way_back(
+    clocks: Clocks,
+) -> None:
+    keeper = idle_leader(clocks)
+    assert keeper.group_problem(machine(NOW + 10 * SECOND)) == ""
+    told = keeper.group_problem(machine(NOW + DAY))
+    assert "86400 s ahead" in told
+    assert "`overdb time repair --group 0`" in told
+    assert timekeeper(leads=False).group_problem(machine(NOW + DAY)) == ""
+
+
 # --- in a replica --------------------------------------------------------------------------------
 
 
@@ -282,6 +355,38 @@ def test_what_waits_for_the_time_is_refused_when_leadership_ends(
             replica.raft.step_down()
             replica._turn()
             assert answers.caught[0].failure.reason == shard_pb2.Failure.REASON_NOT_LEADER
+        finally:
+            await replica.stop()
+
+    asyncio.run(run())
+
+
+def test_a_question_for_the_clock_moves_the_time_of_an_idle_group_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PROTOCOL 2.7: else the version is out of date when it is read at."""
+
+    async def run() -> None:
+        settings = NodeSettings.model_validate(
+            {"node_id": 1, "groups": 1, "members": "1=127.0.0.1:1", "data": tmp_path / "node"}
+        )
+        metrics = NodeMetrics(CollectorRegistry(), 0, 1)
+        replica = Replica(settings, open_storage(settings), metrics, lambda _: None)
+        replica.start()
+        try:
+            await until(lambda: replica.raft.is_leader and replica.raft.applied > 1)
+            later = timekeeping.wall_us() + 2 * HOUR
+            monkeypatch.setattr(timekeeping, "wall_us", lambda: later)
+            question = shard_pb2.DescribeRequest(linearizable=True)
+            answers = await asyncio.gather(
+                *(ReplicaBackend(replica).describe(question) for _ in "ab")
+            )
+            assert all(answer.clock >= later for answer in answers)
+            assert all(answer.physical == later for answer in answers)
+            last = replica.raft.log.last_index
+            answer = await ReplicaBackend(replica).describe(question)
+            assert answer.clock >= later
+            assert replica.raft.log.last_index == last, "once is enough"
         finally:
             await replica.stop()
 

@@ -12,11 +12,12 @@ EXHAUSTED = (1 << 64) - (1 << 32)  # no clock comes here by counting
 class Clock:
     """``value`` stamps versions; ``physical`` is what the own leaders' wall clocks have said at most."""
 
-    __slots__ = ("_used", "physical", "value")
+    __slots__ = ("_used", "physical", "stamp", "value")
 
     def __init__(self) -> None:
         self.value = 0
         self.physical = 0
+        self.stamp = 0  # of the entry that is being applied; 0: it has none
         self._used = False
 
     def begin_entry(self, stamp: int) -> None:
@@ -28,6 +29,7 @@ class Clock:
             self.value = self.physical
         self.value = max(self.value + 1, stamp)
         self.physical = max(self.physical, stamp)
+        self.stamp = stamp
         self._used = False
 
     def peek(self) -> int:
@@ -46,6 +48,13 @@ class Clock:
         """Raise the clock: every timestamp taken from now on is above ``version``, in this entry too."""
         self.value = max(self.value, version)
         self._used = True
+
+    def set_back(self) -> None:
+        """Set physical time back to the stamp of this entry: what it had come to was wrong (PROTOCOL 2.1).
+
+        ``value`` stays: versions must go on growing.
+        """
+        self.physical = self.stamp
 
     def released(self) -> None:
         """Something was set free: every timestamp taken from now on is above the clock as it is."""

@@ -46,6 +46,7 @@ from overdb_node.machine.types import (
     RequestId,
     Resolve,
     Result,
+    SetTime,
     Token,
     Transact,
     Transacted,
@@ -60,6 +61,7 @@ CLOCK_RECORD = b"snapshot"  # clock and physical time: what a snapshot's element
 _SLOTS_RECORD = b"slots"
 _LIMITS_RECORD = b"limits"
 _new = tuple.__new__  # of a NamedTuple, without the call that its class puts before it
+TIME_WRONG_US_MIN = 10_000_000  # by which physical time must be ahead for it to be set back
 CHAIN_RECORD = b"sum"  # the running checksum, with the index that it is of
 
 
@@ -113,7 +115,7 @@ class Machine:
         limits = self._reader.record(_LIMITS_RECORD)
         floors = self._settings.load(limits)
         self._limited = limits is not None
-        self._floors.load(floors, self._clock.physical)
+        self._floors.load(floors, self._clock.physical, self._clock.value)
         self._sessions.load()
         self.participant.load()
         self.chain.load(self._reader.record(CHAIN_RECORD))
@@ -142,6 +144,16 @@ class Machine:
     def retention_floor(self) -> int:
         """Versions below it may be gone where newer ones have replaced them."""
         return self._floors.versions
+
+    @property
+    def retention_us(self) -> int:
+        """How long old versions are kept, by the limits in force."""
+        return self._settings.retention_us
+
+    @property
+    def client_id_lifetime_us(self) -> int:
+        """How long a client id is accepted, by the limits in force."""
+        return self._settings.client_id_lifetime_us
 
     @property
     def id_floor(self) -> int:
@@ -216,7 +228,7 @@ class Machine:
         clock, written = self._clock, len(self._overlay.versions)
         clock.begin_entry(stamp)
         self.participant.begin_entry(index)
-        self._floors.follow(clock.physical)
+        self._floors.follow(clock.physical, clock.value)
         self._sessions.begin_entry(index)
         put, other = self._put, self._apply
         results = [put(command) if type(command) is Put else other(command) for command in commands]
@@ -262,6 +274,8 @@ class Machine:
             return participant.forget(command)
         if isinstance(command, Configure):
             return self._configure(command)
+        if isinstance(command, SetTime):
+            return self._set_time()
         assert isinstance(command, CompareReplicas)
         self._compares = True  # at the end of the entry: what replicas compare is whole entries
         return Acknowledged()
@@ -479,14 +493,29 @@ class Machine:
             self._settings.limit(command.limits)
             self._overlay.forget_known()
         self._settings.level = max(self._settings.level, command.level)
-        self._floors.follow(self._clock.physical)
+        self._floors.follow(self._clock.physical, self._clock.value)
         self._limited, self._limits_written = True, False
         return Acknowledged()
 
-    def set_floors_back(self, physical: int) -> None:
-        """Physical time was wrong and is set back (``Floors.set_back``). Part of applying an entry."""
-        self._floors.set_back(physical)
-        self._limited, self._limits_written = True, False
+    def _set_time(self) -> Acknowledged | Refused:
+        """Repair physical time that is ahead of what a quorum of clocks says now (PROTOCOL 2.1)."""
+        clock = self._clock
+        if self._settings.level < 1:
+            return Refused(Code.FAILED_PRECONDITION, "the time of a group of level 0 cannot be set")
+        if not clock.stamp:
+            return Refused(
+                Code.FAILED_PRECONDITION, "no majority of the replicas has said its clock"
+            )
+        ahead_us = clock.physical - clock.stamp
+        if ahead_us <= TIME_WRONG_US_MIN:
+            return Refused(
+                Code.FAILED_PRECONDITION,
+                f"the time of group {self._settings.group} is {ahead_us / 1e6:.1f} s ahead of its machines' "
+                f"clocks; up to {TIME_WRONG_US_MIN // 1_000_000} s it is left as it is. Nothing was done",
+            )
+        clock.set_back()
+        self._floors.set_back(clock.physical)
+        return Acknowledged()
 
     def take_released(self) -> list[tuple[Token, Result]]:
         """Answers to requests that were answered with Waits, since the last call."""
@@ -500,8 +529,8 @@ class Machine:
         if not self._slots_written:
             self._slots_written = True
             records.append((_SLOTS_RECORD, self._slots.pack()))
-        if not self._limits_written:
-            self._limits_written = True
+        if not self._limits_written or (self._floors.changed and self._limited):
+            self._limits_written, self._floors.changed = True, False
             records.append((_LIMITS_RECORD, self._settings.pack() + self._floors.pack()))
         if (chain := self.chain.take()) is not None:
             records.append((CHAIN_RECORD, chain))
@@ -514,7 +543,7 @@ class Machine:
             self._clock.physical,
             self._settings.limits if self._limited else (),
             self._settings.level,
-            self._floors.held if self._settings.level else (),
+            (self._floors.held, self._floors.marks) if self._settings.level else (),
             self._slots.epoch,
             self._slots.bitmap,
             self._sessions.digest_items(),

@@ -157,6 +157,10 @@ class Configure(NamedTuple):
     level: int = 0
 
 
+class SetTime(NamedTuple):
+    """Set physical time back to the stamp of this command's own entry (PROTOCOL 2.1)."""
+
+
 Command = (
     Put
     | Delete
@@ -169,6 +173,7 @@ Command = (
     | Forget
     | CompareReplicas
     | Configure
+    | SetTime
 )
 
 
