@@ -40,6 +40,8 @@ class ReplicaStatus:
     direct_address: str = (
         ""  # where clients with ``direct=True`` reach it; empty: through routers alone
     )
+    disk_free_bytes: int = 0  # on the file system of its directory
+    disk_reserve_bytes: int = 0  # with less than this it refuses what stores a value
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +199,8 @@ def _replica_status(replica: cluster_pb2.ReplicaStatus) -> ReplicaStatus:
         version=replica.version,
         problem=replica.problem,
         direct_address=replica.direct_address,
+        disk_free_bytes=replica.disk_free_bytes,
+        disk_reserve_bytes=replica.disk_reserve_bytes,
     )
 
 

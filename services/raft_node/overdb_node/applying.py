@@ -5,14 +5,16 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from overdb.internal.v1 import shard_pb2
 from overdb_node import codec
 from overdb_node.machine.machine import Machine
-from overdb_node.machine.types import Refused, Token, Waits, Written, WrongGroup
+from overdb_node.machine.types import Batch, Refused, Token, Waits, Written, WrongGroup
 from overdb_node.metrics import NodeMetrics
 from overdb_node.raft.types import Entry, EntryKind
 from overdb_node.storage.data import DataStore
+from overdb_node.storage.errors import means_no_space
 from overdb_node.transport.shard_service import Answers
 
 # How long the loop may be kept from other work, heartbeats above all, by applying.
@@ -69,6 +71,16 @@ class Deferred:
         return taken
 
 
+@dataclass(frozen=True, slots=True)
+class _Slice:
+    """Entries that were applied together, and the answers that leave when they are written."""
+
+    batch: Batch
+    index: int
+    term: int
+    responses: list[tuple[Answers, shard_pb2.ShardResponse]]
+
+
 class Applier:
     """Applies in slices, so that the loop stays free for heartbeats. One RocksDB batch a slice."""
 
@@ -87,6 +99,8 @@ class Applier:
         self._metrics = metrics
         self._queue: deque[Entry] = deque()
         self.commands_applied = 0
+        self.newest_write = 0  # clock behind the newest write of a value or a tombstone
+        self._unwritten: _Slice | None = None  # applied, and RocksDB had no room for it
 
     def extend(self, entries: Iterable[Entry]) -> None:
         self._queue.extend(entries)
@@ -94,15 +108,26 @@ class Applier:
     def clear(self) -> None:
         """Forget what is queued: an installed snapshot covers it."""
         self._queue.clear()
+        self._unwritten = None
 
     @property
     def has_work(self) -> bool:
-        return bool(self._queue)
+        return bool(self._queue) and not self.is_stuck
 
-    def run_slice(self) -> int:
+    @property
+    def is_stuck(self) -> bool:
+        """Whether RocksDB has no room for what was applied: nothing can be read until it has (1.4)."""
+        return self._unwritten is not None
+
+    def try_again(self) -> int | None:
+        """Write the slice that RocksDB had no room for; return as ``run_slice``."""
+        return None if self._unwritten is None else self._write(self._unwritten)
+
+    def run_slice(self) -> int | None:
         """Apply for at most SLICE_SECONDS_MAX, at least one entry; return the last index applied.
 
-        Data, records and the applied index reach RocksDB as one batch; answers leave after it.
+        Data, records and the applied index reach RocksDB as one batch; answers leave after it. None: the
+        disk has no room for the batch, and the state in memory is ahead of what can be read.
         """
         deadline = time.monotonic() + SLICE_SECONDS_MAX
         queue, machine = self._queue, self.machine
@@ -115,11 +140,23 @@ class Applier:
             self._release(machine, responses)
             if time.monotonic() > deadline or machine.compared == entry.index:
                 break  # what replicas compare is the state as of that entry
-        batch = machine.take_batch()
-        self.data.write(batch.versions, batch.records, entry.index, entry.term)
-        for answers, answer in responses:
+        return self._write(_Slice(machine.take_batch(), entry.index, entry.term, responses))
+
+    def _write(self, applied: _Slice) -> int | None:
+        batch = applied.batch
+        try:
+            self.data.write(batch.versions, batch.records, applied.index, applied.term)
+        except Exception as error:
+            if not means_no_space(error):
+                raise
+            self._unwritten = applied
+            return None
+        self._unwritten = None
+        if batch.versions:
+            self.newest_write = self.machine.clock
+        for answers, answer in applied.responses:
             answers.send(answer)
-        return entry.index
+        return applied.index
 
     def _apply(
         self, entry: Entry, machine: Machine

@@ -59,13 +59,8 @@ class ReplicaBackend:
         replica.look_for_older_router(request)
         if request.level < COUNTING_LEVEL <= replica.machine.level and codec.takes_part(commands):
             self._refuse_older_router(request, answers)
-        elif replica.disk_full and codec.stores_values(commands):
-            replica.refuse(
-                request.sequence,
-                answers,
-                _Reason.REASON_DISK_FULL,
-                f"replica {replica.settings.node_id}: {replica.disk_problem}; deletes are still taken",
-            )
+        elif replica.raft.serves and (refusal := replica.refuse_for_disk(commands)):
+            replica.refuse(request.sequence, answers, _Reason.REASON_DISK_FULL, refusal)
         else:
             replica.timekeeper.worked()
             replica.propose(commands, request.sequence, answers)
@@ -100,7 +95,7 @@ class ReplicaBackend:
                 confirmed.set_result(value)
 
         self._replica.read(complete)
-        return await confirmed and not self._replica.comparing.diverged
+        return await confirmed and self._replica.is_readable
 
     # --- scans ----------------------------------------------------------------------------------
 
@@ -114,7 +109,7 @@ class ReplicaBackend:
             return shard_pb2.ScanPageResponse(failure=failure)
         if not request.stale and not await self._confirm():
             return shard_pb2.ScanPageResponse(failure=replica.failure(_Reason.REASON_NOT_LEADER))
-        if replica.raft.installing is not None or replica.failed or replica.comparing.diverged:
+        if replica.failed or not replica.is_readable:
             return shard_pb2.ScanPageResponse(failure=replica.failure(_Reason.REASON_NOT_LEADER))
         machine = replica.machine
         version = request.version or machine.clock
@@ -125,7 +120,7 @@ class ReplicaBackend:
         if not request.stale:
             while _holds_up(replica.machine, request, version):
                 await replica.blocked_reads.next_release()
-                if not replica.raft.serves or replica.raft.installing or replica.failed:
+                if not replica.raft.serves or not replica.is_readable or replica.failed:
                     failure = replica.failure(_Reason.REASON_NOT_LEADER)
                     return shard_pb2.ScanPageResponse(failure=failure)
             refusal = replica.machine.check_version(version)  # it may have waited for long
@@ -198,6 +193,8 @@ class ReplicaBackend:
             level_waits_for=replica.level_waits_for,
             log_bytes=replica.storage.log_bytes,
             data_bytes=replica.storage.data_bytes,
+            disk_free_bytes=replica.disk.free_bytes,
+            disk_reserve_bytes=replica.disk.reserve_bytes,
             version=program_version(),
             failure=failure,
             problem=replica.problem,

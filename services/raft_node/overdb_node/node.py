@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import shutil
 
 import grpc
 import structlog
@@ -19,7 +21,7 @@ from overdb_node.metrics import NodeMetrics
 from overdb_node.raft.types import Snapshot
 from overdb_node.replica import Replica
 from overdb_node.settings import NodeSettings
-from overdb_node.storage.errors import StorageFailure
+from overdb_node.storage.errors import NoSpace, StorageFailure, means_no_space
 from overdb_node.storage.identity import Identity
 from overdb_node.storage.replica import ReplicaStorage
 from overdb_node.transport.peers import Address
@@ -27,6 +29,12 @@ from overdb_node.transport.raft_service import RaftService
 from overdb_node.transport.shard_service import ShardService
 
 _log = structlog.get_logger()
+START_PART = 32  # of the reserve, to be free at a start
+ROOM_SECONDS = 1.0  # between two attempts to open a directory whose disk is full
+
+
+class NoRoomToStart(StartupError):  # noqa: N818  # it names what is missing
+    """The data directory is sound, and its disk so full that it cannot even be opened."""
 
 
 class ReplicaFailed(Exception):  # noqa: N818  # it names what happened
@@ -36,7 +44,9 @@ class ReplicaFailed(Exception):  # noqa: N818  # it names what happened
 async def run(settings: NodeSettings, stop: asyncio.Event) -> None:
     """Serve until ``stop`` is set. Raises StartupError, ReplicaFailed."""
     registry = metrics.new_registry("node")
-    storage = open_storage(settings)
+    storage = await _open_when_there_is_room(settings, stop)
+    if storage is None:
+        return
     failed: list[str] = []
 
     def on_fatal(reason: str) -> None:
@@ -79,17 +89,51 @@ async def run(settings: NodeSettings, stop: asyncio.Event) -> None:
         raise ReplicaFailed(failed[0])
 
 
+async def _open_when_there_is_room(
+    settings: NodeSettings, stop: asyncio.Event
+) -> ReplicaStorage | None:
+    """Open the data directory; on a full disk, wait. None: ``stop`` was set first. Raises StartupError."""
+    told = False
+    while not stop.is_set():
+        try:
+            return open_storage(settings)
+        except NoRoomToStart as error:
+            if not told:
+                _log.error("waits_for_disk_space", problem=str(error))
+                told = True
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), ROOM_SECONDS)
+    return None
+
+
 def open_storage(settings: NodeSettings) -> ReplicaStorage:
     """Open or found the data directory. Raises StartupError when it is not this replica's, or damaged."""
     identity = Identity(settings.cluster, settings.group, settings.groups, settings.node_id)
     genesis = Snapshot(0, 0, 0, settings.founding_members())
     try:
+        _require_room(settings)
         return ReplicaStorage.open(settings.data, identity, genesis)
-    except (StorageFailure, OSError) as error:
+    except (StorageFailure, NoSpace, OSError) as error:
+        if isinstance(error, NoSpace) or means_no_space(error):
+            raise NoRoomToStart(
+                f"the data directory {settings.data} has no room ({error})",
+                "enlarge the disk, or remove other files from it: it is tried again until there is room",
+            ) from error
         raise StartupError(
             f"the data directory {settings.data} cannot be used ({error})",
             "free or replace the disk, or set OVERDB_DATA",
         ) from error
+
+
+def _require_room(settings: NodeSettings) -> None:
+    """Opening a directory writes a few small files. Raises NoSpace where they would take the last room."""
+    if settings.data.exists():
+        free, least = (
+            shutil.disk_usage(settings.data).free,
+            settings.disk_free_bytes_min // START_PART,
+        )
+        if free < least:
+            raise NoSpace(f"{free} bytes free, a start needs {least}")
 
 
 async def _serve(settings: NodeSettings, replica: Replica) -> tuple[grpc.aio.Server, ShardService]:
@@ -142,6 +186,21 @@ def _register_gauges(replica: Replica) -> None:
         lambda: replica.timekeeper.offset_us / 1e6,
     )
     gauge("overdb_log_bytes", "Payload bytes in the log", lambda: raft.log.payload_bytes)
+    gauge(
+        "overdb_disk_free_bytes",
+        "Free bytes on the file system of the data directory",
+        lambda: replica.disk.free_bytes,
+    )
+    gauge(
+        "overdb_disk_reserve_bytes",
+        "Free bytes below which this replica refuses what stores a value",
+        lambda: replica.disk.reserve_bytes,
+    )
+    gauge(
+        "overdb_disk_state",
+        "0: enough room; 1: what stores a value is refused; 2: nothing is stored",
+        lambda: float(replica.raft.disk),
+    )
     gauge(
         "overdb_peer_queue_bytes",
         "Bytes that wait to be sent to other replicas",

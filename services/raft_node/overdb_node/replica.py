@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import shutil
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
@@ -25,6 +24,7 @@ from overdb_node.applying import Applier, Deferred, Waiting
 from overdb_node.cluster_level import LevelRaiser, Replied
 from overdb_node.comparing import Comparing
 from overdb_node.direct import address_told
+from overdb_node.disk_space import DiskSpace
 from overdb_node.finishing import Finisher
 from overdb_node.leasing import Promises, elapsed_us
 from overdb_node.machine.machine import Machine
@@ -35,21 +35,21 @@ from overdb_node.raft.errors import NotLeader, Overloaded
 from overdb_node.raft.log import Log
 from overdb_node.raft.messages import Message
 from overdb_node.raft.output import Event, EventKind, Output
-from overdb_node.raft.types import Member
+from overdb_node.raft.types import DiskState, Member
 from overdb_node.reads import BlockedReads, PendingRead, Reads, answer_reads
+from overdb_node.reclaiming import Reclaiming
 from overdb_node.settings import NodeSettings
 from overdb_node.snapshotting import Snapshotting
 from overdb_node.storage.group_commit import GroupCommit, PersistRequest
 from overdb_node.storage.identity import note_level
 from overdb_node.storage.replica import ReplicaStorage
-from overdb_node.sweeping import Sweeper
 from overdb_node.timekeeping import Timekeeper
 from overdb_node.transport.peers import Address, Peers
 from overdb_node.transport.shard_service import Answers, OneAnswer
 
 _log = structlog.get_logger()
 DISK_CHECK_TICKS = 10  # a second, at the default tick
-DISK_HYSTERESIS_BYTES = 16 << 20  # freed above the limit before writes are taken again
+SHARERS_TICKS = 600
 _NOT_LEADER = shard_pb2.Failure.REASON_NOT_LEADER
 _NOTHING = b""  # commands of an entry that has none
 _DAMAGES = (EventKind.REPLICA_DAMAGED, EventKind.OWN_SNAPSHOT_DAMAGED)
@@ -113,7 +113,7 @@ class Replica:
             on_failure=self._log_failed,
         )
         self.snapshotting = Snapshotting(self)
-        self._sweeper = Sweeper(settings.retention_seconds)
+        self.reclaiming = Reclaiming(self)
         self.finisher = Finisher(self)
         self.comparing = Comparing(self)
         self._proposals: list[tuple[bytes, int, Answers]] = []
@@ -138,7 +138,7 @@ class Replica:
         self._failed = False
         self._ticker: asyncio.TimerHandle | None = None
         self.direct_listen = ""  # where direct clients are served, once they are
-        self.disk_problem = ""  # why writes are refused; empty when they are not
+        self.disk = DiskSpace(settings.data, settings.disk_free_bytes_min, settings.disk_sharers)
         self._ticks = 0
 
     # --- life -----------------------------------------------------------------------------------
@@ -166,6 +166,7 @@ class Replica:
         await self.comparing.close()
         await self.peers.close()
         await self.snapshotting.close()
+        await self.reclaiming.close()
         await self._loop.run_in_executor(None, self.writer.close)
         self._fail_waiting()
         await self._loop.run_in_executor(None, self.storage.close)
@@ -199,7 +200,10 @@ class Replica:
             raise ValueError("no other voter of this group answers")
         right = self.timekeeper.clocks_that_are_right()
         # Of two that differ it is not known which one is wrong: better than nobody.
-        return max(voters, key=lambda r: (r not in differs, r in right, progress[r].match))
+        return max(
+            voters,
+            key=lambda r: (r not in differs, -progress[r].disk, r in right, progress[r].match),
+        )
 
     def stand_aside(self) -> None:
         """Serve no more; another one takes over as soon as it can."""
@@ -237,7 +241,7 @@ class Replica:
             self.comparing.problem,
             self.membership.problem,
             self.snapshotting.damaged.problem,
-            self.disk_problem,
+            self._disk_problem,
             self.timekeeper.problem,
             self.timekeeper.group_problem(self.machine),
         )
@@ -247,6 +251,27 @@ class Replica:
     def level_waits_for(self) -> str:
         """Which replicas hold up raising the group's level; empty when none does."""
         return self._level_raiser.waits_for
+
+    @property
+    def _disk_problem(self) -> str:
+        if self.writer.no_space:
+            return f"disk full ({self.writer.no_space}): it stores nothing until there is room"
+        if self.is_stuck:
+            return "disk full (the data cannot be written): it answers nothing until there is room"
+        raft = self.raft
+        if self.disk.state is DiskState.FREE and raft.is_leader and self.disk_full:
+            return "most replicas of this group have no room on their disks: see their problems"
+        return self.disk.problem
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether the state in memory is ahead of the data on disk: nothing can be read until it is not."""
+        return self._applier.is_stuck
+
+    @property
+    def newest_write(self) -> int:
+        """Clock behind the newest write of a value or a tombstone since the start; 0: none."""
+        return self._applier.newest_write
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
@@ -279,8 +304,7 @@ class Replica:
 
     def _run_tick(self) -> None:
         self._ticks += 1
-        if self._ticks % DISK_CHECK_TICKS == 0:
-            self._check_disk()
+        self._check_disk()
         self._check_stall()
         if self.membership.established:
             if self.settings.read_leases:
@@ -293,8 +317,9 @@ class Replica:
         self.comparing.tick()
         self._level_raiser.tick(self.machine.level, leads=self.raft.serves)
         self._make_way()
-        if self.raft.installing is None:
-            self._sweeper.tick(self.machine, self.storage.data)
+        self.reclaiming.tick()
+        if self.is_stuck and self.raft.installing is None:
+            self._applied(self._applier.try_again())
         self.schedule_turn()
 
     def _keep_time(self) -> None:
@@ -339,23 +364,49 @@ class Replica:
 
     @property
     def disk_full(self) -> bool:
-        return bool(self.disk_problem)
+        """Whether this group has no room for anything that stores a value."""
+        return self.disk_state is not DiskState.FREE
+
+    @property
+    def disk_state(self) -> DiskState:
+        """Of this replica or, where that is worse, of the best majority of the voters (PROTOCOL 1.4)."""
+        raft = self.raft
+        return max(raft.disk, raft.leading.disk_of_majority) if raft.is_leader else raft.disk
+
+    def refuse_for_disk(self, commands: bytes) -> str:
+        """Returns why commands cannot be taken as the disks are (PROTOCOL 1.4); empty: they can."""
+        state = self.disk_state
+        if state is DiskState.FREE:
+            return ""
+        full = state is DiskState.FULL
+        takes = codec.is_upkeep(commands) if full else not codec.stores_values(commands)
+        return "" if takes else f"replica {self.settings.node_id}: {self._disk_problem}"
 
     def _check_disk(self) -> None:
         """Refuse writes before the disk is full; take them again when there is space."""
-        free = shutil.disk_usage(self.settings.data).free
-        least = self.settings.disk_free_bytes_min
-        was_full = self.disk_full
-        if free >= least + (DISK_HYSTERESIS_BYTES if was_full else 0):
-            self.disk_problem = ""
-        else:
-            self.disk_problem = f"disk nearly full: {free} bytes free, the limit is {least}"
-        if self.disk_full and not was_full:
-            _log.error("disk_full", free_bytes=free, limit_bytes=least)
+        disk, raft = self.disk, self.raft
+        if self._ticks % SHARERS_TICKS == 0:
+            disk.count_sharers()
+        if disk.look(self.storage.data.tables.compaction_bytes):
+            _log.warning(
+                "disk_space",
+                state=disk.state.name.lower(),
+                free_bytes=disk.free_bytes,
+                reserve_bytes=disk.reserve_bytes,
+            )
+        raft.set_room(disk.state, disk.snapshot_bytes_max)
+        if self._ticks % DISK_CHECK_TICKS == 0:
+            self.reclaiming.allow_compaction()
+            if disk.state is not DiskState.FREE:
+                self._leave_to_one_with_room()
+
+    def _leave_to_one_with_room(self) -> None:
+        raft = self.raft
+        if raft.is_leader and not raft.leading.transfer_to:
             with contextlib.suppress(NotLeader, ValueError):  # nobody to take over: stay, refuse
-                self.transfer_to(self.best_follower())
-        elif was_full and not self.disk_full:
-            _log.info("disk_has_space", free_bytes=free)
+                best = self.best_follower()
+                if raft.leading.progress[best].disk < raft.disk:
+                    self.transfer_to(best)
 
     def receive(self, sender: int, messages: list[Message]) -> None:
         """Take in a packet of another replica."""
@@ -414,7 +465,7 @@ class Replica:
         """Answer a batch of point reads, at once if they may be stale."""
 
         def complete(confirmed: bool) -> None:
-            if confirmed and not self.raft.installing and not self.comparing.diverged:
+            if confirmed and self.is_readable:
                 self.metrics.requested("reads", "OK", len(request.reads.reads))
                 answer_reads(self.machine, self.storage.data, request, answers, self.blocked_reads)
             else:
@@ -424,6 +475,11 @@ class Replica:
             complete(True)
         else:
             self.read(complete)
+
+    @property
+    def is_readable(self) -> bool:
+        """Whether the data here is what was applied, and right."""
+        return not (self.raft.installing or self.is_stuck or self.comparing.diverged)
 
     def refuse(
         self,
@@ -532,13 +588,23 @@ class Replica:
         self._limited_term = 0
         self.schedule_turn()
 
+    def stamp(self) -> int:
+        """Returns what an entry is stamped with now: microseconds since the epoch; 0: not known."""
+        return self.timekeeper.group_time_us() or 0
+
+    def propose_stamp(self) -> None:
+        """Have an entry without commands put into the log: its stamp moves the group's time."""
+        unread = Answers()
+        unread.closed = True
+        self.propose(b"", 0, unread)
+
     def _propose_waiting(self) -> None:
         begins = self._begins_term()
         if not self._proposals and not begins:
             return
         # Without the group's time the limits are stamped 0, and requests wait. They could not be committed
         # either: whoever acknowledges an entry says its clock (PROTOCOL 2.1).
-        stamp = self.timekeeper.group_time_us() or 0
+        stamp = self.stamp()
         proposals: list[tuple[bytes, int, Answers]] = []
         if stamp or not self.raft.serves:
             proposals, self._proposals = self._proposals, proposals
@@ -602,15 +668,22 @@ class Replica:
 
     def _apply(self) -> None:
         if self._applier.has_work and self.raft.installing is None:
-            self.raft.applied_to(self._applier.run_slice())
-            self._note_level()
-            if self.machine.compared == self.raft.applied:
-                self.comparing.applied()
-            self.blocked_reads.run(self.machine, self.storage.data)
-            self._report_alarms()
+            self._applied(self._applier.run_slice())
         self._reads.run(self.raft.applied)
         if self._applier.has_work or self.raft.has_committed_to_hand_out:
             self.schedule_turn()
+
+    def _applied(self, index: int | None) -> None:
+        """Entries are applied and written up to ``index``; None: there is no room to write them (1.4)."""
+        if index is None:
+            self.raft.step_down()
+            return
+        self.raft.applied_to(index)
+        self._note_level()
+        if self.machine.compared == index:
+            self.comparing.applied()
+        self.blocked_reads.run(self.machine, self.storage.data)
+        self._report_alarms()
 
     def _report_alarms(self) -> None:
         alarms = self.machine.participant.alarms
@@ -647,7 +720,7 @@ class Replica:
             machine, self.storage.data, self._waiting, self._deferred, self.metrics
         )
         self._note_level()
-        self._sweeper.restart()
+        self.reclaiming.restart()
         self.comparing.restart()
         self.raft.installed()
         self.schedule_turn()

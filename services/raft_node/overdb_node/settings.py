@@ -119,7 +119,17 @@ class NodeSettings(ProcessSettings, Limits):
         description="how often the replicas of a group compare what they store, s; 0: never",
     )
     disk_free_bytes_min: int = Field(
-        128 * _MIB, ge=0, le=1 << 40, description="free disk space below which writes are refused"
+        128 * _MIB,
+        ge=0,
+        le=1 << 40,
+        description="free disk space below which puts are refused, bytes; half as much more for each replica "
+        "beyond two on one file system. Below a quarter of it nothing is stored. 0: never",
+    )
+    disk_sharers: int = Field(
+        0,
+        ge=0,
+        le=4096,
+        description="replicas whose directories are on one file system; 0: those beside this one are counted",
     )
     slow_fsync_ms: int = Field(
         200, ge=1, le=60_000, description="an fsync that takes longer is logged, ms"

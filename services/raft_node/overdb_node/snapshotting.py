@@ -14,7 +14,7 @@ from overdb_node.damaged_element import DamagedElement
 from overdb_node.raft.messages import Chunk
 from overdb_node.raft.output import ChunkToSend, Install, Stage
 from overdb_node.raft.types import Snapshot
-from overdb_node.storage.errors import CorruptSnapshot, Overtaken
+from overdb_node.storage.errors import CorruptSnapshot, Overtaken, means_no_space
 from overdb_node.storage.snapshots import Damage, Taken
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _log = structlog.get_logger()
 T = TypeVar("T")
+NO_ROOM_SECONDS = 5.0  # until a snapshot is tried again that the disk had no room for
 _GOLDEN = (math.sqrt(5) - 1) / 2
 
 
@@ -49,6 +50,7 @@ class Snapshotting:
         self._took_seconds = 0.0  # the last one, until it was on disk
         self._share = first_share(replica.settings.node_id)
         self._compacted: Snapshot | None = None  # on disk, and not yet in the core
+        self._rests_until = 0.0  # by the loop's clock: the disk had no room for one
         self.damaged = DamagedElement(replica, self._run)
 
     async def close(self) -> None:
@@ -69,12 +71,21 @@ class Snapshotting:
         if damage is not None:
             self._replace(damage)
             return
-        if raft.log.payload_bytes < self.log_bytes_max:
-            return
-        if raft.applied <= raft.log.first_index:
-            return
+        if raft.log.payload_bytes >= self.log_bytes_max:
+            self.begin_early()
+
+    def begin_early(self) -> bool:
+        """Take a snapshot, however short the log is; False when none can be taken now."""
+        replica, raft = self._replica, self._replica.raft
+        if self._taking or self._compacted is not None or self._loop.time() < self._rests_until:
+            return False
+        if raft.installing or raft.leading.is_streaming or raft.applied <= raft.log.first_index:
+            return False
+        if replica.is_stuck or not replica.disk.fits(replica.storage.data.tables.memory_bytes):
+            return False  # it begins with a flush
         self._begin()
         self._run(self._take, self._taken)
+        return True
 
     @property
     def log_bytes_max(self) -> float:
@@ -193,6 +204,11 @@ class Snapshotting:
             except CorruptSnapshot as error:
                 _log.error("snapshot_damaged", reason=str(error))
                 return 0, None
+            except OSError as error:
+                if not means_no_space(error):
+                    raise
+                _log.warning("snapshot_has_no_room", bytes=stage.size)
+                return 0, None
 
         def done(result: tuple[int, Snapshot | None]) -> None:
             self._replica.raft.staged(stage, *result)
@@ -238,4 +254,9 @@ class Snapshotting:
             self._failed(error)
 
     def _failed(self, error: BaseException) -> None:
+        if means_no_space(error) and self._taking:  # taking one leaves everything as it was
+            self._taking = False
+            self._rests_until = self._loop.time() + NO_ROOM_SECONDS
+            _log.warning("snapshot_not_taken", reason=str(error))
+            return
         self._replica.fatal(f"{type(error).__name__}: {error}")

@@ -277,6 +277,8 @@ def _replica_status(
     status.version = answer.version
     status.problem = answer.problem
     status.direct_address = answer.direct_address
+    status.disk_free_bytes = answer.disk_free_bytes
+    status.disk_reserve_bytes = answer.disk_reserve_bytes
     return status
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import struct
 from bisect import bisect_left, insort
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -22,6 +23,7 @@ import msgpack
 from overdb_node.storage import data as production
 from overdb_node.storage.data import ScanPage, Swept, decode_key, decode_version, encode_version
 from overdb_node.storage.digest import Canonical, ContentDigest
+from overdb_node.storage.tables import Cost
 from overdb_node.storage.value_cache import OVERHEAD_BYTES, ValueCache
 from overdb_simulation.disk import HANDLES
 from overdb_simulation.paths import SimulatedPath
@@ -53,10 +55,12 @@ class SimulatedDataStore:
         self._files_bytes = 0
         self._next_number = 1
         self._error = ""  # a background flush failed: nothing is taken any more
+        self._has_no_room = False  # for a background flush: nothing is taken until one has found it
         self._is_open = True
         self._digest: ContentDigest | None = None
         self._values = ValueCache(VALUE_CACHE_BYTES)
         self._until_flush = self._batches()
+        self.tables = SimulatedTables(self)
         try:
             self._recover()
         except OSError as error:
@@ -106,8 +110,8 @@ class SimulatedDataStore:
                 self._error = f"IO error: {error}"
             raise Exception(f"IO error: {error}") from None
 
-    def _flush(self) -> None:
-        merges = len(self._files) >= FILES_MAX
+    def _flush(self, *, merges: bool = False) -> None:
+        merges |= self.tables.automatic and len(self._files) >= FILES_MAX
         rows: Iterable[tuple[Any, ...]] = self._changed_rows
         records: dict[bytes, bytes | None] = self._changed_records
         if merges:
@@ -151,13 +155,16 @@ class SimulatedDataStore:
         return self.directory.disk.random.randint(*BATCHES_BETWEEN_FLUSHES)
 
     def _flush_in_background(self) -> None:
-        """No space: what is in memory waits for it. Anything else: no write is taken any more."""
+        """No space: what is in memory waits for it, and no write is taken until there is (RocksDB looks
+        every few seconds). Anything else: no write is taken any more."""
         self._values = ValueCache(VALUE_CACHE_BYTES)
         self._until_flush = self._batches()
+        self._has_no_room = False
         try:
             self._flush()
         except OSError as error:
-            if error.errno != errno.ENOSPC:
+            self._has_no_room = error.errno == errno.ENOSPC
+            if not self._has_no_room:
                 self._error = f"IO error: {error}"
 
     def close(self) -> None:
@@ -168,6 +175,22 @@ class SimulatedDataStore:
             with contextlib.suppress(OSError):
                 self._flush()
         self._is_open = False
+
+    def release(self) -> None:
+        """No iterator keeps a file here."""
+
+    def compact(self) -> None:
+        """One file in the place of all. Raises as ``flush``."""
+        self._check_open()
+        try:
+            self._flush(merges=True)
+        except OSError as error:
+            raise Exception(f"IO error: {error}") from None
+
+    @property
+    def row_bytes(self) -> int:
+        """Of what is live, roughly."""
+        return sum(len(v) if v else 0 for key in self._keys for _, v in self._versions[key])
 
     def _check_open(self) -> None:
         if not self._is_open:
@@ -192,6 +215,10 @@ class SimulatedDataStore:
     ) -> None:
         if self._error or self._read_only or not self._is_open:
             raise Exception(self._error or "Not supported operation in read only mode or closed DB")
+        if self._has_no_room:
+            self._flush_in_background()
+            if self._has_no_room:
+                raise Exception(f"IO error: {os.strerror(errno.ENOSPC)}")
         changed = self._changed_rows
         for row in versions:
             self._put(*row)
@@ -309,11 +336,15 @@ class SimulatedDataStore:
                 anchor = (key, version)
                 if value is None:
                     doomed.append(anchor)
+        if not doomed:
+            return Swept(position, 0)
+        if self._has_no_room:
+            raise Exception(f"IO error: {os.strerror(errno.ENOSPC)}")
         for row in doomed:
             self._remove(*row)
         self._changed_rows += doomed
-        self._has_changed |= bool(doomed)
-        return Swept(position, len(doomed))
+        self._has_changed = True
+        return Swept(position, len(doomed), encode_version(*doomed[0]), encode_version(*doomed[-1]))
 
     def _rows_from(self, cursor: bytes) -> Iterator[tuple[bytes, int, bytes | None]]:
         """Rows at and behind a cursor: keys ascending, of each the newest version first."""
@@ -340,6 +371,40 @@ class SimulatedDataStore:
             for key, version, value in self._rows_from(b"")
         ]
         return _Rows([*records, *versions])
+
+
+class SimulatedTables:
+    """``storage.tables.Tables`` of files that hold changes: a compaction makes one of all."""
+
+    def __init__(self, store: SimulatedDataStore) -> None:
+        self._store = store
+        self.automatic = True
+
+    @property
+    def size_bytes(self) -> int:
+        return self._store._files_bytes
+
+    @property
+    def memory_bytes(self) -> int:
+        rows = self._store._changed_rows
+        return sum(_ROW_BYTES + len(row[2] or b"") for row in rows if len(row) == 3)
+
+    @property
+    def compaction_bytes(self) -> int:
+        return self.size_bytes
+
+    @property
+    def newest_files(self) -> int:
+        return len(self._store._files)
+
+    def compact_automatically(self, wanted: bool) -> None:
+        self.automatic = wanted
+
+    def cost(self, low: bytes, high: bytes) -> Cost:
+        return Cost(self.size_bytes, self._store.row_bytes)
+
+    def compact(self, low: bytes, high: bytes) -> None:
+        self._store.compact()
 
 
 class _Rows:

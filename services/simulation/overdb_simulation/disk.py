@@ -57,7 +57,7 @@ class SimulatedDisk:
     def __init__(self, random: Random, capacity_bytes: int = 64 << 20) -> None:
         self.random = random
         self.capacity_bytes = capacity_bytes
-        self.full = False
+        self.others_bytes = 0  # that files outside of the replica's directory take
         self.fail_fsyncs = 0
         self.operations_until_power_loss: int | None = None
         self.off = False
@@ -70,7 +70,17 @@ class SimulatedDisk:
 
     @property
     def free_bytes(self) -> int:
-        return 0 if self.full else max(0, self.capacity_bytes - self.used_bytes)
+        return max(0, self.capacity_bytes - self.used_bytes - self.others_bytes)
+
+    @property
+    def full(self) -> bool:
+        """Whether something else has taken all that was left. Freed bytes are free nevertheless."""
+        return self.others_bytes > 0
+
+    @full.setter
+    def full(self, full: bool) -> None:
+        self.others_bytes = 0
+        self.others_bytes = self.free_bytes if full else 0
 
     # --- what happens to it -----------------------------------------------------------------------
 
@@ -141,6 +151,7 @@ class SimulatedDisk:
     # --- operations on descriptors ----------------------------------------------------------------
 
     def write(self, handle: Handle, offset: int, data: bytes) -> int:
+        """Write, and return how many bytes there was room for; raises OSError when there was for none."""
         node = handle.node
         if node is None or self.off:
             raise PowerLoss
@@ -150,6 +161,12 @@ class SimulatedDisk:
             raise failure(errno.EISDIR)
         growth = offset + len(data) - len(node.content)
         if growth > 0:
+            missing = growth - self.free_bytes
+            if missing >= len(data):
+                raise failure(errno.ENOSPC)
+            if missing > 0:  # as a file system does: what fits is written
+                data = data[:-missing]
+                growth -= missing
             self._take_space(growth)
         node.write(offset, data)
         if goes:
@@ -310,7 +327,7 @@ class SimulatedDisk:
         return True
 
     def _take_space(self, growth: int) -> None:
-        if self.full or self.used_bytes + growth > self.capacity_bytes:
+        if growth > self.free_bytes:
             raise failure(errno.ENOSPC)
         self.used_bytes += growth
 

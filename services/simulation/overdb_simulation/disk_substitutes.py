@@ -16,7 +16,8 @@ from pathlib import Path
 from random import Random
 from typing import Any, ClassVar, NamedTuple, ParamSpec, TypeVar
 
-import overdb_node.replica
+import overdb_node.disk_space
+import overdb_node.node
 from overdb_node.storage import files, identity, log, replica, snapshots
 from overdb_node.storage.log import DurableLog
 from overdb_simulation.data import SimulatedCheckpoint, SimulatedDataStore
@@ -188,7 +189,10 @@ def substitutions(segment_bytes: int = SEGMENT_BYTES) -> list[Substitution]:
     defaults = (segment_bytes,)
     return [
         *((module, "os", simulated_os) for module in (files, identity, log, replica)),
-        *((module, "shutil", simulated_shutil) for module in (files, replica, overdb_node.replica)),
+        *(
+            (module, "shutil", simulated_shutil)
+            for module in (files, replica, overdb_node.disk_space, overdb_node.node)
+        ),
         (files, "Path", _path),
         (identity, "fcntl", SimulatedFcntl()),
         (log, "ThreadPoolExecutor", InlineExecutor),

@@ -18,6 +18,7 @@ _BUFFER_BYTES = 8192  # what io.BufferedWriter keeps back
 
 class Stat(NamedTuple):
     st_size: int
+    st_dev: int = 0
 
 
 class SimulatedPath(PurePosixPath):
@@ -132,7 +133,11 @@ class SimulatedFile:
     def _put(self, content: bytes) -> None:
         if self._appends:
             self._position = len(self._content)
-        self._position += self._disk.write(self._handle, self._position, content)
+        left = memoryview(content)
+        while left:  # what fits is written, then the disk says that it is full
+            written = self._disk.write(self._handle, self._position, bytes(left))
+            self._position += written
+            left = left[written:]
 
     def flush(self) -> None:
         self._check_open()

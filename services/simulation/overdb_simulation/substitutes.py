@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import random as standard_random
+import threading
 import types
 from collections.abc import Callable, Iterator, MutableMapping
 from concurrent.futures import Future as ThreadFuture
@@ -27,6 +28,7 @@ import overdb.transaction
 import overdb_common.serving
 import overdb_node.applying
 import overdb_node.comparing
+import overdb_node.reclaiming
 import overdb_node.replica
 import overdb_node.snapshotting
 import overdb_node.storage.founding
@@ -38,6 +40,7 @@ import overdb_router.expired
 import overdb_router.ids
 import overdb_router.kv_service
 import overdb_router.router
+from overdb_node.storage import group_commit
 from overdb_node.storage.group_commit import GroupCommit
 from overdb_simulation import disk_substitutes
 from overdb_simulation.loop import VirtualLoop, current_process, run_thread_work
@@ -149,12 +152,15 @@ class LogThread(GroupCommit):
     def _work(self) -> None:
         self._busy = False
         try:
-            self._turn()
+            self._step()
         except Exception as error:
             self._on_failure(error)
             self._busy = True  # nothing is written any more
             return
-        if not self._queue.empty():
+        if self.no_space:
+            self._busy = True
+            self.world.loop.call_later(group_commit.RETRY_SECONDS, self._work)
+        elif not self._queue.empty():
             self._wake()
 
 
@@ -169,6 +175,9 @@ class _NoThread:
 
     def join(self) -> None:
         pass
+
+
+_NO_THREADS = types.SimpleNamespace(Thread=_NoThread, Event=threading.Event)
 
 
 class Worker:
@@ -230,9 +239,10 @@ def substitutions(world: World, disk_seconds: Callable[[], float]) -> list[Subst
         (overdb_node.replica, "elapsed_us", world.elapsed_us),
         (overdb_node.timekeeping, "elapsed_us", world.elapsed_us),
         (overdb_node.replica, "Random", _seeded(world)),
-        (overdb_node.storage.group_commit, "threading", types.SimpleNamespace(Thread=_NoThread)),
+        (overdb_node.storage.group_commit, "threading", _NO_THREADS),
         (overdb_node.snapshotting, "ThreadPoolExecutor", worker),
         (overdb_node.comparing, "ThreadPoolExecutor", worker),
+        (overdb_node.reclaiming, "ThreadPoolExecutor", worker),
         (overdb_node.storage.founding, "secrets", secrets),
         (overdb_node.applying, "time", world.applying_time()),
         *(

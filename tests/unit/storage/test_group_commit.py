@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import errno
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from overdb_node.raft.types import HardState
-from overdb_node.storage.errors import StorageFailure
+from overdb_node.storage.errors import NoSpace, StorageFailure
 from overdb_node.storage.group_commit import GroupCommit, PersistRequest
 from overdb_node.storage.log import DurableLog
 from tests.unit.storage.log_files import SyncCounter, entries, entry, reopen
@@ -270,3 +271,78 @@ def test_close_writes_what_waits(bench: Bench) -> None:
     bench.close()
     assert bench.waiting.notified[-1][0] == 5
     assert reopen(bench.directory, 0, SEGMENT_BYTES)[1] == entries(1, 5)
+
+
+# --- a disk without room --------------------------------------------------------------------------
+
+
+class Full:
+    """Makes appends fail for want of room until it is told that there is some."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.full = True
+        self.attempts = 0
+        append = DurableLog.append
+
+        def attempt(log: DurableLog, *request: object) -> int:
+            self.attempts += 1
+            if self.full:
+                raise NoSpace("the log: No space left on device")
+            return append(log, *request)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(DurableLog, "append", attempt)
+        monkeypatch.setattr("overdb_node.storage.group_commit.RETRY_SECONDS", 0.01)
+
+
+def until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + SECONDS_MAX
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+def test_requests_and_jobs_wait_in_their_order_for_room(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FAULTS 84: nothing is acknowledged before it is on disk, and no restart is needed."""
+    disk, seen = Full(monkeypatch), []
+    bench.put(1)
+    until(lambda: disk.attempts > 1)
+    assert "No space left" in bench.writer.no_space
+    bench.writer.submit_job(lambda: seen.append(list(bench.waiting.notified)), lambda _: None)
+    bench.put(2)
+    until(lambda: disk.attempts > 3)
+    assert not bench.waiting.notified
+    assert not seen
+    disk.full = False
+    bench.waiting.until_token(2)
+    assert [token for token, *_ in seen[0]] == [1]
+    assert bench.writer.no_space == ""
+    assert not bench.waiting.failures
+
+
+def test_a_job_without_room_is_run_again_before_anything_behind_it(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("overdb_node.storage.group_commit.RETRY_SECONDS", 0.01)
+    runs, done = [], []
+
+    def job() -> None:
+        runs.append(1)
+        if len(runs) < 3:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    bench.writer.submit_job(job, lambda _: done.append(list(bench.waiting.notified)))
+    bench.put(1)
+    bench.waiting.until_token(1)
+    assert len(runs) == 3
+    assert done == [[]]
+
+
+def test_closing_does_not_wait_for_room(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = Full(monkeypatch)
+    bench.put(1)
+    until(lambda: disk.attempts)
+    bench.writer.close()
+    assert not bench.waiting.notified
+    assert not bench.waiting.failures

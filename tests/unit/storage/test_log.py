@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from overdb_common.errors import StartupError
 from overdb_node.raft.types import Entry, EntryKind, HardState
 from overdb_node.storage import frames
-from overdb_node.storage.errors import StorageFailure
+from overdb_node.storage.errors import NoSpace, StorageFailure
 from overdb_node.storage.log import DurableLog
 from tests.unit.storage.log_files import (
     FRAME_HEAD_BYTES,
@@ -426,7 +426,10 @@ def test_a_failed_fdatasync_is_final_and_never_retried(
     log.close()
 
 
-def test_a_short_write_is_final(three: Written, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_short_write_is_not_acknowledged_and_may_be_tried_again(
+    three: Written, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FAULTS 84: no fsync has covered it, so the second attempt hides nothing."""
     log, _ = DurableLog.open(three.directory, 0, SEGMENT_BYTES)
     real = os.pwrite
 
@@ -435,15 +438,84 @@ def test_a_short_write_is_final(three: Written, monkeypatch: pytest.MonkeyPatch)
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "pwrite", short)
-        with pytest.raises(StorageFailure, match="bytes were written"):
+        with pytest.raises(NoSpace, match="bytes were written"):
             log.append(None, [entry(7, 2)])
-    with pytest.raises(StorageFailure):
-        log.append(None, [entry(7, 2)])
+    log.append(None, [entry(7, 2), entry(8, 2)])
+    log.close()
+    assert len(reopen(three.directory)[1]) == 8
+
+
+def test_a_short_write_that_is_not_tried_again_leaves_a_torn_end(
+    three: Written, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log, _ = DurableLog.open(three.directory, 0, SEGMENT_BYTES)
+    real = os.pwrite
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", lambda at, data, offset: real(at, data[:-5], offset))
+        with pytest.raises(NoSpace):
+            log.append(None, [entry(7, 2)])
     log.close()
     assert len(reopen(three.directory)[1]) == 6
 
 
-def test_a_disk_without_space_for_a_segment_is_a_clear_failure_and_the_log_stays_readable(
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+def test_an_fdatasync_without_space_is_final(
+    three: Written, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    """FAULTS 32, 84: a disk may find out only then (NFS, thin volumes); what it covered is not known."""
+    log, _ = DurableLog.open(three.directory, 0, SEGMENT_BYTES)
+    syncs = SyncCounter(monkeypatch)
+    syncs.error = OSError(code, "No space left on device")
+    with pytest.raises(StorageFailure):
+        log.append(None, [entry(7, 2)])
+    syncs.error = None
+    with pytest.raises(StorageFailure):
+        log.append(None, [entry(7, 2)])
+    log.close()
+
+
+@pytest.mark.parametrize("step", ["zeros", "header", "header's fsync", "rename", "directory"])
+def test_a_segment_that_found_no_room_is_made_anew(
+    many: Written, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """FAULTS 84: at any step. What a failed fsync covered is not used again."""
+    log, found = DurableLog.open(many.directory, 0, SEGMENT_BYTES)
+    assert log._prepared is not None
+    log._prepared.result()
+    large = entry(14, 1, bytes(SEGMENT_BYTES - 200))
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        if step == "zeros":
+            log._prepared = None
+            patch.setattr(DurableLog, "_make_segment", full)
+        elif step == "rename":
+            patch.setattr(Path, "rename", full)
+        elif step == "directory":
+            patch.setattr("overdb_node.storage.log.fsync_path", full)
+        else:
+            patch.setattr(os, "pwrite" if step == "header" else "fsync", full)
+        for _ in range(2):
+            with pytest.raises(NoSpace, match="No space left on device"):
+                log.append(None, [large])
+    made = []
+    make = DurableLog._make_segment
+
+    def counted(log: DurableLog) -> None:
+        made.append(1)
+        make(log)
+
+    monkeypatch.setattr(DurableLog, "_make_segment", counted)
+    log.append(None, [large])
+    log.append(None, [entry(15)])
+    log.close()
+    assert made, "the segment of the failed attempt was used"
+    assert reopen(many.directory)[1] == [*found, large, entry(15)]
+
+
+def test_a_disk_without_space_for_a_segment_leaves_the_log_readable(
     many: Written, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """FAULTS 33: what is there can be read, and a start with space goes on."""
@@ -454,7 +526,7 @@ def test_a_disk_without_space_for_a_segment_is_a_clear_failure_and_the_log_stays
 
         patch.setattr(DurableLog, "_make_segment", full)
         log, found = DurableLog.open(many.directory, 0, SEGMENT_BYTES)
-        with pytest.raises(StorageFailure, match="No space left on device"):
+        with pytest.raises(NoSpace, match="No space left on device"):
             log.append(None, [entry(14, 1, bytes(SEGMENT_BYTES - 200))])
         log.close()
     assert reopen(many.directory)[1] == found

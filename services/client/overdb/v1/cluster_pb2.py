@@ -25,15 +25,15 @@ _sym_db = _symbol_database.Default()
 from overdb.v1 import kv_pb2 as overdb_dot_v1_dot_kv__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17overdb/v1/cluster.proto\x12\toverdb.v1\x1a\x12overdb/v1/kv.proto\"\x0f\n\rStatusRequest\"\xb9\x01\n\x0eStatusResponse\x12\x0f\n\x07\x63luster\x18\x01 \x01(\t\x12\x16\n\x0erouter_version\x18\x02 \x01(\t\x12&\n\x06groups\x18\x03 \x03(\x0b\x32\x16.overdb.v1.GroupStatus\x12\x0f\n\x07serving\x18\x04 \x01(\x08\x12\r\n\x05level\x18\x05 \x01(\r\x12\x1e\n\x16router_clock_offset_us\x18\x06 \x01(\x12\x12\x16\n\x0erouter_problem\x18\x07 \x01(\t\"\xc0\x01\n\x0bGroupStatus\x12\r\n\x05group\x18\x01 \x01(\r\x12\x11\n\tleader_id\x18\x02 \x01(\x04\x12\x0c\n\x04term\x18\x03 \x01(\x04\x12\x0f\n\x07version\x18\x04 \x01(\x04\x12\r\n\x05\x65poch\x18\x05 \x01(\x04\x12\r\n\x05slots\x18\x06 \x01(\r\x12*\n\x08replicas\x18\x07 \x03(\x0b\x32\x18.overdb.v1.ReplicaStatus\x12\r\n\x05level\x18\x08 \x01(\r\x12\x17\n\x0flevel_waits_for\x18\x0c \x01(\t\"\xbf\x02\n\rReplicaStatus\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x11\n\treachable\x18\x03 \x01(\x08\x12\x1d\n\x04role\x18\x04 \x01(\x0e\x32\x0f.overdb.v1.Role\x12\x0c\n\x04term\x18\x05 \x01(\x04\x12\x12\n\nlast_index\x18\x06 \x01(\x04\x12\x14\n\x0c\x63ommit_index\x18\x07 \x01(\x04\x12\x15\n\rapplied_index\x18\x08 \x01(\x04\x12\x16\n\x0esnapshot_index\x18\t \x01(\x04\x12\x11\n\tlog_bytes\x18\n \x01(\x04\x12\x12\n\ndata_bytes\x18\x0b \x01(\x04\x12\x0f\n\x07version\x18\x0c \x01(\t\x12\x0f\n\x07problem\x18\r \x01(\t\x12\x17\n\x0f\x63lock_offset_us\x18\x0e \x01(\x12\x12\x16\n\x0e\x64irect_address\x18\x0f \x01(\t\"\x1c\n\rLocateRequest\x12\x0b\n\x03key\x18\x01 \x01(\x0c\"e\n\x0eLocateResponse\x12\x0c\n\x04slot\x18\x01 \x01(\r\x12\r\n\x05group\x18\x02 \x01(\r\x12\x11\n\tleader_id\x18\x03 \x01(\x04\x12\x16\n\x0eleader_address\x18\x04 \x01(\t\x12\x0b\n\x03tag\x18\x05 \x01(\x0c\".\n\x0eMembersRequest\x12\x12\n\x05group\x18\x01 \x01(\rH\x00\x88\x01\x01\x42\x08\n\x06_group\":\n\x0fMembersResponse\x12\'\n\x06groups\x18\x01 \x03(\x0b\x32\x17.overdb.v1.GroupMembers\"H\n\x0cGroupMembers\x12\r\n\x05group\x18\x01 \x01(\r\x12)\n\x07members\x18\x02 \x03(\x0b\x32\x18.overdb.v1.ClusterMember\"K\n\rClusterMember\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\r\n\x05voter\x18\x03 \x01(\x08\x12\x0e\n\x06leader\x18\x04 \x01(\x08\"3\n\x13TransactionsRequest\x12\x12\n\x05group\x18\x01 \x01(\rH\x00\x88\x01\x01\x42\x08\n\x06_group\"D\n\x14TransactionsResponse\x12,\n\x06groups\x18\x01 \x03(\x0b\x32\x1c.overdb.v1.GroupTransactions\"v\n\x11GroupTransactions\x12\r\n\x05group\x18\x01 \x01(\r\x12\x11\n\treachable\x18\x02 \x01(\x08\x12\x30\n\x0ctransactions\x18\x03 \x03(\x0b\x32\x1a.overdb.v1.OpenTransaction\x12\r\n\x05\x63ount\x18\x04 \x01(\r\"\xbe\x02\n\x0fOpenTransaction\x12 \n\x02id\x18\x01 \x01(\x0b\x32\x14.overdb.v1.RequestId\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12/\n\x05state\x18\x03 \x01(\x0e\x32 .overdb.v1.OpenTransaction.State\x12\x14\n\x0cparticipants\x18\x04 \x03(\r\x12\x0c\n\x04keys\x18\x05 \x03(\x0c\x12\x11\n\tkey_count\x18\x06 \x01(\r\x12\'\n\twaits_for\x18\x07 \x03(\x0b\x32\x14.overdb.v1.RequestId\x12\x0e\n\x06\x61ge_us\x18\x08 \x01(\x04\"W\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x11\n\rSTATE_WAITING\x10\x01\x12\x12\n\x0eSTATE_PREPARED\x10\x02\x12\x10\n\x0cSTATE_PARKED\x10\x03\">\n\x10\x41\x64\x64MemberRequest\x12\r\n\x05group\x18\x01 \x01(\r\x12\n\n\x02id\x18\x02 \x01(\x04\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\"=\n\x11\x41\x64\x64MemberResponse\x12(\n\x07members\x18\x01 \x01(\x0b\x32\x17.overdb.v1.GroupMembers\"1\n\x14PromoteMemberRequest\x12\r\n\x05group\x18\x01 \x01(\r\x12\n\n\x02id\x18\x02 \x01(\x04\"A\n\x15PromoteMemberResponse\x12(\n\x07members\x18\x01 \x01(\x0b\x32\x17.overdb.v1.GroupMembers\"?\n\x13RemoveMemberRequest\x12\r\n\x05group\x18\x01 \x01(\r\x12\n\n\x02id\x18\x02 \x01(\x04\x12\r\n\x05\x66orce\x18\x03 \x01(\x08\"@\n\x14RemoveMemberResponse\x12(\n\x07members\x18\x01 \x01(\x0b\x32\x17.overdb.v1.GroupMembers\"6\n\x19TransferLeadershipRequest\x12\r\n\x05group\x18\x01 \x01(\r\x12\n\n\x02to\x18\x02 \x01(\x04\"/\n\x1aTransferLeadershipResponse\x12\x11\n\tleader_id\x18\x01 \x01(\x04*f\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_LEADER\x10\x01\x12\x11\n\rROLE_FOLLOWER\x10\x02\x12\x12\n\x0eROLE_CANDIDATE\x10\x03\x12\x10\n\x0cROLE_LEARNER\x10\x04\x32\xea\x04\n\x07\x43luster\x12=\n\x06Status\x12\x18.overdb.v1.StatusRequest\x1a\x19.overdb.v1.StatusResponse\x12=\n\x06Locate\x12\x18.overdb.v1.LocateRequest\x1a\x19.overdb.v1.LocateResponse\x12@\n\x07Members\x12\x19.overdb.v1.MembersRequest\x1a\x1a.overdb.v1.MembersResponse\x12O\n\x0cTransactions\x12\x1e.overdb.v1.TransactionsRequest\x1a\x1f.overdb.v1.TransactionsResponse\x12\x46\n\tAddMember\x12\x1b.overdb.v1.AddMemberRequest\x1a\x1c.overdb.v1.AddMemberResponse\x12R\n\rPromoteMember\x12\x1f.overdb.v1.PromoteMemberRequest\x1a .overdb.v1.PromoteMemberResponse\x12O\n\x0cRemoveMember\x12\x1e.overdb.v1.RemoveMemberRequest\x1a\x1f.overdb.v1.RemoveMemberResponse\x12\x61\n\x12TransferLeadership\x12$.overdb.v1.TransferLeadershipRequest\x1a%.overdb.v1.TransferLeadershipResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17overdb/v1/cluster.proto\x12\toverdb.v1\x1a\x12overdb/v1/kv.proto\"\x0f\n\rStatusRequest\"\xb9\x01\n\x0eStatusResponse\x12\x0f\n\x07\x63luster\x18\x01 \x01(\t\x12\x16\n\x0erouter_version\x18\x02 \x01(\t\x12&\n\x06groups\x18\x03 \x03(\x0b\x32\x16.overdb.v1.GroupStatus\x12\x0f\n\x07serving\x18\x04 \x01(\x08\x12\r\n\x05level\x18\x05 \x01(\r\x12\x1e\n\x16router_clock_offset_us\x18\x06 \x01(\x12\x12\x16\n\x0erouter_problem\x18\x07 \x01(\t\"\xc0\x01\n\x0bGroupStatus\x12\r\n\x05group\x18\x01 \x01(\r\x12\x11\n\tleader_id\x18\x02 \x01(\x04\x12\x0c\n\x04term\x18\x03 \x01(\x04\x12\x0f\n\x07version\x18\x04 \x01(\x04\x12\r\n\x05\x65poch\x18\x05 \x01(\x04\x12\r\n\x05slots\x18\x06 \x01(\r\x12*\n\x08replicas\x18\x07 \x03(\x0b\x32\x18.overdb.v1.ReplicaStatus\x12\r\n\x05level\x18\x08 \x01(\r\x12\x17\n\x0flevel_waits_for\x18\x0c \x01(\t\"\xf4\x02\n\rReplicaStatus\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x11\n\treachable\x18\x03 \x01(\x08\x12\x1d\n\x04role\x18\x04 \x01(\x0e\x32\x0f.overdb.v1.Role\x12\x0c\n\x04term\x18\x05 \x01(\x04\x12\x12\n\nlast_index\x18\x06 \x01(\x04\x12\x14\n\x0c\x63ommit_index\x18\x07 \x01(\x04\x12\x15\n\rapplied_index\x18\x08 \x01(\x04\x12\x16\n\x0esnapshot_index\x18\t \x01(\x04\x12\x11\n\tlog_bytes\x18\n \x01(\x04\x12\x12\n\ndata_bytes\x18\x0b \x01(\x04\x12\x0f\n\x07version\x18\x0c \x01(\t\x12\x0f\n\x07problem\x18\r \x01(\t\x12\x17\n\x0f\x63lock_offset_us\x18\x0e \x01(\x12\x12\x16\n\x0e\x64irect_address\x18\x0f \x01(\t\x12\x17\n\x0f\x64isk_free_bytes\x18\x10 \x01(\x04\x12\x1a\n\x12\x64isk_reserve_bytes\x18\x11 \x01(\x04\"\x1c\n\rLocateRequest\x12\x0b\n\x03key\x18\x01 \x01(\x0c\"e\n\x0eLocateResponse\x12\x0c\n\x04slot\x18\x01 \x01(\r\x12\r\n\x05group\x18\x02 \x01(\r\x12\x11\n\tleader_id\x18\x03 \x01(\x04\x12\x16\n\x0eleader_address\x18\x04 \x01(\t\x12\x0b\n\x03tag\x18\x05 \x01(\x0c\".\n\x0eMembersRequest\x12\x12\n\x05group\x18\x01 \x01(\rH\x00\x88\x01\x01\x42\x08\n\x06_group\":\n\x0fMembersResponse\x12\'\n\x06groups\x18\x01 \x03(\x0b\x32\x17.overdb.v1.GroupMembers\"H\n\x0cGroupMembers\x12\r\n\x05group\x18\x01 \x01(\r\x12)\n\x07members\x18\x02 \x03(\x0b\x32\x18.overdb.v1.ClusterMember\"K\n\rClusterMember\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\r\n\x05voter\x18\x03 \x01(\x08\x12\x0e\n\x06leader\x18\x04 \x01(\x08\"3\n\x13TransactionsRequest\x12\x12\n\x05group\x18\x01 \x01(\rH\x00\x88\x01\x01\x42\x08\n\x06_group\"D\n\x14TransactionsResponse\x12,\n\x06groups\x18\x01 \x03(\x0b\x32\x1c.overdb.v1.GroupTransactions\"v\n\x11GroupTransactions\x12\r\n\x05group\x18\x01 \x01(\r\x12\x11\n\treachable\x18\x02 \x01(\x08\x12\x30\n\x0ctransactions\x18\x03 \x03(\x0b\x32\x1a.overdb.v1.OpenTransaction\x12\r\n\x05\x63ount\x18\x04 \x01(\r\"\xbe\x02\n\x0fOpenTransaction\x12 \n\x02id\x18\x01 \x01(\x0b\x32\x14.overdb.v1.RequestId\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12/\n\x05state\x18\x03 \x01(\x0e\x32 .overdb.v1.OpenTransaction.State\x12\x14\n\x0cparticipants\x18\x04 \x03(\r\x12\x0c\n\x04keys\x18\x05 \x03(\x0c\x12\x11\n\tkey_count\x18\x06 \x01(\r\x12\'\n\twaits_for\x18\x07 \x03(\x0b\x32\x14.overdb.v1.RequestId\x12\x0e\n\x06\x61ge_us\x18\x08 \x01(\x04\"W\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x11\n\rSTATE_WAITING\x10\x01\x12\x12\n\x0eSTATE_PREPARED\x10\x02\x12\x10\n\x0cSTATE_PARKED\x10\x03\">\n\x10\x41\x64\x64MemberRequest\x12\r\n\x05group\x18\x01 \x01(\r\x12\n\n\x02id\x18\x02 \x01(\x04\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\"=\n\x11\x41\x64\x64MemberResponse\x12(\n\x07members\x18\x01 \x01(\x0b\x32\x17.overdb.v1.GroupMembers\"1\n\x14PromoteMemberRequest\x12\r\n\x05group\x18\x01 \x01(\r\x12\n\n\x02id\x18\x02 \x01(\x04\"A\n\x15PromoteMemberResponse\x12(\n\x07members\x18\x01 \x01(\x0b\x32\x17.overdb.v1.GroupMembers\"?\n\x13RemoveMemberRequest\x12\r\n\x05group\x18\x01 \x01(\r\x12\n\n\x02id\x18\x02 \x01(\x04\x12\r\n\x05\x66orce\x18\x03 \x01(\x08\"@\n\x14RemoveMemberResponse\x12(\n\x07members\x18\x01 \x01(\x0b\x32\x17.overdb.v1.GroupMembers\"6\n\x19TransferLeadershipRequest\x12\r\n\x05group\x18\x01 \x01(\r\x12\n\n\x02to\x18\x02 \x01(\x04\"/\n\x1aTransferLeadershipResponse\x12\x11\n\tleader_id\x18\x01 \x01(\x04*f\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_LEADER\x10\x01\x12\x11\n\rROLE_FOLLOWER\x10\x02\x12\x12\n\x0eROLE_CANDIDATE\x10\x03\x12\x10\n\x0cROLE_LEARNER\x10\x04\x32\xea\x04\n\x07\x43luster\x12=\n\x06Status\x12\x18.overdb.v1.StatusRequest\x1a\x19.overdb.v1.StatusResponse\x12=\n\x06Locate\x12\x18.overdb.v1.LocateRequest\x1a\x19.overdb.v1.LocateResponse\x12@\n\x07Members\x12\x19.overdb.v1.MembersRequest\x1a\x1a.overdb.v1.MembersResponse\x12O\n\x0cTransactions\x12\x1e.overdb.v1.TransactionsRequest\x1a\x1f.overdb.v1.TransactionsResponse\x12\x46\n\tAddMember\x12\x1b.overdb.v1.AddMemberRequest\x1a\x1c.overdb.v1.AddMemberResponse\x12R\n\rPromoteMember\x12\x1f.overdb.v1.PromoteMemberRequest\x1a .overdb.v1.PromoteMemberResponse\x12O\n\x0cRemoveMember\x12\x1e.overdb.v1.RemoveMemberRequest\x1a\x1f.overdb.v1.RemoveMemberResponse\x12\x61\n\x12TransferLeadership\x12$.overdb.v1.TransferLeadershipRequest\x1a%.overdb.v1.TransferLeadershipResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'overdb.v1.cluster_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ROLE']._serialized_start=2217
-  _globals['_ROLE']._serialized_end=2319
+  _globals['_ROLE']._serialized_start=2270
+  _globals['_ROLE']._serialized_end=2372
   _globals['_STATUSREQUEST']._serialized_start=58
   _globals['_STATUSREQUEST']._serialized_end=73
   _globals['_STATUSRESPONSE']._serialized_start=76
@@ -41,45 +41,45 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GROUPSTATUS']._serialized_start=264
   _globals['_GROUPSTATUS']._serialized_end=456
   _globals['_REPLICASTATUS']._serialized_start=459
-  _globals['_REPLICASTATUS']._serialized_end=778
-  _globals['_LOCATEREQUEST']._serialized_start=780
-  _globals['_LOCATEREQUEST']._serialized_end=808
-  _globals['_LOCATERESPONSE']._serialized_start=810
-  _globals['_LOCATERESPONSE']._serialized_end=911
-  _globals['_MEMBERSREQUEST']._serialized_start=913
-  _globals['_MEMBERSREQUEST']._serialized_end=959
-  _globals['_MEMBERSRESPONSE']._serialized_start=961
-  _globals['_MEMBERSRESPONSE']._serialized_end=1019
-  _globals['_GROUPMEMBERS']._serialized_start=1021
-  _globals['_GROUPMEMBERS']._serialized_end=1093
-  _globals['_CLUSTERMEMBER']._serialized_start=1095
-  _globals['_CLUSTERMEMBER']._serialized_end=1170
-  _globals['_TRANSACTIONSREQUEST']._serialized_start=1172
-  _globals['_TRANSACTIONSREQUEST']._serialized_end=1223
-  _globals['_TRANSACTIONSRESPONSE']._serialized_start=1225
-  _globals['_TRANSACTIONSRESPONSE']._serialized_end=1293
-  _globals['_GROUPTRANSACTIONS']._serialized_start=1295
-  _globals['_GROUPTRANSACTIONS']._serialized_end=1413
-  _globals['_OPENTRANSACTION']._serialized_start=1416
-  _globals['_OPENTRANSACTION']._serialized_end=1734
-  _globals['_OPENTRANSACTION_STATE']._serialized_start=1647
-  _globals['_OPENTRANSACTION_STATE']._serialized_end=1734
-  _globals['_ADDMEMBERREQUEST']._serialized_start=1736
-  _globals['_ADDMEMBERREQUEST']._serialized_end=1798
-  _globals['_ADDMEMBERRESPONSE']._serialized_start=1800
-  _globals['_ADDMEMBERRESPONSE']._serialized_end=1861
-  _globals['_PROMOTEMEMBERREQUEST']._serialized_start=1863
-  _globals['_PROMOTEMEMBERREQUEST']._serialized_end=1912
-  _globals['_PROMOTEMEMBERRESPONSE']._serialized_start=1914
-  _globals['_PROMOTEMEMBERRESPONSE']._serialized_end=1979
-  _globals['_REMOVEMEMBERREQUEST']._serialized_start=1981
-  _globals['_REMOVEMEMBERREQUEST']._serialized_end=2044
-  _globals['_REMOVEMEMBERRESPONSE']._serialized_start=2046
-  _globals['_REMOVEMEMBERRESPONSE']._serialized_end=2110
-  _globals['_TRANSFERLEADERSHIPREQUEST']._serialized_start=2112
-  _globals['_TRANSFERLEADERSHIPREQUEST']._serialized_end=2166
-  _globals['_TRANSFERLEADERSHIPRESPONSE']._serialized_start=2168
-  _globals['_TRANSFERLEADERSHIPRESPONSE']._serialized_end=2215
-  _globals['_CLUSTER']._serialized_start=2322
-  _globals['_CLUSTER']._serialized_end=2940
+  _globals['_REPLICASTATUS']._serialized_end=831
+  _globals['_LOCATEREQUEST']._serialized_start=833
+  _globals['_LOCATEREQUEST']._serialized_end=861
+  _globals['_LOCATERESPONSE']._serialized_start=863
+  _globals['_LOCATERESPONSE']._serialized_end=964
+  _globals['_MEMBERSREQUEST']._serialized_start=966
+  _globals['_MEMBERSREQUEST']._serialized_end=1012
+  _globals['_MEMBERSRESPONSE']._serialized_start=1014
+  _globals['_MEMBERSRESPONSE']._serialized_end=1072
+  _globals['_GROUPMEMBERS']._serialized_start=1074
+  _globals['_GROUPMEMBERS']._serialized_end=1146
+  _globals['_CLUSTERMEMBER']._serialized_start=1148
+  _globals['_CLUSTERMEMBER']._serialized_end=1223
+  _globals['_TRANSACTIONSREQUEST']._serialized_start=1225
+  _globals['_TRANSACTIONSREQUEST']._serialized_end=1276
+  _globals['_TRANSACTIONSRESPONSE']._serialized_start=1278
+  _globals['_TRANSACTIONSRESPONSE']._serialized_end=1346
+  _globals['_GROUPTRANSACTIONS']._serialized_start=1348
+  _globals['_GROUPTRANSACTIONS']._serialized_end=1466
+  _globals['_OPENTRANSACTION']._serialized_start=1469
+  _globals['_OPENTRANSACTION']._serialized_end=1787
+  _globals['_OPENTRANSACTION_STATE']._serialized_start=1700
+  _globals['_OPENTRANSACTION_STATE']._serialized_end=1787
+  _globals['_ADDMEMBERREQUEST']._serialized_start=1789
+  _globals['_ADDMEMBERREQUEST']._serialized_end=1851
+  _globals['_ADDMEMBERRESPONSE']._serialized_start=1853
+  _globals['_ADDMEMBERRESPONSE']._serialized_end=1914
+  _globals['_PROMOTEMEMBERREQUEST']._serialized_start=1916
+  _globals['_PROMOTEMEMBERREQUEST']._serialized_end=1965
+  _globals['_PROMOTEMEMBERRESPONSE']._serialized_start=1967
+  _globals['_PROMOTEMEMBERRESPONSE']._serialized_end=2032
+  _globals['_REMOVEMEMBERREQUEST']._serialized_start=2034
+  _globals['_REMOVEMEMBERREQUEST']._serialized_end=2097
+  _globals['_REMOVEMEMBERRESPONSE']._serialized_start=2099
+  _globals['_REMOVEMEMBERRESPONSE']._serialized_end=2163
+  _globals['_TRANSFERLEADERSHIPREQUEST']._serialized_start=2165
+  _globals['_TRANSFERLEADERSHIPREQUEST']._serialized_end=2219
+  _globals['_TRANSFERLEADERSHIPRESPONSE']._serialized_start=2221
+  _globals['_TRANSFERLEADERSHIPRESPONSE']._serialized_end=2268
+  _globals['_CLUSTER']._serialized_start=2375
+  _globals['_CLUSTER']._serialized_end=2993
 # @@protoc_insertion_point(module_scope)

@@ -161,6 +161,8 @@ class ReplicaStatus(google.protobuf.message.Message):
     PROBLEM_FIELD_NUMBER: builtins.int
     CLOCK_OFFSET_US_FIELD_NUMBER: builtins.int
     DIRECT_ADDRESS_FIELD_NUMBER: builtins.int
+    DISK_FREE_BYTES_FIELD_NUMBER: builtins.int
+    DISK_RESERVE_BYTES_FIELD_NUMBER: builtins.int
     id: builtins.int
     address: builtins.str
     """host:port"""
@@ -184,6 +186,10 @@ class ReplicaStatus(google.protobuf.message.Message):
     """its wall clock is so far ahead of the group's time, negative: behind"""
     direct_address: builtins.str
     """Where clients that pass the routers by reach it, host:port; empty: it serves routers alone."""
+    disk_free_bytes: builtins.int
+    """on the file system of its directory"""
+    disk_reserve_bytes: builtins.int
+    """with less than this it refuses what stores a value; room comes with deletes"""
     def __init__(
         self,
         *,
@@ -202,8 +208,10 @@ class ReplicaStatus(google.protobuf.message.Message):
         problem: builtins.str = ...,
         clock_offset_us: builtins.int = ...,
         direct_address: builtins.str = ...,
+        disk_free_bytes: builtins.int = ...,
+        disk_reserve_bytes: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["address", b"address", "applied_index", b"applied_index", "clock_offset_us", b"clock_offset_us", "commit_index", b"commit_index", "data_bytes", b"data_bytes", "direct_address", b"direct_address", "id", b"id", "last_index", b"last_index", "log_bytes", b"log_bytes", "problem", b"problem", "reachable", b"reachable", "role", b"role", "snapshot_index", b"snapshot_index", "term", b"term", "version", b"version"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["address", b"address", "applied_index", b"applied_index", "clock_offset_us", b"clock_offset_us", "commit_index", b"commit_index", "data_bytes", b"data_bytes", "direct_address", b"direct_address", "disk_free_bytes", b"disk_free_bytes", "disk_reserve_bytes", b"disk_reserve_bytes", "id", b"id", "last_index", b"last_index", "log_bytes", b"log_bytes", "problem", b"problem", "reachable", b"reachable", "role", b"role", "snapshot_index", b"snapshot_index", "term", b"term", "version", b"version"]) -> None: ...
 
 global___ReplicaStatus = ReplicaStatus
 

@@ -2,8 +2,8 @@
 
 Inputs are method calls: ``tick``, ``receive``, ``propose``, ``read``, ``change_members``, ``transfer``, and
 the host's reports ``persisted``, ``applied_to``, ``staged``, ``installed``, ``compact``, ``withhold``,
-``observe``. All effects come out of ``take_output``. No clock, no disk, no network, no randomness of its
-own: the simulator and production run this very code.
+``observe``, ``set_room``. All effects come out of ``take_output``. No clock, no disk, no network, no
+randomness of its own: the simulator and production run this very code.
 
 The parts: ``election`` (who leads), ``leading`` (what a leader sends and counts), ``following`` (what
 a follower accepts), ``reading`` (ReadIndex), ``lease`` (reads without it), ``membership`` (what may change
@@ -38,7 +38,7 @@ from overdb_node.raft.messages import (
 from overdb_node.raft.output import Event, EventKind, Output, Persist, Role, Stage
 from overdb_node.raft.reading import Reading
 from overdb_node.raft.settings import RaftSettings
-from overdb_node.raft.types import EntryKind, HardState, Snapshot
+from overdb_node.raft.types import DiskState, EntryKind, HardState, Snapshot
 
 
 class Raft:
@@ -84,6 +84,9 @@ class Raft:
         # False: the host has said that this replica must not serve. It leads then only where nobody else
         # can be elected, proposes nothing and answers nothing, and hands over.
         self.may_lead = True
+        self.disk = DiskState.FREE  # set by ``set_room``
+        # Largest snapshot stream that is fetched from the leader; None: any.
+        self.snapshot_bytes_max: int | None = None
 
         self._handed_out = applied  # last entry given to the host to apply
         self._persist_from = log.last_index + 1  # first entry not handed out to be fsynced
@@ -223,6 +226,11 @@ class Raft:
         elif self.role is not Role.FOLLOWER:
             self.become_follower(self.term)
         self._check()
+
+    def set_room(self, disk: DiskState, snapshot_bytes_max: int | None) -> None:
+        """The host says how much room its disk has (PROTOCOL 1.4)."""
+        self.disk = disk
+        self.snapshot_bytes_max = snapshot_bytes_max
 
     def persisted(self, token: int) -> None:
         """Everything handed out up to the Persist with this token is fsynced."""

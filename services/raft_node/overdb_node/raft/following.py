@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from overdb_node.raft.messages import Answer, Append, Chunk, ChunkAnswer, Offer, OfferAnswer
 from overdb_node.raft.output import EventKind, Install, Stage
-from overdb_node.raft.types import Snapshot
+from overdb_node.raft.types import DiskState, Entry, Snapshot
 
 if TYPE_CHECKING:
     from overdb_node.raft.core import Raft
@@ -75,15 +76,24 @@ class Following:
         while position < len(entries):
             entry = entries[position]
             mine = log.term_at(entry.index)
-            if mine is None:
-                break
             if mine != entry.term:
-                raft.cut_log(entry.index)
                 break
             position += 1
-        log.append(entries[position:])
-        raft.agreed = max(raft.agreed, message.first_index + len(entries) - 1)
-        return position < len(entries)
+        taken = entries[position : self._end_of_room(entries, position)]
+        if taken and log.term_at(taken[0].index) is not None:
+            raft.cut_log(taken[0].index)
+        log.append(taken)
+        raft.agreed = max(raft.agreed, message.first_index + position + len(taken) - 1)
+        return bool(taken)
+
+    def _end_of_room(self, entries: Sequence[Entry], position: int) -> int:
+        """Returns where the entries end that the disk has room for, of those from ``position`` on (1.4)."""
+        if self._raft.disk is DiskState.FULL:
+            small = self._raft.settings.small_entry_bytes
+            for end in range(position, len(entries)):
+                if len(entries[end].payload) > small:
+                    return end
+        return len(entries)
 
     def on_persisted(self) -> None:
         self._advance_commit()
@@ -106,7 +116,9 @@ class Following:
         term_there = raft.log.term_at(agreed)
         assert term_there is not None
         promise = raft.settings.promise_us  # given when the newest round was heard (``Election``)
-        raft.send(leader, Answer(raft.term, self._round, ok, agreed, term_there, promise))
+        raft.send(
+            leader, Answer(raft.term, self._round, ok, agreed, term_there, promise, disk=raft.disk)
+        )
 
     # --- snapshots ------------------------------------------------------------------------------
 
@@ -120,6 +132,12 @@ class Following:
             self._answer(leader, ok=True)
             return
         key = _StagingKey(raft.term, leader, offer.index, offer.element_term)
+        room = raft.snapshot_bytes_max
+        if room is not None and offer.size > room and self._staging != key:
+            self._answer(
+                leader, ok=True
+            )  # alive, and without room: the transfer does not begin (1.4)
+            return
         if self._staging != key:
             raft.emit(
                 EventKind.SNAPSHOT_OFFERED, leader, f"index {offer.index}, {offer.size} bytes"

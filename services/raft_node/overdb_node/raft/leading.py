@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from overdb_node.raft.errors import NotLeader, Overloaded
 from overdb_node.raft.messages import Answer, Append, ChunkAnswer, Offer, OfferAnswer, TimeoutNow
 from overdb_node.raft.output import ChunkToSend, Dropped, EventKind, Role
-from overdb_node.raft.progress import Progress, Transfer
-from overdb_node.raft.types import Entry, EntryKind
+from overdb_node.raft.progress import NEVER_TICKS, Progress, Transfer
+from overdb_node.raft.types import DiskState, Entry, EntryKind
 
 if TYPE_CHECKING:
     from overdb_node.raft.core import Raft
@@ -186,10 +187,38 @@ class Leading:
         settings = raft.settings
         while progress.next <= last and progress.inflight_bytes < settings.inflight_bytes_max:
             entries, size = raft.log.slice_bytes(progress.next, settings.append_bytes_max)
+            if progress.disk == DiskState.FULL:
+                entries = tuple(takewhile(self._is_small, entries))
+                if not entries:
+                    return
             first = progress.next
             raft.send(replica, Append(raft.term, self.round, first, entries, raft.commit_index))
             # An empty payload has a cost too: count the entry, so that the pipeline stays bounded.
             progress.sent(entries[-1].index, size + 32 * len(entries))
+
+    def _is_small(self, entry: Entry) -> bool:
+        """Whether a follower without room on its disk takes it (1.4)."""
+        return len(entry.payload) <= self._raft.settings.small_entry_bytes
+
+    @property
+    def disk_of_majority(self) -> DiskState:
+        """Returns the best state of disk that a majority of the voters has, this one included.
+
+        One that fell silent for an election timeout counts as full: it takes nothing either.
+        """
+        raft = self._raft
+        states = sorted(map(self._disk_of, raft.voters))
+        return states[len(states) // 2] if states else raft.disk
+
+    def _disk_of(self, voter: int) -> DiskState:
+        raft, progress = self._raft, self.progress.get(voter)
+        if voter == raft.replica_id:
+            return raft.disk
+        if progress is None:
+            return DiskState.FREE
+        if raft.settings.election_ticks_max < progress.silent_ticks < NEVER_TICKS:
+            return DiskState.FULL
+        return DiskState(min(progress.disk, DiskState.FULL))
 
     def on_answer(self, replica: int, progress: Progress, answer: Answer) -> None:
         raft = self._raft
@@ -204,6 +233,7 @@ class Leading:
             if answer.ok:
                 self._matched(progress, answer.agreed)
             return
+        progress.disk = answer.disk
         restarted = answer.agreed < progress.match
         if answer.ok:
             self._matched(progress, answer.agreed)

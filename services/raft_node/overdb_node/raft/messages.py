@@ -55,6 +55,7 @@ class Answer:
     ``promise_us``: for so long, by its own clock and from when it heard that round, the sender elects nobody
     else (PROTOCOL 1.3). 0: it promises nothing. ``wall_us`` is filled in by the host: the sender's wall clock
     (PROTOCOL 2.1), 0: a replica of release 0.1.0.
+    ``disk``: how the sender's disk is (``DiskState``, PROTOCOL 1.4).
     """
 
     term: int
@@ -64,6 +65,7 @@ class Answer:
     agreed_term: int
     promise_us: int = 0
     wall_us: int = 0
+    disk: int = 0
 
 
 @dataclass(frozen=True, slots=True)

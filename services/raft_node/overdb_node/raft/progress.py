@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 
+from overdb_node.raft.types import DiskState
+
 NEVER_TICKS = 1 << 30  # silent since for ever
 
 
@@ -31,6 +33,7 @@ class Progress:
     round: int = 0  # the newest that it has answered
     active: bool = True  # heard from since the last CheckQuorum
     silent_ticks: int = NEVER_TICKS  # since it was heard; unlike ``active`` pessimistic at first
+    disk: int = DiskState.FREE  # as it said last
     damaged: bool = False  # its log contradicts ours (the tripwire): not counted any more
     transfer: Transfer | None = None
     inflight_bytes: int = 0

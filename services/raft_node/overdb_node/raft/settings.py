@@ -15,6 +15,9 @@ class RaftSettings:
     promoted when it lacks at most ``promote_lag_entries_max`` entries: what a busy leader has under way
     anyhow, caught up within a heartbeat or two, while the others still make up a majority.
 
+    A payload of ``small_entry_bytes`` or less fits in room that the log has already: a replica without disk
+    space takes no others.
+
     ``promise_us`` turns leases on: from any moment on, ``election_ticks_min`` ticks take at least so long by
     the host's clock. 0: this replica promises its leader nothing, and leads without a lease.
     """
@@ -28,6 +31,7 @@ class RaftSettings:
     committed_bytes_max: int = 4 << 20
     chunk_retry_ticks: int = 20
     promote_lag_entries_max: int = 256
+    small_entry_bytes: int = 256
     promise_us: int = 0
 
     def __post_init__(self) -> None:

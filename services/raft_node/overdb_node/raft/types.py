@@ -14,6 +14,14 @@ class EntryKind(IntEnum):
     CONFIGURATION = 3
 
 
+class DiskState(IntEnum):
+    """Room on a replica's disk, as its host sees it and as its answers say (PROTOCOL 1.4)."""
+
+    FREE = 0
+    LOW = 1  # it appends everything; nothing that stores a value should be proposed
+    FULL = 2  # it appends small entries only
+
+
 @dataclass(frozen=True, slots=True)
 class Entry:
     """One element of the log. ``payload`` is opaque to Raft, except for CONFIGURATION entries."""

@@ -29,6 +29,7 @@ from rocksdict import (
 )
 
 from overdb_node.storage.digest import Canonical, ContentDigest
+from overdb_node.storage.tables import Tables
 from overdb_node.storage.value_cache import ValueCache
 
 _VERSION = struct.Struct(">Q")
@@ -41,6 +42,7 @@ _TOMBSTONE = b"\x00"
 _VALUE = b"\x01"
 
 WRITE_BUFFER_BYTES = 32 << 20
+TABLE_BYTES = 32 << 20  # of level 1 and below: small, so that a compaction needs little room
 CACHE_BYTES = 32 << 20  # of blocks
 VALUE_CACHE_BYTES = 64 << 20
 SCAN_ROWS_MAX = 50_000  # rows visited for one page: a range of deleted keys must not hold the loop
@@ -59,6 +61,8 @@ class ScanPage(NamedTuple):
 class Swept(NamedTuple):
     cursor: bytes | None  # where to go on; None: the pass is through
     removed: int
+    low: bytes = b""  # the first and the last row that were removed
+    high: bytes = b""
 
 
 def encode_key(key: bytes) -> bytes:
@@ -91,6 +95,7 @@ def _options() -> Options:
     options.set_level_zero_file_num_compaction_trigger(4)
     options.set_level_zero_slowdown_writes_trigger(64)
     options.set_level_zero_stop_writes_trigger(128)
+    options.set_target_file_size_base(TABLE_BYTES)
     options.set_max_background_jobs(2)
     options.set_bytes_per_sync(1 << 20)
     options.set_compression_type(DBCompressionType.lz4())
@@ -121,6 +126,7 @@ class DataStore:
         # write, and goes with the next.
         self._rows: _Rows | None = None
         self._values = ValueCache(VALUE_CACHE_BYTES)
+        self.tables = Tables(self._db)
 
     def close(self) -> None:
         """Iterators end here at the latest, and so does a digest, unfinished: so nothing keeps the database
@@ -133,6 +139,10 @@ class DataStore:
     def flush(self) -> None:
         """Write what is in memory to disk and wait for it. Other threads go on meanwhile."""
         self._db.flush(True)
+
+    def release(self) -> None:
+        """Let go of table files that are not needed any more: an iterator keeps those that it has seen."""
+        self._rows = None
 
     @property
     def database(self) -> Rdict:
@@ -266,15 +276,13 @@ class DataStore:
             for stored in reversed(doomed):
                 batch.delete(stored)
             self._db.write(batch, self._no_wal)
-        return Swept(position, len(doomed))
+            return Swept(position, len(doomed), doomed[0], doomed[-1])
+        return Swept(position, 0)
 
     @property
     def size_bytes(self) -> int:
         """Bytes of the files on disk and of what is still in memory, roughly."""
-        total = 0
-        for name in ("rocksdb.total-sst-files-size", "rocksdb.cur-size-all-mem-tables"):
-            total += self._db.property_int_value(name) or 0
-        return total
+        return self.tables.size_bytes + self.tables.memory_bytes
 
 
 class _Rows:

@@ -2,9 +2,31 @@
 
 from __future__ import annotations
 
+import errno
+import os
+
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+
 
 class StorageFailure(Exception):  # noqa: N818  # it names what happened; nobody handles it
     """A write or an fsync failed. What is on disk is not known any more: the replica must stop (1.0)."""
+
+
+class NoSpace(Exception):  # noqa: N818
+    """The disk has no room for a write. Nothing of it counts, and the same write may be tried again.
+
+    Never raised for an fsync: after one that failed nobody knows what the disk has (StorageFailure).
+    """
+
+
+def means_no_space(error: BaseException) -> bool:
+    """Returns whether an error of the operating system, or of RocksDB, says that the disk is full.
+
+    rocksdict raises plain Exceptions with RocksDB's text, which ends in the operating system's.
+    """
+    if isinstance(error, OSError):
+        return error.errno in _NO_SPACE
+    return type(error) is Exception and any(os.strerror(code) in str(error) for code in _NO_SPACE)
 
 
 class CorruptSnapshot(Exception):  # noqa: N818

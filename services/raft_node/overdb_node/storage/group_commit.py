@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from queue import SimpleQueue
 
 from overdb_node.raft.types import Entry, HardState
+from overdb_node.storage.errors import NoSpace, means_no_space
 from overdb_node.storage.log import DurableLog
 
 
@@ -30,6 +31,7 @@ class _Job:
 
 
 Notify = Callable[[int, float, int, int], None]
+RETRY_SECONDS = 0.5  # between two attempts while the disk has no room
 
 
 class GroupCommit:
@@ -37,6 +39,8 @@ class GroupCommit:
 
     ``notify(token, seconds, requests, bytes)`` follows each fdatasync: everything up to ``token`` is on
     disk. ``on_failure`` is called once; nothing is written or notified after it.
+
+    While the disk has no room, requests and jobs wait in their order, and are tried again until it has.
     """
 
     def __init__(
@@ -52,6 +56,10 @@ class GroupCommit:
         self._queue: SimpleQueue[PersistRequest | _Job | None] = SimpleQueue()
         self._queued_bytes = 0
         self._taken_bytes = 0
+        self._requests: list[PersistRequest] = []  # taken from the queue and not yet on disk
+        self._job: _Job | None = None  # taken, and to be run behind those
+        self._closing = threading.Event()
+        self.no_space = ""  # why nothing can be written now; empty: nothing waits for room
         self._thread = threading.Thread(target=self._run, name="log", daemon=True)
         self._thread.start()
 
@@ -69,36 +77,63 @@ class GroupCommit:
         self._queue.put(_Job(run, done))
 
     def close(self) -> None:
-        """Write what waits, then end."""
+        """Write what waits, if there is room for it, then end."""
+        self._closing.set()
         self._queue.put(None)
         self._thread.join()
 
     def _run(self) -> None:
         try:
-            while self._turn():
-                pass
+            while self._step():
+                if self.no_space and self._closing.wait(RETRY_SECONDS):
+                    return  # what waits was acknowledged to nobody
         except Exception as error:  # whatever it is, the replica must stop
             self._on_failure(error)
 
-    def _turn(self) -> bool:
-        """Take everything that waits; write the requests before a job as one frame."""
-        queue = self._queue
-        item = queue.get()
-        requests: list[PersistRequest] = []
-        while True:
-            if not isinstance(item, PersistRequest):
-                self._write(requests)
-                if item is None:
-                    return False
-                item.done(item.run())
-                return True
-            requests.append(item)
-            if queue.empty():
-                self._write(requests)
-                return True
-            item = queue.get()
+    def _step(self) -> bool:
+        """Do a turn, or note in ``no_space`` why the next step has to do it. False: the end."""
+        try:
+            goes_on = self._turn()
+        except NoSpace as error:
+            self.no_space = str(error)
+            return True
+        self.no_space = ""
+        return goes_on
 
-    def _write(self, requests: list[PersistRequest]) -> None:
+    def _turn(self) -> bool:
+        """Take everything that waits; write the requests before a job as one frame.
+
+        Raises NoSpace; what was taken then waits, and the next turn begins with it.
+        """
+        ends = self._job is None and self._gather()
+        self._write()
+        if self._job is not None:
+            job = self._job
+            try:
+                result = job.run()
+            except Exception as error:
+                if means_no_space(error):  # a job leaves things as they were, or can be run again
+                    raise NoSpace(str(error)) from error
+                raise
+            self._job = None
+            job.done(result)
+        return not ends
+
+    def _gather(self) -> bool:
+        """Take requests up to the next job or, if there is none, all. Wait for one. True: the end."""
+        queue = self._queue
+        while not (self._requests and queue.empty()):
+            item = queue.get()
+            if item is None:
+                return True
+            if not isinstance(item, PersistRequest):
+                self._job = item
+                return False
+            self._requests.append(item)
+        return False
+
+    def _write(self) -> None:
+        requests = self._requests
         if not requests:
             return
         hard_state = next((r.hard_state for r in reversed(requests) if r.hard_state), None)
@@ -106,5 +141,6 @@ class GroupCommit:
         start = time.monotonic()
         size = self._log().append(hard_state, entries)
         seconds = time.monotonic() - start
+        self._requests = []
         self._taken_bytes += sum(len(entry.payload) for entry in entries)
         self._notify(requests[-1].token, seconds, len(requests), size)

@@ -6,6 +6,8 @@ but data to wait for; the next one is made in the background while the present o
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import struct
 from collections.abc import Sequence
@@ -19,7 +21,7 @@ from overdb_common.errors import StartupError
 from overdb_common.version import version
 from overdb_node.raft.types import Entry, HardState
 from overdb_node.storage import frames
-from overdb_node.storage.errors import StorageFailure
+from overdb_node.storage.errors import NoSpace, StorageFailure, means_no_space
 from overdb_node.storage.files import fsync_path
 
 SEGMENT_BYTES = 8 << 20
@@ -41,7 +43,7 @@ class _Segment:
 
 
 class DurableLog:
-    """Appends frames; knows which segments are still needed. Every failure is final."""
+    """Appends frames; knows which segments are still needed. Every failure but NoSpace is final."""
 
     def __init__(self, directory: Path, segment_bytes: int = SEGMENT_BYTES) -> None:
         self._directory = directory
@@ -73,6 +75,8 @@ class DurableLog:
         try:
             log._roll()  # a log always has a segment: one that has none lost them
         except OSError as error:
+            if means_no_space(error):
+                raise NoSpace(f"the log in {directory}: {error.strerror}") from error
             raise log._fail(error) from error
         if hard_state != HardState():
             log.append(hard_state, ())
@@ -104,8 +108,9 @@ class DurableLog:
     def append(self, hard_state: HardState | None, entries: Sequence[Entry]) -> int:
         """Write one frame and wait until it is on disk; return its bytes.
 
-        Raises StorageFailure, from then on at every call: after a failed fsync nobody knows what the
-        disk has, and asking again would say yes.
+        Raises NoSpace when the disk had no room: the same frame may be appended later. Raises
+        StorageFailure, from then on at every call: after a failed fsync nobody knows what the disk has,
+        and asking again would say yes.
         """
         if self._failure is not None:
             raise self._failure
@@ -124,15 +129,12 @@ class DurableLog:
     def _append(self, hard_state: HardState | None, entries: Sequence[Entry]) -> int:
         if hard_state is not None:
             self.hard_state = hard_state
-        data = frames.encode(self._sequence + 1, hard_state, entries)
-        fits = self._offset + len(data) <= self._size or self._offset == _HEADER.size
-        if self._descriptor < 0 or not fits:
-            self._roll()
-            # Every segment begins with the hard state, so that the ones before it can go.
-            data = frames.encode(self._sequence + 1, self.hard_state, entries)
-        written = os.pwrite(self._descriptor, data, self._offset)
-        if written != len(data):
-            raise OSError(28, f"only {written} of {len(data)} bytes were written")
+        try:
+            data = self._write(hard_state, entries)
+        except OSError as error:
+            if means_no_space(error):
+                raise NoSpace(f"the log in {self._directory}: {error.strerror}") from error
+            raise
         os.fdatasync(self._descriptor)
         self._sequence += 1
         self._offset += len(data)
@@ -142,16 +144,42 @@ class DurableLog:
             segment.last_index = max(segment.last_index, *(e.index for e in entries))
         return len(data)
 
+    def _write(self, hard_state: HardState | None, entries: Sequence[Entry]) -> bytes:
+        """Write a frame where the log ends, in a new segment if it does not fit; return its bytes."""
+        data = frames.encode(self._sequence + 1, hard_state, entries)
+        fits = self._offset + len(data) <= self._size or self._offset == _HEADER.size
+        if self._descriptor < 0 or not fits:
+            self._roll()
+            # Every segment begins with the hard state, so that the ones before it can go.
+            data = frames.encode(self._sequence + 1, self.hard_state, entries)
+        written = os.pwrite(self._descriptor, data, self._offset)
+        if written != len(data):
+            raise OSError(errno.ENOSPC, f"only {written} of {len(data)} bytes were written")
+        return data
+
     def _roll(self) -> None:
-        """Go on in the segment that was prepared."""
-        assert self._prepared is not None
+        """Go on in the segment that was prepared. After a failure, the next call makes a new one."""
+        self._close_segment()
         try:
-            self._prepared.result()
-        except OSError:  # the disk was full then; it may have space now
-            self._make_segment()
+            self._begin_segment()
+        except OSError:
+            self._prepared = None
+            self._close_segment()
+            raise
+
+    def _close_segment(self) -> None:
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
+
+    def _begin_segment(self) -> None:
+        prepared_ahead, self._prepared = self._prepared, None
+        try:
+            made = prepared_ahead is not None and prepared_ahead.result() is None
+        except OSError:  # the disk was full then; it may have space now
+            made = False
+        if not made:
+            self._make_segment()
         number = self._segments[-1].number + 1 if self._segments else 1
         path = self._directory / f"{number:020d}{_SUFFIX}"
         prepared = self._directory / _PREPARED
@@ -170,13 +198,19 @@ class DurableLog:
         self._prepared = self._maker.submit(self._make_segment)
 
     def _make_segment(self) -> None:
-        with (self._directory / _PREPARED).open("wb") as file:
-            block = bytes(_ZEROED_AT_ONCE)
-            left = self._segment_bytes
-            while left > 0:
-                left -= file.write(block[:left])
-            file.flush()
-            os.fsync(file.fileno())
+        path = self._directory / _PREPARED
+        try:
+            with path.open("wb") as file:
+                block = bytes(_ZEROED_AT_ONCE)
+                left = self._segment_bytes
+                while left > 0:
+                    left -= file.write(block[:left])
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError:
+            with contextlib.suppress(OSError):  # half of one would keep others from the last room
+                path.unlink(missing_ok=True)
+            raise
 
     def drop_below(self, index: int) -> None:
         """Delete the oldest segments whose entries are all at or below ``index``; never the last one."""
@@ -189,9 +223,7 @@ class DurableLog:
 
     def close(self) -> None:
         self._maker.shutdown()
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
+        self._close_segment()
 
     # --- recovery -------------------------------------------------------------------------------
 

@@ -30,7 +30,7 @@ from overdb_node.raft.types import Entry, HardState, Member, Snapshot
 from overdb_node.storage import configurations, snapshots
 from overdb_node.storage import identity as identities
 from overdb_node.storage.data import DataStore
-from overdb_node.storage.errors import Overtaken
+from overdb_node.storage.errors import NoSpace, Overtaken, means_no_space
 from overdb_node.storage.files import fsync_path, fsync_tree, remove, write_atomically
 from overdb_node.storage.identity import Identity
 from overdb_node.storage.log import DurableLog
@@ -116,6 +116,9 @@ class ReplicaStorage:
         try:
             self.data = DataStore(directory / current.data)
         except Exception as error:
+            self.log.close()
+            if means_no_space(error):
+                raise NoSpace(str(error)) from error
             # rocksdict raises plain Exception for everything that RocksDB reports
             raise StartupError(f"{directory / current.data}: {error}", _REPLACE) from None
         index, term = self.data.applied()
@@ -202,7 +205,28 @@ class ReplicaStorage:
         except OSError as error:
             if self._current.snapshot.index >= taken.index:
                 raise Overtaken from error
+            remove(taken.path)  # without a manifest it is of no use
             raise
+
+    def compact_data(self, low: bytes, high: bytes) -> None:
+        """Compact a range of the data and wait for it. Not in the loop. Raises RocksDB's plain Exception."""
+        with self._data_lock:
+            self.data.tables.compact(low, high)
+
+    def flush_data(self) -> None:
+        """Write what the data has in memory to disk, and wait. Raises as ``compact_data``."""
+        with self._data_lock:
+            self.data.flush()
+
+    def pinned_bytes(self) -> int:
+        """Bytes of table files that only the snapshots keep: the live data has replaced them."""
+        live = self.data_path
+        files = (self._directory / _SNAPSHOTS / self._current.snapshot.checkpoint / "db").glob(
+            "*.sst"
+        )
+        if not self._current.snapshot.checkpoint:
+            return 0
+        return sum(path.stat().st_size for path in files if not (live / path.name).exists())
 
     def compact(self, snapshot: Snapshot) -> None:
         """Make a sealed snapshot the first element, then drop the log before it. In the log thread."""
@@ -240,12 +264,16 @@ class ReplicaStorage:
                 remove(self._directory / name)
                 log = DurableLog.create(self._directory / name, self.log.hard_state)
                 step("log created")
-                self._switch(_Current(snapshot, name, data))
-            else:
-                self._switch(_Current(snapshot, current.log, data))
+            # Opening takes room. It comes before the switch, so that a disk without any leaves all as it was.
+            opened = DataStore(self._directory / data)
+            try:
+                self._switch(_Current(snapshot, current.log if log is self.log else name, data))
+            except BaseException:
+                opened.close()
+                raise
             step("switched")
             self.data.close()
-            self.data = DataStore(self._directory / data)
+            self.data = opened
         if log is self.log:
             log.drop_below(snapshot.index)
         else:
@@ -290,7 +318,7 @@ class ReplicaStorage:
     ) -> tuple[int, Snapshot | None]:
         """Take in a chunk; return what is staged, and with the last chunk the verified snapshot.
 
-        Raises CorruptSnapshot when it is not what was sent; nothing is staged then.
+        Raises CorruptSnapshot when it is not what was sent, OSError without room; nothing is staged then.
         """
         if offset == 0 or self._staging is None or self._staging.key != (index, term):
             if self._staging is not None:
@@ -299,11 +327,16 @@ class ReplicaStorage:
         staging = self._staging
         if offset != staging.size:
             return staging.size, None
-        staging.write(offset, data)
-        if staging.size < size:
-            return staging.size, None
-        self._staging = None
-        return size, staging.finish()
+        try:
+            staging.write(offset, data)
+            if staging.size < size:
+                return staging.size, None
+            self._staging = None
+            return size, staging.finish()
+        except OSError:
+            self._staging = None
+            staging.drop()
+            raise
 
 
 def _successor(name: str) -> str:

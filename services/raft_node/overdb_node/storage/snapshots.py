@@ -8,6 +8,7 @@ stream = length of manifest (8) | manifest | the files, in the manifest's order
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import struct
@@ -54,18 +55,22 @@ def take(data: DataStore, directory: Path, clock_record: bytes) -> Taken | None:
     remove(temporary)
     temporary.mkdir()
     data.flush()  # what is left to flush for the checkpoint, which stops other threads, is little
-    Checkpoint(data.database).create_checkpoint(str(temporary / "db"))
-    copy = DataStore(temporary / "db", read_only=True)
     try:
-        index, term = copy.applied()
-        clock = copy.record(clock_record) or b""
-    finally:
-        copy.close()
-    path = directory / f"{index}-{term}"
-    if path.exists():
-        remove(temporary)
-        return None
-    fsync_tree(temporary)
+        Checkpoint(data.database).create_checkpoint(str(temporary / "db"))
+        copy = DataStore(temporary / "db", read_only=True)
+        try:
+            index, term = copy.applied()
+            clock = copy.record(clock_record) or b""
+        finally:
+            copy.close()
+        path = directory / f"{index}-{term}"
+        if path.exists():
+            remove(temporary)
+            return None
+        fsync_tree(temporary)
+    except Exception:
+        remove(temporary)  # its links keep files that the data may not need for long
+        raise
     temporary.rename(path)
     fsync_path(directory)
     return Taken(index, term, clock, path)
@@ -234,7 +239,8 @@ class Staging:
         self.size += len(data)
 
     def drop(self) -> None:
-        self._file.close()
+        with contextlib.suppress(OSError):  # what waits in its buffer may find no room
+            self._file.close()
         self._path.unlink(missing_ok=True)
 
     def finish(self) -> Snapshot:
@@ -250,7 +256,7 @@ class Staging:
             snapshot = replace(self._unpack(unpacked), size=self.size)
             if (snapshot.index, snapshot.term) != self.key:
                 raise CorruptSnapshot(f"snapshot {snapshot.checkpoint} came for {self.key}")
-        except CorruptSnapshot:
+        except (CorruptSnapshot, OSError):
             remove(unpacked)
             raise
         finally:

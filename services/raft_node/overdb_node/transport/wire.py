@@ -38,6 +38,7 @@ def encode(message: Message, out: raft_pb2.RaftMessage) -> None:
         answer.agreed_term = message.agreed_term
         answer.promise_us = message.promise_us
         answer.wall_us = message.wall_us
+        answer.disk = message.disk
         answer.SetInParent()
     else:
         _ENCODERS[type(message)](message, out)
@@ -136,7 +137,7 @@ def decode(wire: raft_pb2.RaftMessage) -> Message:
     if body == "answer":
         a = wire.answer
         return messages.Answer(
-            wire.term, a.round, a.ok, a.agreed, a.agreed_term, a.promise_us, a.wall_us
+            wire.term, a.round, a.ok, a.agreed, a.agreed_term, a.promise_us, a.wall_us, a.disk
         )
     if body is None:
         raise MalformedMessage("a message without a known body")

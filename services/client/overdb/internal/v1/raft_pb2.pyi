@@ -216,6 +216,7 @@ class Answer(google.protobuf.message.Message):
     AGREED_TERM_FIELD_NUMBER: builtins.int
     PROMISE_US_FIELD_NUMBER: builtins.int
     WALL_US_FIELD_NUMBER: builtins.int
+    DISK_FIELD_NUMBER: builtins.int
     round: builtins.int
     ok: builtins.bool
     agreed: builtins.int
@@ -228,6 +229,10 @@ class Answer(google.protobuf.message.Message):
     """The follower's wall clock when it sent this, microseconds since the epoch (PROTOCOL 2.1). 0: a follower of
     release 0.1.0.
     """
+    disk: builtins.int
+    """Room on the follower's disk (PROTOCOL 1.4). 0: enough; 1: nothing that stores a value should be proposed;
+    2: it appends small entries only.
+    """
     def __init__(
         self,
         *,
@@ -237,8 +242,9 @@ class Answer(google.protobuf.message.Message):
         agreed_term: builtins.int = ...,
         promise_us: builtins.int = ...,
         wall_us: builtins.int = ...,
+        disk: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["agreed", b"agreed", "agreed_term", b"agreed_term", "ok", b"ok", "promise_us", b"promise_us", "round", b"round", "wall_us", b"wall_us"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["agreed", b"agreed", "agreed_term", b"agreed_term", "disk", b"disk", "ok", b"ok", "promise_us", b"promise_us", "round", b"round", "wall_us", b"wall_us"]) -> None: ...
 
 global___Answer = Answer
 

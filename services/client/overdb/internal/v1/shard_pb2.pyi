@@ -847,6 +847,8 @@ class DescribeResponse(google.protobuf.message.Message):
     WALL_US_FIELD_NUMBER: builtins.int
     PHYSICAL_FIELD_NUMBER: builtins.int
     DIRECT_ADDRESS_FIELD_NUMBER: builtins.int
+    DISK_FREE_BYTES_FIELD_NUMBER: builtins.int
+    DISK_RESERVE_BYTES_FIELD_NUMBER: builtins.int
     cluster: builtins.str
     group: builtins.int
     groups: builtins.int
@@ -894,6 +896,10 @@ class DescribeResponse(google.protobuf.message.Message):
     """the time that the group's log has come to (PROTOCOL 2.1)"""
     direct_address: builtins.str
     """Where direct clients reach this replica (OVERDB_DIRECT_LISTEN), host:port; empty: nowhere."""
+    disk_free_bytes: builtins.int
+    """on the file system of its directory"""
+    disk_reserve_bytes: builtins.int
+    """with less than this it refuses what stores a value"""
     @property
     def members(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Member]: ...
     @property
@@ -942,9 +948,11 @@ class DescribeResponse(google.protobuf.message.Message):
         wall_us: builtins.int = ...,
         physical: builtins.int = ...,
         direct_address: builtins.str = ...,
+        disk_free_bytes: builtins.int = ...,
+        disk_reserve_bytes: builtins.int = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["failure", b"failure"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["applied_index", b"applied_index", "clock", b"clock", "clock_offset_us", b"clock_offset_us", "cluster", b"cluster", "commit_index", b"commit_index", "data_bytes", b"data_bytes", "direct_address", b"direct_address", "durable_index", b"durable_index", "epoch", b"epoch", "established", b"established", "failure", b"failure", "founders", b"founders", "group", b"group", "groups", b"groups", "incarnation", b"incarnation", "last_index", b"last_index", "leader_id", b"leader_id", "level", b"level", "level_known", b"level_known", "level_waits_for", b"level_waits_for", "log_bytes", b"log_bytes", "members", b"members", "members_index", b"members_index", "physical", b"physical", "problem", b"problem", "replica_id", b"replica_id", "retired", b"retired", "role", b"role", "slots", b"slots", "snapshot_index", b"snapshot_index", "term", b"term", "version", b"version", "wall_us", b"wall_us"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["applied_index", b"applied_index", "clock", b"clock", "clock_offset_us", b"clock_offset_us", "cluster", b"cluster", "commit_index", b"commit_index", "data_bytes", b"data_bytes", "direct_address", b"direct_address", "disk_free_bytes", b"disk_free_bytes", "disk_reserve_bytes", b"disk_reserve_bytes", "durable_index", b"durable_index", "epoch", b"epoch", "established", b"established", "failure", b"failure", "founders", b"founders", "group", b"group", "groups", b"groups", "incarnation", b"incarnation", "last_index", b"last_index", "leader_id", b"leader_id", "level", b"level", "level_known", b"level_known", "level_waits_for", b"level_waits_for", "log_bytes", b"log_bytes", "members", b"members", "members_index", b"members_index", "physical", b"physical", "problem", b"problem", "replica_id", b"replica_id", "retired", b"retired", "role", b"role", "slots", b"slots", "snapshot_index", b"snapshot_index", "term", b"term", "version", b"version", "wall_us", b"wall_us"]) -> None: ...
 
 global___DescribeResponse = DescribeResponse
 
