@@ -245,6 +245,7 @@ ON_A_FULL_DISK = [
     (log_pb2.Command(forget=log_pb2.Forget(attempt=1)), "upkeep"),
     (log_pb2.Command(compare=log_pb2.CompareReplicas()), "upkeep"),
     (log_pb2.Command(configure=log_pb2.Configure(level=1)), "upkeep"),
+    (log_pb2.Command(set_time=log_pb2.SetTime()), "upkeep"),
     (log_pb2.Command(), "stores"),  # of a newer program
 ]
 
