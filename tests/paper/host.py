@@ -11,13 +11,22 @@ from __future__ import annotations
 import zlib
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 
 from overdb_node.raft.core import Raft
-from overdb_node.raft.log import Log
+from overdb_node.raft.log import Log, prefix_within
 from overdb_node.raft.messages import Chunk, Message
-from overdb_node.raft.output import ChunkToSend, Dropped, Event, Install, Output, Persist, Stage
+from overdb_node.raft.output import (
+    ChunkToSend,
+    Dropped,
+    Event,
+    Fetch,
+    Install,
+    Output,
+    Persist,
+    Stage,
+)
 from overdb_node.raft.settings import RaftSettings
 from overdb_node.raft.types import Configuration, Entry, HardState, Member, Snapshot
 
@@ -138,14 +147,16 @@ class Host:
         self._send = send
         self.raft = Raft(
             replica_id,
-            settings or RaftSettings(),
+            replace(settings or RaftSettings(), chunk_bytes_max=CHUNK_BYTES_MAX),
             random,
             Log(disk.snapshot, list(disk.entries), decode_configuration),
             disk.hard_state,
             disk.state.index,
             disk.hold_back_ticks,
         )
-        self.disk_queue: deque[Persist | list[tuple[int, Message]] | Stage | Install] = deque()
+        self.disk_queue: deque[Persist | list[tuple[int, Message]] | Stage | Install | Fetch] = (
+            deque()
+        )
         self.to_apply: deque[Entry] = deque()
         self.applies_at_once = True
         self.reads: list[tuple[object, int]] = []  # confirmed, waiting for their index
@@ -182,12 +193,12 @@ class Host:
         self.failed += output.reads_failed
         self.reads += output.reads
         self._answer_reads()
-        if output.stage is not None:
-            self.disk_queue.append(output.stage)
+        self.disk_queue.extend(output.stages)
         if output.install is not None:
             self.disk_queue.append(output.install)
         for chunk in output.chunks:
             self._send_chunk(chunk)
+        self.disk_queue.extend(output.fetches)
         self.dropped += output.dropped
 
     def ask(self, read: object, now_us: int = 0) -> None:
@@ -224,7 +235,7 @@ class Host:
         element = chunk.snapshot
         stream = self.disk.checkpoints[element.index]
         assert len(stream) == element.size
-        data = stream[chunk.offset : chunk.offset + CHUNK_BYTES_MAX]
+        data = stream[chunk.offset : chunk.offset + chunk.length]
         message = Chunk(
             chunk.term, chunk.round, element.index, element.term, chunk.offset, element.size, data
         )
@@ -242,6 +253,8 @@ class Host:
             self.raft.persisted(work.token)
         elif isinstance(work, Stage):
             self._stage(work)
+        elif isinstance(work, Fetch):
+            self._fetch(work)
         elif isinstance(work, Install):
             self._install(work)
         else:
@@ -261,7 +274,7 @@ class Host:
 
     def _stage(self, work: Stage) -> None:
         key = (work.term, work.leader, work.index, work.element_term)
-        if key != self._staging:
+        if key != self._staging or work.offset == 0:
             self._staging, self._staged = key, bytearray()
         if work.offset != len(self._staged):  # not where this stream goes on
             self.raft.staged(work, len(self._staged), None)
@@ -273,6 +286,17 @@ class Host:
         if snapshot is None and len(self._staged) >= work.size:
             self._staging, self._staged = None, bytearray()
         self.raft.staged(work, len(self._staged), snapshot)
+
+    def _fetch(self, work: Fetch) -> None:
+        """Read entries of the log on disk; none if they have been compacted away."""
+        entries = self.disk.entries
+        start = work.first - self.disk.snapshot.index - 1
+        if start < 0:
+            self.raft.fetched(work, ())
+            return
+        stop = work.last - self.disk.snapshot.index
+        found, _ = prefix_within(entries[:stop], start, work.bytes_max)
+        self.raft.fetched(work, found)
 
     def _unpack(self, work: Stage) -> Snapshot | None:
         stream = bytes(self._staged)

@@ -258,6 +258,7 @@ def test_a_learner_that_needs_the_snapshot_is_not_promoted() -> None:
     node = committed_leader("1.1")
     change(node, AddLearner(4, "replica-4"))
     acknowledge(node, 2)
+    acknowledge(node, 3)
     assert node.compact()
     acknowledge(node, 3)
     node.receive(4, Answer(2, node.raft.leading.round, False, 0, 0))

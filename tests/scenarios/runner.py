@@ -6,8 +6,10 @@ commit only what you understand. ``expect`` commands are not rewritten, they fai
 
 Commands (replicas are numbers, entries are written ``term.index``):
 
-    cluster 3                      a group of three voters with empty logs (``cluster 3 append 2``: an
-                                   Append holds at most 2 bytes, or one entry)
+    cluster 3                      a group of three voters with empty logs; then words with numbers:
+                                   ``append 2`` (an Append holds at most 2 bytes, or one entry), ``keep 4``
+                                   (ticks for which the log is kept for a silent follower), ``window 48``
+                                   (bytes of a snapshot under way), ``memory 500`` (bytes of entries)
     log 2 1.1 1.2 commit 1         before it starts: what is on replica 2's disk; also ``S1.4`` first
     elect 1                        the others forget their leader, 1 campaigns; only votes move
     timeout 1                      1's election timer runs out
@@ -47,6 +49,12 @@ from tests.scenarios.describing import describe
 
 DIRECTORY = Path(__file__).parent
 MESSAGES_MAX = 500
+SETTINGS = {
+    "append": "append_bytes_max",
+    "keep": "keep_silent_ticks",
+    "window": "chunk_window_bytes",
+    "memory": "log_memory_bytes_max",
+}
 Link = tuple[int, int]
 
 
@@ -83,8 +91,8 @@ class Scenario:
 
     def do_cluster(self, arguments: list[str]) -> None:
         count = int(arguments[0])
-        if "append" in arguments:
-            self.settings = RaftSettings(append_bytes_max=int(arguments[2]))
+        numbers = zip(arguments[1::2], map(int, arguments[2::2]), strict=True)
+        self.settings = RaftSettings(**{SETTINGS[word]: number for word, number in numbers})
         self.disks = {i: disk_of("", count) for i in range(1, count + 1)}
 
     def do_log(self, arguments: list[str]) -> None:

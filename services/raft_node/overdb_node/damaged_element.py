@@ -56,7 +56,7 @@ class DamagedElement:
 
     def dropped(self, dropped: Dropped) -> None:
         """A follower has nothing of the element any more. One that had all of it found it damaged."""
-        had_all = dropped.offset + self._replica.settings.chunk_bytes >= dropped.snapshot.size
+        had_all = dropped.offset >= dropped.snapshot.size
         if had_all:
             _log.warning("snapshot_refused", replica=dropped.replica, index=dropped.snapshot.index)
             self.check(dropped.snapshot)

@@ -112,7 +112,7 @@ def open_storage(settings: NodeSettings) -> ReplicaStorage:
     genesis = Snapshot(0, 0, 0, settings.founding_members())
     try:
         _require_room(settings)
-        return ReplicaStorage.open(settings.data, identity, genesis)
+        return ReplicaStorage.open(settings.data, identity, genesis, settings.log_memory_bytes)
     except (StorageFailure, NoSpace, OSError) as error:
         if isinstance(error, NoSpace) or means_no_space(error):
             raise NoRoomToStart(
@@ -185,7 +185,26 @@ def _register_gauges(replica: Replica) -> None:
         "By how much this machine's wall clock is ahead of its group's time; negative: behind",
         lambda: replica.timekeeper.offset_us / 1e6,
     )
-    gauge("overdb_log_bytes", "Payload bytes in the log", lambda: raft.log.payload_bytes)
+    gauge(
+        "overdb_log_bytes",
+        "Bytes that the log's entries take in memory",
+        lambda: raft.log.memory_bytes,
+    )
+    gauge(
+        "overdb_log_kept_bytes",
+        "Payload bytes of the log behind its snapshot, in memory or on disk",
+        lambda: raft.log.payload_bytes,
+    )
+    gauge(
+        "overdb_followers_given_up",
+        "Followers that do not catch up, for which this leader keeps no log any longer",
+        lambda: len(raft.leading.retention.given_up),
+    )
+    gauge(
+        "overdb_write_pace_bytes",
+        "Bytes per second that this leader takes in so that a follower can catch up; 0: as many as come",
+        lambda: (raft.leading.retention.pace_bytes or 0) / replica.settings.tick_seconds,
+    )
     gauge(
         "overdb_disk_free_bytes",
         "Free bytes on the file system of the data directory",

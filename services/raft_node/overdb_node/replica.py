@@ -25,11 +25,13 @@ from overdb_node.cluster_level import LevelRaiser, Replied
 from overdb_node.comparing import Comparing
 from overdb_node.direct import address_told
 from overdb_node.disk_space import DiskSpace
+from overdb_node.entry_reader import EntryReader
 from overdb_node.finishing import Finisher
 from overdb_node.leasing import Promises, elapsed_us
 from overdb_node.machine.machine import Machine
 from overdb_node.membership import Membership
 from overdb_node.metrics import NodeMetrics
+from overdb_node.proposal_queue import Proposal, ProposalQueue
 from overdb_node.raft.core import Raft
 from overdb_node.raft.errors import NotLeader, Overloaded
 from overdb_node.raft.log import Log
@@ -52,7 +54,11 @@ DISK_CHECK_TICKS = 10  # a second, at the default tick
 SHARERS_TICKS = 600
 _NOT_LEADER = shard_pb2.Failure.REASON_NOT_LEADER
 _NOTHING = b""  # commands of an entry that has none
-_DAMAGES = (EventKind.REPLICA_DAMAGED, EventKind.OWN_SNAPSHOT_DAMAGED)
+_DAMAGES = (
+    EventKind.REPLICA_DAMAGED,
+    EventKind.OWN_SNAPSHOT_DAMAGED,
+    EventKind.FOLLOWER_GIVEN_UP,
+)
 
 
 class Replica:
@@ -85,7 +91,7 @@ class Replica:
             settings.node_id,
             raft_settings,
             Random(),
-            Log(recovered.snapshot, recovered.entries, codec.decode_configuration),
+            Log(recovered.snapshot, recovered.window, codec.decode_configuration),
             recovered.hard_state,
             recovered.applied_index,
             self._promises.hold_back_ticks,
@@ -114,10 +120,10 @@ class Replica:
         )
         self.snapshotting = Snapshotting(self)
         self.reclaiming = Reclaiming(self)
+        self.entry_reader = EntryReader(self)
         self.finisher = Finisher(self)
         self.comparing = Comparing(self)
-        self._proposals: list[tuple[bytes, int, Answers]] = []
-        self._proposed_bytes = 0
+        self._proposals = ProposalQueue(settings.proposed_bytes_max)
         self._level_agreed = 0  # that all replicas of all groups were found to know
         self._level_noted = 0  # in the directory, for older programs to refuse it
         self._level_raiser = LevelRaiser(
@@ -167,6 +173,7 @@ class Replica:
         await self.peers.close()
         await self.snapshotting.close()
         await self.reclaiming.close()
+        await self.entry_reader.close()
         await self._loop.run_in_executor(None, self.writer.close)
         self._fail_waiting()
         await self._loop.run_in_executor(None, self.storage.close)
@@ -242,6 +249,7 @@ class Replica:
             self.membership.problem,
             self.snapshotting.damaged.problem,
             self._disk_problem,
+            self.raft.leading.retention.problem,
             self.timekeeper.problem,
             self.timekeeper.group_problem(self.machine),
         )
@@ -310,6 +318,7 @@ class Replica:
             if self.settings.read_leases:
                 self.raft.observe(elapsed_us())
             self.raft.tick()
+            self._proposals.tick(self.raft.leading.retention.pace_bytes)
             self._promises.tick()
         self._keep_time()
         self.snapshotting.tick()
@@ -398,6 +407,7 @@ class Replica:
         if self._ticks % DISK_CHECK_TICKS == 0:
             self.reclaiming.allow_compaction()
             if disk.state is not DiskState.FREE:
+                raft.leading.retention.give_all_up("the leader's disk is nearly full")
                 self._leave_to_one_with_room()
 
     def _leave_to_one_with_room(self) -> None:
@@ -426,17 +436,12 @@ class Replica:
         if not self.raft.serves:
             self.refuse(sequence, answers, _NOT_LEADER)
             return
-        if self._proposed_bytes + len(commands) > self.settings.proposed_bytes_max:
-            self.refuse(
-                sequence,
-                answers,
-                shard_pb2.Failure.REASON_OVERLOADED,
-                f"group {self.settings.group}: {self._proposed_bytes} bytes wait to be proposed, the "
-                f"limit is {self.settings.proposed_bytes_max}; retry later",
-            )
+        full = self._proposals.why_full(len(commands))
+        if full:
+            reason = shard_pb2.Failure.REASON_OVERLOADED
+            self.refuse(sequence, answers, reason, f"group {self.settings.group}: {full}")
             return
-        self._proposals.append((commands, sequence, answers))
-        self._proposed_bytes += len(commands)
+        self._proposals.add(Proposal(commands, sequence, answers))
         self.schedule_turn()
 
     def read(self, complete: Callable[[bool], None]) -> None:
@@ -605,11 +610,12 @@ class Replica:
         # Without the group's time the limits are stamped 0, and requests wait. They could not be committed
         # either: whoever acknowledges an entry says its clock (PROTOCOL 2.1).
         stamp = self.stamp()
-        proposals: list[tuple[bytes, int, Answers]] = []
-        if stamp or not self.raft.serves:
-            proposals, self._proposals = self._proposals, proposals
-            self._proposed_bytes = 0
-        elif not begins:
+        proposals: list[Proposal] = []
+        if not self.raft.serves:
+            proposals = self._proposals.take_all()
+        elif stamp:
+            proposals = self._proposals.take()
+        if not proposals and not begins:
             return
         waiting = [commands for commands, _, _ in proposals]
         if begins:  # before anything else in this term
@@ -626,7 +632,7 @@ class Replica:
         except Overloaded:
             message = (
                 f"group {self.settings.group}: more than {self.settings.uncommitted_bytes_max} bytes "
-                "are not yet on a majority of its replicas; retry later"
+                "are not yet on a majority of its replicas, or not yet applied; retry later"
             )
             for _, sequence, answers in proposals:
                 self.refuse(sequence, answers, shard_pb2.Failure.REASON_OVERLOADED, message)
@@ -656,12 +662,9 @@ class Replica:
         for read, index in output.reads:
             self._reads.add(read, index)
         self._applier.extend(output.committed)
-        for chunk in output.chunks:
-            self.snapshotting.send_chunk(chunk)
-        for dropped in output.dropped:
-            self.snapshotting.damaged.dropped(dropped)
-        if output.stage is not None:
-            self.snapshotting.stage(output.stage)
+        for fetch in output.fetches:
+            self.entry_reader.fetch(fetch)
+        self.snapshotting.carry_out(output)
         if output.install is not None:
             self._applier.clear()  # the snapshot is of a later index than all of it
             self.snapshotting.install(output.install)

@@ -16,6 +16,11 @@ from overdb_node.raft.types import Member
 _MIB = 1 << 20
 # A timer of the loop counts from a time that is cut to a millisecond, by a clock that may be one behind.
 TIMER_EARLY_US_MAX = 2000
+# Of followers that lag (PROTOCOL 1.2).
+KEEP_SILENT_SECONDS = 30  # a restart takes less
+STALL_SECONDS_MAX = 60
+SLOW_SECONDS_MAX = 60
+REST_SECONDS = 60
 
 
 class NodeSettings(ProcessSettings, Limits):
@@ -73,8 +78,24 @@ class NodeSettings(ProcessSettings, Limits):
         le=1 << 34,
         description="log length that triggers a snapshot, bytes; each replica's first one comes earlier",
     )
+    log_memory_bytes: int = Field(
+        48 * _MIB,
+        ge=65_536,
+        le=1 << 34,
+        description="what the log's entries may take in memory, bytes; older ones are read from disk",
+    )
+    kept_log_bytes: int = Field(
+        1024 * _MIB,
+        ge=1 << 20,
+        le=1 << 40,
+        description="log on disk that a leader keeps for a follower that lags, bytes, or as much as the "
+        "snapshot if that is more; writers are slowed from half of it on",
+    )
     chunk_bytes: int = Field(
         _MIB, ge=4096, le=4 * _MIB, description="snapshot bytes sent in one message"
+    )
+    chunk_window_bytes: int = Field(
+        8 * _MIB, ge=4096, le=16 * _MIB, description="snapshot bytes under way to one follower"
     )
     append_bytes_max: int = Field(
         _MIB, ge=4096, le=8 * _MIB, description="entries sent in one Append, bytes"
@@ -195,8 +216,19 @@ class NodeSettings(ProcessSettings, Limits):
             append_bytes_max=self.append_bytes_max,
             inflight_bytes_max=self.inflight_bytes_max,
             uncommitted_bytes_max=self.uncommitted_bytes_max,
+            log_memory_bytes_max=self.log_memory_bytes,
+            kept_bytes_max=self.kept_log_bytes,
+            chunk_bytes_max=self.chunk_bytes,
+            chunk_window_bytes=self.chunk_window_bytes,
+            keep_silent_ticks=self._ticks(KEEP_SILENT_SECONDS),
+            stall_ticks_max=self._ticks(STALL_SECONDS_MAX),
+            slow_ticks_max=self._ticks(SLOW_SECONDS_MAX),
+            rest_ticks=self._ticks(REST_SECONDS),
             promise_us=self._promise_us(),
         )
+
+    def _ticks(self, seconds: int) -> int:
+        return max(1, seconds * 1000 // self.tick_ms)
 
     def _promise_us(self) -> int:
         """How long the ticks of the shortest election timeout take at least: the first may come at once."""

@@ -12,7 +12,7 @@ import structlog
 
 from overdb_node.damaged_element import DamagedElement
 from overdb_node.raft.messages import Chunk
-from overdb_node.raft.output import ChunkToSend, Install, Stage
+from overdb_node.raft.output import ChunkToSend, Install, Output, Stage
 from overdb_node.raft.types import Snapshot
 from overdb_node.storage.errors import CorruptSnapshot, Overtaken, means_no_space
 from overdb_node.storage.snapshots import Damage, Taken
@@ -49,7 +49,8 @@ class Snapshotting:
         self._began = 0.0  # by the loop's clock
         self._took_seconds = 0.0  # the last one, until it was on disk
         self._share = first_share(replica.settings.node_id)
-        self._compacted: Snapshot | None = None  # on disk, and not yet in the core
+        self._sealed_snapshot: Snapshot | None = None  # on disk, and not yet the first element
+        self._wanted = False  # however short the log is
         self._rests_until = 0.0  # by the loop's clock: the disk had no room for one
         self.damaged = DamagedElement(replica, self._run)
 
@@ -63,29 +64,40 @@ class Snapshotting:
         element is damaged."""
         replica = self._replica
         raft = replica.raft
-        if self._compacted is not None:
-            self._finish_compaction()
-        if self._taking or raft.installing or raft.leading.is_streaming:
+        if self._sealed_snapshot is not None:
+            self._compact()
+            return
+        if self._taking or raft.installing or raft.leading.retention.is_streaming:
             return
         damage = self.damaged.damage
         if damage is not None:
             self._replace(damage)
             return
-        if raft.log.payload_bytes >= self.log_bytes_max:
+        if raft.log.payload_bytes >= self.log_bytes_max or self._wanted:
             self.begin_early()
 
     def begin_early(self) -> bool:
         """Take a snapshot, however short the log is; False when none can be taken now."""
         replica, raft = self._replica, self._replica.raft
-        if self._taking or self._compacted is not None or self._loop.time() < self._rests_until:
+        if (
+            self._taking
+            or self._sealed_snapshot is not None
+            or self._loop.time() < self._rests_until
+        ):
             return False
-        if raft.installing or raft.leading.is_streaming or raft.applied <= raft.log.first_index:
+        is_streaming = raft.leading.retention.is_streaming
+        if raft.installing or is_streaming or raft.applied <= raft.log.first_index:
             return False
         if replica.is_stuck or not replica.disk.fits(replica.storage.data.tables.memory_bytes):
             return False  # it begins with a flush
+        self._wanted = False
         self._begin()
         self._run(self._take, self._taken)
         return True
+
+    def take_soon(self) -> None:
+        """Take a snapshot at the next tick: the log behind the first element cannot be used."""
+        self._wanted = True
 
     @property
     def log_bytes_max(self) -> float:
@@ -140,42 +152,58 @@ class Snapshotting:
         )
 
     def _sealed(self, snapshot: Snapshot | None) -> None:
-        """Make it the log's first element: on disk first, in its place among the log's writes."""
+        """It is whole on disk: from now on it may become the log's first element."""
         if snapshot is None or self._is_overtaken(snapshot.index, snapshot.term):
             self._taking = False
             return
-        storage = self._replica.storage
-        self._replica.writer.submit_job(
-            lambda: storage.compact(snapshot),
-            lambda _: self._soon(self._compact_memory, snapshot),
-        )
-
-    def _compact_memory(self, snapshot: Snapshot) -> None:
-        self._taking = False
         self._share = 1.0
         self._took_seconds = round(self._loop.time() - self._began, 3)
-        self._compacted = snapshot
-        self._finish_compaction()
+        self._sealed_snapshot = snapshot
+        self._compact()
 
-    def _finish_compaction(self) -> None:
-        """Drop the prefix in memory too; while a follower streams the old element, later (1.2)."""
-        snapshot, raft = self._compacted, self._replica.raft
+    def _compact(self) -> None:
+        """Make it the first element as soon as no follower needs an entry that would go (PROTOCOL 1.2).
+
+        In memory first: entries that are not on disk any more must not be asked for. On disk it is a rename,
+        in its place among the log's writes; a crash before it finds the log as it was, which is longer.
+        """
+        snapshot, raft = self._sealed_snapshot, self._replica.raft
         assert snapshot is not None
-        if snapshot.index <= raft.log.first_index or raft.compact(snapshot):
-            self._compacted = None
-            took = self._took_seconds
-            _log.info("snapshot", index=snapshot.index, bytes=snapshot.size, seconds=took)
-            self._replica.storage.release_below(raft.log.first_index)
+        if self._is_overtaken(snapshot.index, snapshot.term):
+            self._sealed_snapshot, self._taking = None, False
+            return
+        if not raft.compact(snapshot):
+            return
+        self._sealed_snapshot = None
+        storage = self._replica.storage
+        self._replica.writer.submit_job(
+            lambda: storage.compact(snapshot), lambda _: self._soon(self._compacted, snapshot)
+        )
+
+    def _compacted(self, snapshot: Snapshot) -> None:
+        self._taking = False
+        took = self._took_seconds
+        _log.info("snapshot", index=snapshot.index, bytes=snapshot.size, seconds=took)
+        self._replica.storage.release_below(self._replica.raft.log.first_index)
+
+    # --- what the core asks for -------------------------------------------------------------------
+
+    def carry_out(self, output: Output) -> None:
+        for chunk in output.chunks:
+            self.send_chunk(chunk)
+        for dropped in output.dropped:
+            self.damaged.dropped(dropped)
+        for stage in output.stages:
+            self.stage(stage)
 
     # --- sending one ------------------------------------------------------------------------------
 
     def send_chunk(self, chunk: ChunkToSend) -> None:
         storage, peers = self._replica.storage, self._replica.peers
-        length = self._replica.settings.chunk_bytes
 
         def read() -> bytes | None:
             try:
-                return storage.read_snapshot(chunk.snapshot, chunk.offset, length)
+                return storage.read_snapshot(chunk.snapshot, chunk.offset, chunk.length)
             except (OSError, CorruptSnapshot):
                 return None
 

@@ -28,6 +28,7 @@ import overdb.transaction
 import overdb_common.serving
 import overdb_node.applying
 import overdb_node.comparing
+import overdb_node.entry_reader
 import overdb_node.reclaiming
 import overdb_node.replica
 import overdb_node.snapshotting
@@ -242,6 +243,7 @@ def substitutions(world: World, disk_seconds: Callable[[], float]) -> list[Subst
         (overdb_node.storage.group_commit, "threading", _NO_THREADS),
         (overdb_node.snapshotting, "ThreadPoolExecutor", worker),
         (overdb_node.comparing, "ThreadPoolExecutor", worker),
+        (overdb_node.entry_reader, "ThreadPoolExecutor", worker),
         (overdb_node.reclaiming, "ThreadPoolExecutor", worker),
         (overdb_node.storage.founding, "secrets", secrets),
         (overdb_node.applying, "time", world.applying_time()),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -74,11 +75,9 @@ class Leader:
         return self._settings.data / "snapshots" / self.snapshot.checkpoint
 
     def refuse(self, offset: int = -1) -> None:
-        """What comes of a follower's answer: it dropped what it had when that chunk (-1: the last) came."""
-        last = self.snapshot.size // CHUNK_BYTES * CHUNK_BYTES
-        self.replica.snapshotting.damaged.dropped(
-            Dropped(2, self.snapshot, last if offset < 0 else offset)
-        )
+        """Report a follower's answer: it has dropped what it had. ``offset``: bytes sent to it, -1: all."""
+        sent = self.snapshot.size if offset < 0 else offset
+        self.replica.snapshotting.damaged.dropped(Dropped(2, self.snapshot, sent))
 
     def said(self, event: str) -> Lines:
         return [line for line in self._lines if line["event"] == event]
@@ -100,7 +99,7 @@ class Leader:
         """Wait for a newer first element, which is whole on disk."""
         await until(lambda: self.snapshot.index > index)
         assert self.replica.storage.damage(self.snapshot) is None
-        assert not self.replica.raft.leading.is_withheld
+        assert not self.replica.raft.leading.snapshots.is_withheld
         assert self.replica.problem == ""
         assert len(self.said("own_snapshot_damaged")) == 1
 
@@ -140,7 +139,7 @@ def test_a_damaged_snapshot_gives_way_to_a_new_one(
         damage(leader.path)
         leader.refuse()
         await leader.is_whole_behind(index)
-        assert not list(leader.path.parent.glob(f"{index}-*"))
+        await until(lambda: not list(leader.path.parent.glob(f"{index}-*")))
 
     run(tmp_path, test)
 
@@ -149,10 +148,10 @@ def test_one_that_cannot_be_read_gives_way_too(tmp_path: Path) -> None:
     async def test(leader: Leader) -> None:
         first = leader.snapshot
         (leader.path / "db" / "CURRENT").unlink()
-        chunk = ChunkToSend(2, leader.replica.raft.term, 1, first, 0)
+        chunk = ChunkToSend(2, leader.replica.raft.term, 1, first, 0, CHUNK_BYTES)
         while not leader.said("own_snapshot_damaged"):
             leader.replica.snapshotting.send_chunk(chunk)
-            chunk = ChunkToSend(2, chunk.term, 1, first, (chunk.offset + 100) % first.size)
+            chunk = replace(chunk, offset=(chunk.offset + 100) % first.size)
             await asyncio.sleep(0.001)
         await leader.is_whole_behind(first.index)
 
@@ -167,7 +166,7 @@ def test_a_whole_snapshot_stays(tmp_path: Path) -> None:
         leader.refuse()
         await leader.has_settled()
         assert (leader.snapshot.index, leader.replica.raft.log.last_index) == (index, index)
-        assert not leader.replica.raft.leading.is_withheld
+        assert not leader.replica.raft.leading.snapshots.is_withheld
         assert [line["replica"] for line in leader.said("snapshot_refused")] == [2]
         assert not leader.said("own_snapshot_damaged")
 
@@ -183,7 +182,7 @@ def test_a_follower_that_restarted_has_verified_nothing(tmp_path: Path) -> None:
         leader.refuse(offset=0)
         await leader.has_settled()
         assert not leader.said("snapshot_refused")
-        assert not leader.replica.raft.leading.is_withheld
+        assert not leader.replica.raft.leading.snapshots.is_withheld
 
     run(tmp_path, test)
 

@@ -122,6 +122,7 @@ class Checks:
     def _match(self, host: Host, first: int) -> None:
         """Log matching: an entry (index, term) is the same everywhere, and so is the one before."""
         log = host.raft.log
+        first = max(first, log.evicted_index + 1)
         if first > log.last_index:
             return
         before = log.term_at(first - 1)

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 
 from overdb_node.raft.errors import NotLeader, Overloaded, ProtocolViolation
-from overdb_node.raft.messages import Message
+from overdb_node.raft.messages import Append, Message
 from overdb_node.raft.output import EventKind
 from overdb_node.raft.settings import RaftSettings
 from overdb_node.raft.types import Snapshot
@@ -31,6 +31,19 @@ QUICK = RaftSettings(
     inflight_bytes_max=400,
     committed_bytes_max=12,
     chunk_retry_ticks=5,
+)
+# Entries are evicted, read back and held back, and followers are given up, all the time.
+SMALL = replace(
+    QUICK,
+    log_memory_bytes_max=1200,
+    unapplied_bytes_max=2400,
+    fetch_bytes_max=12,
+    chunk_window_bytes=48,
+    kept_bytes_max=80,
+    keep_silent_ticks=12,
+    stall_ticks_max=40,
+    slow_ticks_max=30,
+    rest_ticks=15,
 )
 
 
@@ -86,6 +99,7 @@ class Simulation:
         self.random = Random(seed)
         self.count = count or (3, 5, 3, 2, 3, 5, 1)[seed % 7]
         self.faults = faults or FAULTS[seed % len(FAULTS)]
+        self.settings = SMALL if seed // 2 % 2 else QUICK
         self.network: list[tuple[int, int, Message]] = []
         self.cut: set[tuple[int, int]] = set()  # links (from, to) that carry nothing
         self.down: set[int] = set()
@@ -105,7 +119,7 @@ class Simulation:
 
     def _start(self, replica_id: int) -> None:
         random = Random(self.random.getrandbits(64))
-        host = Host(replica_id, self.disks[replica_id], random, self._send, QUICK)
+        host = Host(replica_id, self.disks[replica_id], random, self._send, self.settings)
         host.on_applied = lambda _, entry, state: self.checks.on_applied(host, entry, state)
         host.on_answered = self._on_answered
         self.hosts[replica_id] = host
@@ -125,6 +139,9 @@ class Simulation:
     def _send(self, sender: int, to: int, message: Message) -> None:
         self.checks.on_sent(sender, to, message)
         self.happened[type(message).__name__] += 1
+        if isinstance(message, Append) and message.entries:
+            evicted = self.hosts[sender].raft.log.evicted_index if sender in self.hosts else 0
+            self.happened["entries read back"] += message.first_index <= evicted
         faults, random = self.faults, self.random
         if (sender, to) in self.cut or random.uniform(0, 100) < faults.loss:
             return

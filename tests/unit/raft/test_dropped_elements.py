@@ -51,9 +51,7 @@ def test_the_host_is_told_once_and_with_the_place() -> None:
     """The offset says whether the follower had all of it, or has only restarted."""
     lead = compacted_leader()
     drops(lead)
-    size = lead.disk.snapshot.size
-    last = (size - 1) // CHUNK_BYTES_MAX * CHUNK_BYTES_MAX
-    assert lead.dropped == [Dropped(3, lead.raft.log.snapshot, last)]
+    assert lead.dropped == [Dropped(3, lead.raft.log.snapshot, lead.disk.snapshot.size)]
 
 
 def test_a_dropped_element_is_sent_again_and_not_at_once() -> None:
@@ -74,7 +72,7 @@ def test_an_element_of_one_chunk_is_no_exception() -> None:
     answer = OfferAnswer(2, lead.raft.leading.round, INDEX, TERM, 0)
     assert only(lead.receive(3, answer), Chunk).offset == 0
     lead.receive(3, ChunkAnswer(2, lead.raft.leading.round, INDEX, TERM, 0))
-    assert [d.offset for d in lead.dropped] == [0]
+    assert [d.offset for d in lead.dropped] == [CHUNK_BYTES_MAX]
 
 
 def test_who_has_something_after_all_is_sent_the_rest_of_it_at_once() -> None:
@@ -128,6 +126,7 @@ def test_what_is_damaged_here_gives_way_while_another_follower_is_being_sent_it(
 def test_another_element_is_not_withheld() -> None:
     """The host has looked at one that is not the first any more."""
     lead = leader_with_more()
+    acknowledge(lead, 3)
     old = lead.raft.log.snapshot
     assert lead.compact()
     lead.raft.withhold(old, "a file is damaged")

@@ -12,6 +12,7 @@ from pytest import MonkeyPatch  # noqa: PT013  # it is the type of every argumen
 
 from overdb_node.raft.core import Raft
 from overdb_node.raft.election import Election
+from overdb_node.raft.entry_window import EntryWindow
 from overdb_node.raft.following import Following
 from overdb_node.raft.leading import Leading
 from overdb_node.raft.log import Log
@@ -19,6 +20,7 @@ from overdb_node.raft.messages import Answer, Append, Message, VoteRequest
 from overdb_node.raft.output import Install, Output, Persist, Role, Stage
 from overdb_node.raft.progress import Progress
 from overdb_node.raft.reading import Reading, _Round
+from overdb_node.raft.retention import Retention
 from overdb_node.raft.types import EntryKind, HardState, Snapshot
 
 
@@ -281,7 +283,7 @@ def install_without_second_test(patch: MonkeyPatch) -> None:
         if snapshot is None or snapshot.index > raft.agreed or self._staging is None:
             whole(self, stage, next_offset, snapshot)
             return
-        self._staging, self._stage_under_way = None, False
+        self._staging, self._staged, self._handed_out = None, 0, 0
         raft.installing = snapshot
         kept = raft.log.term_at(snapshot.index) == snapshot.term
         raft.output.install = Install(snapshot, kept)
@@ -294,12 +296,12 @@ def _begin_with(patch: MonkeyPatch, *, keep: bool) -> None:
 
     def begin_with(self: Log, snapshot: Snapshot) -> None:
         if keep and snapshot.index <= self.last_index:
-            del self._entries[: snapshot.index - self.snapshot.index]
+            self._window.begin_behind(snapshot.index)
             self.snapshot = snapshot
         elif keep:
             whole(self, snapshot)
         else:
-            self._entries.clear()
+            self._window = EntryWindow(snapshot.index)
             self._configurations.clear()
             self.snapshot = snapshot
 
@@ -318,7 +320,7 @@ def snapshot_drops_a_matching_tail(patch: MonkeyPatch) -> None:
 
 def compacted_while_streamed(patch: MonkeyPatch) -> None:
     """1.2: the leader compacts away what it streams."""
-    patch.setattr(Leading, "is_streaming", property(lambda _: False))
+    patch.setattr(Retention, "may_compact", lambda _self, _index: True)
 
 
 def read_without_own_term_commit(patch: MonkeyPatch) -> None:

@@ -1,13 +1,14 @@
 """One replica's Raft as a pure state machine (PROTOCOL section 1).
 
 Inputs are method calls: ``tick``, ``receive``, ``propose``, ``read``, ``change_members``, ``transfer``, and
-the host's reports ``persisted``, ``applied_to``, ``staged``, ``installed``, ``compact``, ``withhold``,
-``observe``, ``set_room``. All effects come out of ``take_output``. No clock, no disk, no network, no
+the host's reports ``persisted``, ``applied_to``, ``fetched``, ``staged``, ``installed``, ``compact``,
+``withhold``, ``observe``, ``set_room``. All effects come out of ``take_output``. No clock, no disk, no
 randomness of its own: the simulator and production run this very code.
 
-The parts: ``election`` (who leads), ``leading`` (what a leader sends and counts), ``following`` (what
-a follower accepts), ``reading`` (ReadIndex), ``lease`` (reads without it), ``membership`` (what may change
-when). They share the state that is kept here.
+The parts: ``election`` (who leads), ``leading`` (what a leader sends and counts), ``snapshot_sender`` (its
+snapshot transfers), ``retention`` (for whom it keeps entries), ``following`` (what a follower accepts),
+``reading`` (ReadIndex), ``lease`` (reads without it), ``membership`` (what may change when). They share the
+state that is kept here.
 """
 
 from __future__ import annotations
@@ -35,10 +36,10 @@ from overdb_node.raft.messages import (
     VoteAnswer,
     VoteRequest,
 )
-from overdb_node.raft.output import Event, EventKind, Output, Persist, Role, Stage
+from overdb_node.raft.output import Event, EventKind, Fetch, Output, Persist, Role, Stage
 from overdb_node.raft.reading import Reading
 from overdb_node.raft.settings import RaftSettings
-from overdb_node.raft.types import DiskState, EntryKind, HardState, Snapshot
+from overdb_node.raft.types import DiskState, Entry, EntryKind, HardState, Snapshot
 
 
 class Raft:
@@ -78,6 +79,8 @@ class Raft:
             applied, log.first_index, min(hard_state.commit_index, log.last_index)
         )
         self.applied = applied
+        log.applied(applied)
+        log.evict(settings.log_memory_bytes_max)
         self.agreed_term = 0
         self.agreed = self.commit_index
         self.installing: Snapshot | None = None
@@ -250,6 +253,14 @@ class Raft:
         """The host has applied everything up to ``index``."""
         assert self.applied <= index <= self._handed_out
         self.applied = index
+        self.log.applied(index)
+        self.log.evict(self.settings.log_memory_bytes_max)
+        self.following.on_applied()
+
+    def fetched(self, fetch: Fetch, entries: Sequence[Entry]) -> None:
+        """The entries of ``fetch`` as they are on disk; none: they cannot be read."""
+        self.leading.on_fetched(fetch, entries)
+        self._check()
 
     def staged(self, stage: Stage, next_offset: int, snapshot: Snapshot | None) -> None:
         """The bytes of ``stage`` are on disk up to ``next_offset`` (0: they were damaged and dropped).
@@ -274,6 +285,7 @@ class Raft:
         self.agreed = snapshot.index if not kept else max(self.agreed, snapshot.index)
         self.commit_index = max(self.commit_index, snapshot.index)
         self.applied = self._handed_out = snapshot.index
+        self.log.applied(snapshot.index)
         self.installing = None
         self.emit(EventKind.SNAPSHOT_INSTALLED, detail=f"index {snapshot.index}")
         self.following.on_installed()
@@ -282,10 +294,10 @@ class Raft:
     def compact(self, snapshot: Snapshot) -> bool:
         """Make ``snapshot`` of an applied entry the first element.
 
-        False, and nothing done, while a follower is being sent the present first element: the entries
-        after it are kept as long as that goes on (PROTOCOL 1.2).
+        False, and nothing done, while a follower that the log is kept for lacks an entry that would go, or is
+        being sent the present first element (PROTOCOL 1.2).
         """
-        if snapshot.index <= self.log.first_index or self.leading.is_streaming:
+        if not self.may_compact(snapshot.index):
             return False
         assert snapshot.index <= min(self.applied, self.durable), "only applied and durable entries"
         assert self.log.term_at(snapshot.index) == snapshot.term
@@ -293,14 +305,18 @@ class Raft:
         self._check()
         return True
 
+    def may_compact(self, index: int) -> bool:
+        """Whether ``compact`` with a snapshot of this index would do something now."""
+        return index > self.log.first_index and self.leading.retention.may_compact(index)
+
     def withhold(self, snapshot: Snapshot, why: str) -> None:
         """``snapshot`` is damaged on the own disk: as long as it is the first element, send none of it.
 
         Followers are offered it as before, since an offer is a heartbeat too. What must help is a newer one,
         and nothing that is under way stops its compaction.
         """
-        if snapshot.index == self.log.first_index and not self.leading.is_withheld:
-            self.leading.withhold()
+        if snapshot.index == self.log.first_index and not self.leading.snapshots.is_withheld:
+            self.leading.snapshots.withhold()
             self.emit(EventKind.OWN_SNAPSHOT_DAMAGED, detail=f"index {snapshot.index}: {why}")
 
     def take_output(self) -> Output:
@@ -398,7 +414,7 @@ class Raft:
             self.leading.on_answer(sender, progress, message)
             self.lease.answered(sender, message)
         else:
-            self.leading.on_transfer_answer(sender, progress, message)
+            self.leading.snapshots.answered(sender, progress, message)
         self.reading.answered(sender, message.round)
 
     def _hand_out_persist(self, output: Output) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from overdb_node.raft.messages import Answer, Append, Chunk, ChunkAnswer, Offer, OfferAnswer
-from overdb_node.raft.output import EventKind, Install, Stage
+from overdb_node.raft.output import EventKind, Install, Role, Stage
 from overdb_node.raft.types import DiskState, Entry, Snapshot
 
 if TYPE_CHECKING:
@@ -32,9 +32,11 @@ class Following:
         self._leader_commit = 0  # largest heard from the leader of agreed_term
         self._round = 0  # newest round heard from it
         self._answer_due = False  # an Append was accepted and waits for its fsync
+        self._acknowledged = 0  # the largest index that the leader of agreed_term was told
+        self._holds_back = False  # the last answer said less than is on disk
         self._staging: _StagingKey | None = None
-        self._staged = 0
-        self._stage_under_way = False
+        self._staged = 0  # bytes of it that are on disk
+        self._handed_out = 0  # bytes of it that the host was given
 
     def on_message(self, leader: int, message: Append | Offer | Chunk) -> None:
         """A message of the leader of this very term."""
@@ -43,7 +45,7 @@ class Following:
             # First contact in this term, also one that was adopted earlier through a vote. The
             # committed prefix is safe ground, by leader completeness; nothing above it is.
             raft.agreed_term, raft.agreed = raft.term, raft.commit_index
-            self._leader_commit = self._round = 0
+            self._leader_commit = self._round = self._acknowledged = 0
             self._answer_due = False
         self._round = max(self._round, message.round)
         if isinstance(message, Append):
@@ -110,9 +112,32 @@ class Following:
                 raft.commit_index, min(self._leader_commit, raft.agreed, raft.durable)
             )
 
+    def on_applied(self) -> None:
+        """What was held back while this replica was behind in applying is acknowledged now."""
+        raft = self._raft
+        if not self._holds_back or self._is_behind_in_applying():
+            return
+        self._holds_back = False
+        if raft.leader_id and raft.agreed_term == raft.term and not raft.is_leader:
+            self._answer(raft.leader_id, ok=True)
+
+    def _is_behind_in_applying(self) -> bool:
+        """Whether so much waits to be applied that the leader should send no more for now.
+
+        What is not committed yet does not count alone: it may wait for this very acknowledgement.
+        """
+        raft = self._raft
+        too_much = raft.log.unapplied_bytes > raft.settings.unapplied_bytes_max
+        return too_much and raft.applied < raft.commit_index
+
     def _answer(self, leader: int, *, ok: bool) -> None:
+        """Say how far the logs agree on disk, or less: an answer that says less is like one before it."""
         raft = self._raft
         agreed = min(raft.agreed, raft.durable)
+        self._holds_back = ok and self._is_behind_in_applying()
+        if self._holds_back:
+            agreed = min(agreed, max(self._acknowledged, raft.commit_index))
+        self._acknowledged = max(self._acknowledged, agreed)
         term_there = raft.log.term_at(agreed)
         assert term_there is not None
         promise = raft.settings.promise_us  # given when the newest round was heard (``Election``)
@@ -145,14 +170,20 @@ class Following:
         self._adopt(key)
         raft.send(
             leader,
-            OfferAnswer(raft.term, self._round, offer.index, offer.element_term, self._staged),
+            OfferAnswer(
+                raft.term,
+                self._round,
+                offer.index,
+                offer.element_term,
+                self._handed_out,
+                raft.settings.chunk_window_bytes,
+            ),
         )
 
     def _adopt(self, key: _StagingKey) -> None:
         if self._staging != key:
             self._staging = key
-            self._staged = 0
-            self._stage_under_way = False
+            self._staged = self._handed_out = 0
 
     def _on_chunk(self, leader: int, chunk: Chunk) -> None:
         raft = self._raft
@@ -160,14 +191,24 @@ class Following:
             self._answer(leader, ok=True)
             return
         self._adopt(_StagingKey(raft.term, leader, chunk.index, chunk.element_term))
-        if self._stage_under_way:
-            return  # a duplicate; the answer to the one under way will do
-        if chunk.offset != self._staged:
-            self._answer_chunk(leader)
-            return
-        self._stage_under_way = True
-        raft.output.stage = Stage(
-            raft.term, leader, chunk.index, chunk.element_term, chunk.offset, chunk.size, chunk.data
+        under_way = self._handed_out - self._staged
+        if chunk.offset != self._handed_out:
+            if chunk.offset > self._handed_out or not under_way:
+                self._answer_chunk(leader)
+            return  # a duplicate; the answer to those under way will do
+        if under_way and under_way + len(chunk.data) > raft.settings.chunk_window_bytes:
+            return  # more than was asked for: it will come again
+        self._handed_out += len(chunk.data)
+        raft.output.stages.append(
+            Stage(
+                raft.term,
+                leader,
+                chunk.index,
+                chunk.element_term,
+                chunk.offset,
+                chunk.size,
+                chunk.data,
+            )
         )
 
     def on_staged(self, stage: Stage, next_offset: int, snapshot: Snapshot | None) -> None:
@@ -175,29 +216,47 @@ class Following:
         if key != _StagingKey(stage.term, stage.leader, stage.index, stage.element_term):
             return  # another transfer has begun since
         assert key is not None
-        if not self._stage_under_way:
-            return
-        self._stage_under_way = False
+        end = stage.offset + len(stage.data)
+        if self._handed_out < end:
+            return  # handed out before all of it was dropped
         self._staged = next_offset
-        if key.term != raft.term or key.leader != raft.leader_id:
-            return
+        if next_offset != end:
+            self._handed_out = next_offset  # it was dropped, or is not where the bytes on disk end
         if snapshot is None:
-            self._answer_chunk(key.leader)
+            if key.term == raft.term and key.leader == raft.leader_id:
+                was_all = end >= stage.size
+                self._answer_chunk(key.leader, dropped=was_all and next_offset == 0)
             return
-        self._staging, self._staged = None, 0
+        self._staging, self._staged, self._handed_out = None, 0, 0
+        if key.term == raft.term and raft.role is Role.FOLLOWER:
+            self._complete(snapshot)
+
+    def _complete(self, snapshot: Snapshot) -> None:
+        """All of it is staged, by this term's leader, who may be silent by now."""
+        raft = self._raft
         if snapshot.index <= raft.agreed:  # tested again: the log may have grown past it
-            self._answer(key.leader, ok=True)
+            if raft.leader_id:
+                self._answer(raft.leader_id, ok=True)
             return
         kept = raft.log.term_at(snapshot.index) == snapshot.term
         raft.installing = snapshot
         raft.output.install = Install(snapshot, kept)
 
-    def _answer_chunk(self, leader: int) -> None:
+    def _answer_chunk(self, leader: int, *, dropped: bool = False) -> None:
         raft, key = self._raft, self._staging
         assert key is not None
+        window = raft.settings.chunk_window_bytes
         raft.send(
             leader,
-            ChunkAnswer(raft.term, self._round, key.index, key.element_term, self._staged),
+            ChunkAnswer(
+                raft.term,
+                self._round,
+                key.index,
+                key.element_term,
+                self._staged,
+                window,
+                dropped,
+            ),
         )
 
     def on_installed(self) -> None:

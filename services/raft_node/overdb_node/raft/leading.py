@@ -7,9 +7,12 @@ from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from overdb_node.raft.errors import NotLeader, Overloaded
-from overdb_node.raft.messages import Answer, Append, ChunkAnswer, Offer, OfferAnswer, TimeoutNow
-from overdb_node.raft.output import ChunkToSend, Dropped, EventKind, Role
-from overdb_node.raft.progress import NEVER_TICKS, Progress, Transfer
+from overdb_node.raft.log import prefix_within
+from overdb_node.raft.messages import Answer, Append, TimeoutNow
+from overdb_node.raft.output import EventKind, Fetch, Role
+from overdb_node.raft.progress import NEVER_TICKS, Progress
+from overdb_node.raft.retention import Retention
+from overdb_node.raft.snapshot_sender import SnapshotSender
 from overdb_node.raft.types import DiskState, Entry, EntryKind
 
 if TYPE_CHECKING:
@@ -32,7 +35,8 @@ class Leading:
         self._transfer_ticks = 0
         self._uncommitted_bytes = 0
         self._uncommitted: list[tuple[int, int]] = []  # (last index, bytes) of each proposal
-        self._withheld = -1  # index of a first element that must not be sent
+        self.snapshots = SnapshotSender(raft)
+        self.retention = Retention(raft)
 
     # --- the term's beginning and end -------------------------------------------------------------
 
@@ -74,18 +78,13 @@ class Leading:
 
     def stop(self) -> None:
         self._raft.lease.end()
+        self.retention.stop()
         self.progress = {}
         self.transfer_to = 0
 
     @property
     def committed_in_term(self) -> bool:
         return self._raft.commit_index >= self._first_own_index
-
-    @property
-    def is_streaming(self) -> bool:
-        """Whether a follower is being sent the first element (one that went silent is not, after a while)."""
-        transfers = (progress.transfer for progress in self.progress.values())
-        return any(transfer is not None and transfer.offset >= 0 for transfer in transfers)
 
     # --- time -----------------------------------------------------------------------------------
 
@@ -103,9 +102,8 @@ class Leading:
             if self._transfer_ticks >= settings.election_ticks_min:
                 self._abandon_transfer()
         for progress in self.progress.values():
-            progress.silent_ticks += 1
-            if progress.transfer is not None:
-                progress.transfer.silent_ticks += 1
+            progress.tick()
+        self.retention.tick()
         self._elapsed += 1
         if self._elapsed >= settings.heartbeat_ticks:
             self.next_round()
@@ -116,8 +114,6 @@ class Leading:
         raft = self._raft
         active = [r for r, p in self.progress.items() if p.active and not p.damaged]
         for progress in self.progress.values():
-            if not progress.active:
-                progress.transfer = None  # it is down: it must not stop compaction
             progress.active = False
         return raft.is_quorum([raft.replica_id, *active])
 
@@ -139,7 +135,7 @@ class Leading:
     def _send_heartbeat(self, replica: int, progress: Progress) -> None:
         raft = self._raft
         if progress.next <= raft.log.first_index:
-            self._offer(replica)
+            self.snapshots.offer(replica, self.round)
         else:
             raft.send(replica, Append(raft.term, self.round, progress.next, (), raft.commit_index))
 
@@ -155,10 +151,19 @@ class Leading:
             and self._uncommitted_bytes + size > raft.settings.uncommitted_bytes_max
         ):
             raise Overloaded
+        if self._is_behind_in_applying(size):
+            raise Overloaded
         first = self._append(payloads, kind)
         self._uncommitted_bytes += size
         self._uncommitted.append((raft.log.last_index, size))
         return first
+
+    def _is_behind_in_applying(self, size: int) -> bool:
+        """What is committed and not applied is in memory too, and bounded with the rest."""
+        raft = self._raft
+        unapplied = raft.log.unapplied_bytes
+        behind = raft.applied < raft.commit_index
+        return behind and unapplied + size > raft.settings.uncommitted_bytes_max
 
     def _append(self, payloads: Sequence[bytes], kind: EntryKind) -> int:
         raft = self._raft
@@ -174,13 +179,15 @@ class Leading:
         raft = self._raft
         last = raft.log.last_index
         for replica, progress in self.progress.items():
-            if progress.next > last or progress.transfer is not None:
+            if progress.next > last or progress.transfer is not None or progress.fetching:
                 continue
             if progress.next <= raft.log.first_index:
-                self._offer(replica)
-                progress.transfer = Transfer(raft.log.snapshot.index, raft.log.snapshot.term)
-                continue
-            self._send_entries(replica, progress, last)
+                if not progress.pursuit.rest_ticks:
+                    self.snapshots.begin(replica, progress, self.round)
+            elif progress.next <= raft.log.evicted_index:
+                self._fetch(replica, progress)
+            else:
+                self._send_entries(replica, progress, last)
 
     def _send_entries(self, replica: int, progress: Progress, last: int) -> None:
         raft = self._raft
@@ -191,10 +198,47 @@ class Leading:
                 entries = tuple(takewhile(self._is_small, entries))
                 if not entries:
                     return
-            first = progress.next
-            raft.send(replica, Append(raft.term, self.round, first, entries, raft.commit_index))
-            # An empty payload has a cost too: count the entry, so that the pipeline stays bounded.
-            progress.sent(entries[-1].index, size + 32 * len(entries))
+            self._send_append(replica, progress, entries, size)
+
+    def _send_append(
+        self, replica: int, progress: Progress, entries: tuple[Entry, ...], size: int
+    ) -> None:
+        raft = self._raft
+        first = progress.next
+        raft.send(replica, Append(raft.term, self.round, first, entries, raft.commit_index))
+        # An empty payload has a cost too: count the entry, so that the pipeline stays bounded.
+        progress.sent(entries[-1].index, size + 32 * len(entries))
+
+    def _fetch(self, replica: int, progress: Progress) -> None:
+        """Have entries read that are not in memory any more, one piece at a time."""
+        raft, settings = self._raft, self._raft.settings
+        if progress.inflight_bytes >= settings.inflight_bytes_max or progress.pursuit.rest_ticks:
+            return
+        if progress.disk == DiskState.FULL:
+            return  # it would take none but small ones
+        progress.fetching = True
+        last, most = raft.log.evicted_index, settings.fetch_bytes_max
+        raft.output.fetches.append(Fetch(replica, raft.term, progress.next, last, most))
+
+    def on_fetched(self, fetch: Fetch, entries: Sequence[Entry]) -> None:
+        """Send what was read, if it is still what the follower needs next."""
+        raft = self._raft
+        progress = self.progress.get(fetch.to)
+        if progress is None or fetch.term != raft.term:
+            return
+        progress.fetching = False
+        if progress.next != fetch.first or fetch.first <= raft.log.first_index:
+            return  # the follower has said something else since, or they were compacted
+        if not entries:
+            self.retention.give_up(fetch.to, f"entry {fetch.first} of the log cannot be read")
+            return
+        sent = 0
+        while sent < len(entries):
+            part, size = prefix_within(entries, sent, raft.settings.append_bytes_max)
+            for entry in part:
+                assert raft.log.term_at(entry.index) == entry.term, f"entry {entry.index} differs"
+            self._send_append(fetch.to, progress, part, size)
+            sent += len(part)
 
     def _is_small(self, entry: Entry) -> bool:
         """Whether a follower without room on its disk takes it (1.4)."""
@@ -249,6 +293,8 @@ class Leading:
     def _matched(self, progress: Progress, agreed: int) -> None:
         if agreed > progress.match:
             progress.match = agreed
+            progress.pursuit.acknowledged_bytes += 1  # it moves, whatever was counted as under way
+            progress.laps.matched(agreed, self._raft.log.last_index)
             self.advance_commit()
 
     def _raise_alarm(self, replica: int, progress: Progress, answer: Answer, mine: int) -> None:
@@ -285,69 +331,6 @@ class Leading:
                 done += 1
             del self._uncommitted[:done]
             raft.membership.on_committed()
-
-    # --- snapshots ------------------------------------------------------------------------------
-
-    def _offer(self, replica: int) -> None:
-        raft = self._raft
-        first = raft.log.snapshot
-        raft.send(replica, Offer(raft.term, self.round, first.index, first.term, first.size))
-
-    def on_transfer_answer(
-        self, replica: int, progress: Progress, answer: OfferAnswer | ChunkAnswer
-    ) -> None:
-        """Send the chunk that is asked for, one at a time."""
-        raft = self._raft
-        first = raft.log.snapshot
-        if (answer.index, answer.element_term) != (first.index, first.term):
-            return  # about an element that the log does not begin with any more
-        if self.is_withheld:
-            return
-        transfer = progress.transfer
-        if transfer is None or transfer.index != first.index:
-            transfer = progress.transfer = Transfer(first.index, first.term)
-        stalled = transfer.silent_ticks >= raft.settings.chunk_retry_ticks
-        under_way = transfer.offset >= 0 and not stalled
-        if isinstance(answer, ChunkAnswer):
-            offset = answer.next_offset
-            if offset == 0 and transfer.offset >= 0:
-                self._rest(replica, transfer)
-                return
-            if under_way and offset <= transfer.offset:
-                return  # a duplicate: it must not begin a second chain of chunks
-        else:
-            offset = answer.send_from
-            if under_way:
-                return  # offers are heartbeats too
-        if transfer.rests and not stalled and offset == 0:
-            return
-        transfer.silent_ticks = 0
-        transfer.rests = False
-        transfer.offset = offset
-        raft.output.chunks.append(ChunkToSend(replica, raft.term, self.round, first, offset))
-
-    def _rest(self, replica: int, transfer: Transfer) -> None:
-        """The follower has nothing any more, be it that it restarted or that all of it was damaged.
-
-        If it is damaged here, the next time ends as this one did. So there is none at once, and none stops
-        compaction until there is: a newer element may be what helps.
-        """
-        first = self._raft.log.snapshot
-        self._raft.output.dropped.append(Dropped(replica, first, transfer.offset))
-        transfer.silent_ticks = 0
-        transfer.offset = -1
-        transfer.rests = True
-
-    @property
-    def is_withheld(self) -> bool:
-        """Whether the host has found the first element damaged. The next one is whole again."""
-        return self._withheld == self._raft.log.first_index
-
-    def withhold(self) -> None:
-        self._withheld = self._raft.log.first_index
-        for progress in self.progress.values():
-            if progress.transfer is not None:
-                progress.transfer.offset = -1
 
     # --- handing over ---------------------------------------------------------------------------
 

@@ -153,7 +153,9 @@ class Membership:
     def _refuse_unless_caught_up(self, learner: int) -> None:
         """PROTOCOL 3.5: its match is near the leader's last, and it is alive to keep it there.
 
-        One that the first element is still on its way to is not near, however short the log behind that is.
+        Near is counted in entries for a quiet group, and in time for a busy one, whose followers always lack
+        what is under way. One that the first element is still on its way to is not near, however short the
+        log behind that is.
         """
         raft = self._raft
         progress = raft.leading.progress[learner]
@@ -169,10 +171,10 @@ class Membership:
             raise NotCaughtUp(
                 f"replica {learner} lags by {lag} entries, and is being sent a snapshot: wait, then retry"
             )
-        if lag > lag_max:
+        if lag > lag_max and progress.laps.longest() > raft.settings.election_ticks_min:
             raise NotCaughtUp(
-                f"replica {learner} lags by {lag} entries, promoted is at a lag of {lag_max} or less: "
-                "wait, then retry"
+                f"replica {learner} lags by {lag} entries, promoted is at a lag of {lag_max} or less, or of "
+                "an election timeout: wait, then retry"
             )
 
     def _without(self, before: Configuration, change: Remove) -> Configuration:

@@ -81,13 +81,18 @@ class Offer:
 
 @dataclass(frozen=True, slots=True)
 class OfferAnswer:
-    """The entry is not here: send the snapshot's bytes from ``send_from`` on."""
+    """The entry is not here: send the snapshot's bytes from ``send_from`` on.
+
+    ``window_bytes``: what the follower takes beyond what it has staged. 0: one chunk at a time, as followers
+    do that do not know windows.
+    """
 
     term: int
     round: int
     index: int
     element_term: int
     send_from: int
+    window_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,13 +110,18 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class ChunkAnswer:
-    """Everything below ``next_offset`` is staged on disk."""
+    """Everything below ``next_offset`` is staged on disk. The same again refuses a chunk behind a gap.
+
+    ``dropped``: all of it had arrived, was damaged, and is gone. ``window_bytes`` as in OfferAnswer.
+    """
 
     term: int
     round: int
     index: int
     element_term: int
     next_offset: int
+    window_bytes: int = 0
+    dropped: bool = False
 
 
 @dataclass(frozen=True, slots=True)

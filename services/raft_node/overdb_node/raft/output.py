@@ -28,20 +28,38 @@ class Persist:
 
 @dataclass(frozen=True, slots=True)
 class ChunkToSend:
-    """Read bytes of the snapshot stream from ``offset`` on and send them as a ``Chunk``."""
+    """Read ``length`` bytes of the snapshot stream from ``offset`` on and send them as a ``Chunk``.
+
+    Those for one follower are sent in the order in which they were asked for.
+    """
 
     to: int
     term: int
     round: int
     snapshot: Snapshot
     offset: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class Fetch:
+    """Read entries of the log on disk, from ``first`` on, at least one and within ``bytes_max`` of payload.
+
+    None behind ``last``. All of them are committed and durable. Report with ``Raft.fetched``.
+    """
+
+    to: int
+    term: int
+    first: int
+    last: int
+    bytes_max: int
 
 
 @dataclass(frozen=True, slots=True)
 class Dropped:
-    """A follower has nothing of the first element any more; the chunk at ``offset`` was under way to it.
+    """A follower has nothing of the first element any more; chunks up to ``offset`` had been sent to it.
 
-    If that was the last one, the follower has found the whole damaged. Look at the own bytes then, and if
+    If that is all of it, the follower has found the whole damaged. Look at the own bytes then, and if
     it is those, say so with ``Raft.withhold``. Otherwise nothing is to be done: the stream begins again.
     """
 
@@ -52,7 +70,7 @@ class Dropped:
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """Write received snapshot bytes. Report with ``Raft.staged``."""
+    """Write received snapshot bytes, in the order of the stages. Report each with ``Raft.staged``."""
 
     term: int
     leader: int
@@ -85,6 +103,7 @@ class EventKind(Enum):
     SNAPSHOT_INSTALLED = "snapshot_installed"
     OWN_SNAPSHOT_DAMAGED = "own_snapshot_damaged"
     REPLICA_DAMAGED = "replica_damaged"
+    FOLLOWER_GIVEN_UP = "follower_given_up"
     TRANSFER_ABANDONED = "transfer_abandoned"
     MEMBERS_CHANGING = "members_changing"
 
@@ -116,7 +135,8 @@ class Output:
     reads: list[tuple[object, int]] = field(default_factory=list)
     reads_failed: list[object] = field(default_factory=list)
     chunks: list[ChunkToSend] = field(default_factory=list)
+    fetches: list[Fetch] = field(default_factory=list)
     dropped: list[Dropped] = field(default_factory=list)
-    stage: Stage | None = None
+    stages: list[Stage] = field(default_factory=list)
     install: Install | None = None
     events: list[Event] = field(default_factory=list)

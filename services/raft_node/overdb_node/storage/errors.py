@@ -35,3 +35,7 @@ class CorruptSnapshot(Exception):  # noqa: N818
 
 class Overtaken(Exception):  # noqa: N818  # it names what happened
     """A snapshot in the making is older than one that was installed meanwhile."""
+
+
+class UnreadableEntries(Exception):  # noqa: N818
+    """Entries of the log that should be on disk are not, or are damaged there."""

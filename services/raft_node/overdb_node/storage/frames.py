@@ -77,6 +77,14 @@ def read(content: bytes, offset: int) -> Frame | None:
     return Frame(sequence, body, start + length)
 
 
+def length_at(content: bytes, offset: int) -> int | None:
+    """Bytes of the frame whose head is at ``offset``, by what the head says; None if there is none."""
+    if offset + _FRAME.size > len(content):
+        return None
+    magic, length, _, _ = _FRAME.unpack_from(content, offset)
+    return _FRAME.size + int(length) if magic == MAGIC else None
+
+
 def find_after(content: bytes, offset: int, sequence: int) -> int | None:
     """Offset of a whole frame behind ``offset`` with a sequence above ``sequence``; None: none.
 

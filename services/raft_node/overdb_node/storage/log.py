@@ -19,10 +19,12 @@ import google_crc32c
 
 from overdb_common.errors import StartupError
 from overdb_common.version import version
+from overdb_node.raft.entry_window import EntryWindow
 from overdb_node.raft.types import Entry, HardState
 from overdb_node.storage import frames
 from overdb_node.storage.errors import NoSpace, StorageFailure, means_no_space
 from overdb_node.storage.files import fsync_path
+from overdb_node.storage.log_index import LogIndex
 
 SEGMENT_BYTES = 8 << 20
 _HEADER = struct.Struct(">8sIQI")  # magic, format, segment number, crc32c of those
@@ -57,6 +59,7 @@ class DurableLog:
         self._failure: StorageFailure | None = None
         self._maker = ThreadPoolExecutor(1, "log-segments")
         self._prepared: Future[None] | None = None
+        self._index = LogIndex()
         self.hard_state = HardState()
         self.bytes_written = 0
 
@@ -84,16 +87,26 @@ class DurableLog:
 
     @classmethod
     def open(
-        cls, directory: Path, base_index: int, segment_bytes: int = SEGMENT_BYTES
+        cls,
+        directory: Path,
+        base_index: int,
+        segment_bytes: int = SEGMENT_BYTES,
+        *,
+        window: EntryWindow | None = None,
+        memory_bytes_max: int = 1 << 62,
     ) -> tuple[DurableLog, list[Entry]]:
         """Open an existing log and return it with the entries behind ``base_index``, without gaps.
+
+        With ``window``, an empty one of that base, they are also there, and those that cost more memory than
+        ``memory_bytes_max`` only there, by their terms, as far as the window has them as applied.
 
         Cuts a torn last frame for good. Raises StartupError, and changes nothing, for corruption.
         """
         log = cls(directory, segment_bytes)
-        entries = log._recover(base_index)
+        into = EntryWindow(base_index) if window is None else window
+        log._recover(into, memory_bytes_max)
         log._prepare()
-        return log, entries
+        return log, into.in_memory
 
     @staticmethod
     def has_frames(directory: Path) -> bool:
@@ -142,6 +155,7 @@ class DurableLog:
         if entries:
             segment = self._segments[-1]
             segment.last_index = max(segment.last_index, *(e.index for e in entries))
+            self._index.add(entries, segment.path, self._offset - len(data), len(data))
         return len(data)
 
     def _write(self, hard_state: HardState | None, entries: Sequence[Entry]) -> bytes:
@@ -215,7 +229,17 @@ class DurableLog:
     def drop_below(self, index: int) -> None:
         """Delete the oldest segments whose entries are all at or below ``index``; never the last one."""
         while len(self._segments) > 1 and self._segments[0].last_index <= index:
-            self._segments.pop(0).path.unlink()
+            path = self._segments.pop(0).path
+            self._index.drop(path)
+            path.unlink()
+
+    def read_entries(self, first: int, last: int, bytes_max: int) -> list[Entry]:
+        """Entries from ``first`` on and not behind ``last``, which are durable, within ``bytes_max``.
+
+        At least one, if the log has it. For any thread. Raises UnreadableEntries when a frame is damaged or a
+        segment is not there (any more).
+        """
+        return self._index.read(first, last, bytes_max)
 
     @property
     def size_bytes(self) -> int:
@@ -227,11 +251,10 @@ class DurableLog:
 
     # --- recovery -------------------------------------------------------------------------------
 
-    def _recover(self, base_index: int) -> list[Entry]:
+    def _recover(self, window: EntryWindow, memory_bytes_max: int) -> None:
         paths = sorted(self._directory.glob(f"*{_SUFFIX}"))
         if not paths:
             raise _corrupt(self._directory, 0, "it has no segments")
-        entries: list[Entry] = []
         for position, path in enumerate(paths):
             content = path.read_bytes()
             segment = _Segment(self._check_header(path, content), path)
@@ -240,7 +263,8 @@ class DurableLog:
             if self._segments and segment.number != self._segments[-1].number + 1:
                 raise _corrupt(path, 0, f"segment {self._segments[-1].number + 1} is missing")
             self._segments.append(segment)
-            end = self._replay(segment, content, base_index, entries)
+            end = self._replay(segment, content, window)
+            window.evict(memory_bytes_max)
             later = paths[position + 1 :]
             if self._is_last(path, content, end, later):
                 for empty in later:  # made, and not yet written to when the process ended
@@ -248,7 +272,6 @@ class DurableLog:
                 fsync_path(self._directory)
                 self._continue_in(path, content, end)
                 break
-        return entries
 
     def _check_header(self, path: Path, content: bytes) -> int:
         if len(content) >= _HEADER.size:
@@ -262,21 +285,22 @@ class DurableLog:
                 return int(number)
         raise _corrupt(path, 0, "its header is damaged")
 
-    def _replay(
-        self, segment: _Segment, content: bytes, base_index: int, entries: list[Entry]
-    ) -> int:
-        """Add what the frames of one segment say to ``entries``; return where the last one ends."""
+    def _replay(self, segment: _Segment, content: bytes, window: EntryWindow) -> int:
+        """Add what the frames of one segment say to ``window``; return where the last one ends."""
         offset = _HEADER.size
         while (frame := frames.read(content, offset)) is not None:
             if self._sequence and frame.sequence != self._sequence + 1:
                 break
             self._sequence, self._frame_start = frame.sequence, offset
+            entries = []
             for record in _records(frame, segment.path, offset):
                 if isinstance(record, HardState):
                     self.hard_state = record
                 else:
-                    _place(record, base_index, entries, segment.path, offset)
+                    _place(record, window, segment.path, offset)
                     segment.last_index = max(segment.last_index, record.index)
+                    entries.append(record)
+            self._index.add(entries, segment.path, offset, frame.end - offset)
             offset = frame.end
         return offset
 
@@ -350,16 +374,16 @@ def _records(frame: frames.Frame, path: Path, offset: int) -> list[HardState | E
         ) from None
 
 
-def _place(entry: Entry, base_index: int, entries: list[Entry], path: Path, offset: int) -> None:
+def _place(entry: Entry, window: EntryWindow, path: Path, offset: int) -> None:
     """Put a replayed entry where it belongs: it cuts whatever stood there and behind."""
-    if entry.index <= base_index:
-        entries.clear()
+    if entry.index <= window.base:
+        window.cut(window.base + 1)
         return
-    last = base_index + len(entries)
-    if entry.index > last + 1:
-        raise _corrupt(path, offset, f"entry {entry.index} follows entry {last}")
-    del entries[entry.index - base_index - 1 :]
-    entries.append(entry)
+    if entry.index > window.last_index + 1:
+        raise _corrupt(path, offset, f"entry {entry.index} follows entry {window.last_index}")
+    if entry.index <= window.last_index:
+        window.cut(entry.index)
+    window.append(entry)
 
 
 def _corrupt(path: Path, offset: int, why: str) -> StartupError:

@@ -26,16 +26,18 @@ import google_crc32c
 from overdb_common.errors import StartupError
 from overdb_node.machine.clock import clock_of
 from overdb_node.machine.machine import CLOCK_RECORD
+from overdb_node.raft.entry_window import EntryWindow
 from overdb_node.raft.types import Entry, HardState, Member, Snapshot
 from overdb_node.storage import configurations, snapshots
 from overdb_node.storage import identity as identities
 from overdb_node.storage.data import DataStore
-from overdb_node.storage.errors import NoSpace, Overtaken, means_no_space
+from overdb_node.storage.errors import NoSpace, Overtaken, UnreadableEntries, means_no_space
 from overdb_node.storage.files import fsync_path, fsync_tree, remove, write_atomically
 from overdb_node.storage.identity import Identity
 from overdb_node.storage.log import DurableLog
 from overdb_node.storage.snapshots import Damage, FileSum, SnapshotReader, Staging, Taken
 
+EVERY_INDEX = 1 << 62
 _CURRENT = "CURRENT"
 _SNAPSHOTS = "snapshots"
 _REPLACE = "restore the directory from a copy, or replace this replica by one with a new id"
@@ -43,13 +45,17 @@ _REPLACE = "restore the directory from a copy, or replace this replica by one wi
 
 @dataclass(frozen=True, slots=True)
 class Recovered:
-    """What Raft starts with; all of it is durable."""
+    """What Raft starts with; all of it is durable. ``entries`` are those of ``window`` in memory."""
 
     hard_state: HardState
     snapshot: Snapshot
-    entries: list[Entry]
+    window: EntryWindow
     applied_index: int
     applied_term: int
+
+    @property
+    def entries(self) -> list[Entry]:
+        return self.window.in_memory
 
 
 _FORMAT = 1  # of CURRENT
@@ -104,7 +110,9 @@ class _Current:
 class ReplicaStorage:
     """The directory of one replica, open. ``recovered`` is what it held when it was opened."""
 
-    def __init__(self, directory: Path, current: _Current, lock: object) -> None:
+    def __init__(
+        self, directory: Path, current: _Current, lock: object, memory_bytes_max: int
+    ) -> None:
         self._directory = directory
         self._current = current
         self._lock = lock
@@ -112,7 +120,13 @@ class ReplicaStorage:
         self._data_lock = threading.Lock()
         self._staging: Staging | None = None
         self._readers: dict[str, SnapshotReader] = {}
-        self.log, entries = DurableLog.open(directory / current.log, current.snapshot.index)
+        base = current.snapshot.index
+        window = EntryWindow(
+            base, EVERY_INDEX
+        )  # what is applied is not known before the data is open
+        self.log, _ = DurableLog.open(
+            directory / current.log, base, window=window, memory_bytes_max=memory_bytes_max
+        )
         try:
             self.data = DataStore(directory / current.data)
         except Exception as error:
@@ -122,12 +136,31 @@ class ReplicaStorage:
             # rocksdict raises plain Exception for everything that RocksDB reports
             raise StartupError(f"{directory / current.data}: {error}", _REPLACE) from None
         index, term = self.data.applied()
-        self.recovered = Recovered(self.log.hard_state, current.snapshot, entries, index, term)
+        self._restore(window, index)
+        self.recovered = Recovered(self.log.hard_state, current.snapshot, window, index, term)
         self._check()
 
+    def _restore(self, window: EntryWindow, applied: int) -> None:
+        """Have in memory again what is to be applied once more."""
+        again: list[Entry] = []
+        while (
+            applied >= window.base and (first := applied + 1 + len(again)) <= window.evicted_index
+        ):
+            try:
+                again += self.log.read_entries(first, window.evicted_index, 1 << 62)
+            except UnreadableEntries as error:
+                raise StartupError(str(error), _REPLACE) from error
+        window.restore(again, applied)
+
     @classmethod
-    def open(cls, directory: Path, identity: Identity, genesis: Snapshot) -> ReplicaStorage:
-        """Open the directory, founding it if it is empty.
+    def open(
+        cls,
+        directory: Path,
+        identity: Identity,
+        genesis: Snapshot,
+        memory_bytes_max: int = EVERY_INDEX,
+    ) -> ReplicaStorage:
+        """Open the directory, founding it if it is empty; applied entries may cost so much memory.
 
         Raises StartupError when it is somebody else's, in use, or damaged.
         """
@@ -141,14 +174,14 @@ class ReplicaStorage:
             # what the one before names is.
             fsync_path(directory)
             _remove_debris(directory, current)
-            return cls(directory, current, lock)
+            return cls(directory, current, lock, memory_bytes_max)
         except BaseException:
             lock.close()
             raise
 
     def _check(self) -> None:
         first, recovered = self._current.snapshot, self.recovered
-        last = first.index + len(recovered.entries)
+        last = recovered.window.last_index
         if not first.index <= recovered.applied_index <= last:
             raise StartupError(
                 f"{self._directory}: the data is at index {recovered.applied_index}, the log has "
@@ -172,6 +205,10 @@ class ReplicaStorage:
     @property
     def log_bytes(self) -> int:
         return self.log.size_bytes
+
+    def read_entries(self, first: int, last: int, bytes_max: int) -> list[Entry]:
+        """Durable entries of the log, for any thread. Raises UnreadableEntries."""
+        return self.log.read_entries(first, last, bytes_max)
 
     @property
     def data_bytes(self) -> int:

@@ -81,6 +81,7 @@ def _encode_offer_answer(message: messages.OfferAnswer, out: raft_pb2.RaftMessag
             index=message.index,
             element_term=message.element_term,
             send_from=message.send_from,
+            window_bytes=message.window_bytes,
         )
     )
 
@@ -106,6 +107,8 @@ def _encode_chunk_answer(message: messages.ChunkAnswer, out: raft_pb2.RaftMessag
             index=message.index,
             element_term=message.element_term,
             next_offset=message.next_offset,
+            window_bytes=message.window_bytes,
+            dropped=message.dropped,
         )
     )
 
@@ -174,7 +177,9 @@ def _decode_offer(wire: raft_pb2.RaftMessage) -> Message:
 
 def _decode_offer_answer(wire: raft_pb2.RaftMessage) -> Message:
     o = wire.offer_answer
-    return messages.OfferAnswer(wire.term, o.round, o.index, o.element_term, o.send_from)
+    return messages.OfferAnswer(
+        wire.term, o.round, o.index, o.element_term, o.send_from, o.window_bytes
+    )
 
 
 def _decode_chunk(wire: raft_pb2.RaftMessage) -> Message:
@@ -186,7 +191,9 @@ def _decode_chunk(wire: raft_pb2.RaftMessage) -> Message:
 
 def _decode_chunk_answer(wire: raft_pb2.RaftMessage) -> Message:
     c = wire.chunk_answer
-    return messages.ChunkAnswer(wire.term, c.round, c.index, c.element_term, c.next_offset)
+    return messages.ChunkAnswer(
+        wire.term, c.round, c.index, c.element_term, c.next_offset, c.window_bytes, c.dropped
+    )
 
 
 def _decode_timeout_now(wire: raft_pb2.RaftMessage) -> Message:

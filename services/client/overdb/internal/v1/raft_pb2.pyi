@@ -283,11 +283,14 @@ class OfferAnswer(google.protobuf.message.Message):
     INDEX_FIELD_NUMBER: builtins.int
     ELEMENT_TERM_FIELD_NUMBER: builtins.int
     SEND_FROM_FIELD_NUMBER: builtins.int
+    WINDOW_BYTES_FIELD_NUMBER: builtins.int
     round: builtins.int
     index: builtins.int
     element_term: builtins.int
     send_from: builtins.int
     """bytes that are staged already"""
+    window_bytes: builtins.int
+    """How many bytes the follower takes beyond those; 0: one chunk at a time (a program from before windows)."""
     def __init__(
         self,
         *,
@@ -295,8 +298,9 @@ class OfferAnswer(google.protobuf.message.Message):
         index: builtins.int = ...,
         element_term: builtins.int = ...,
         send_from: builtins.int = ...,
+        window_bytes: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["element_term", b"element_term", "index", b"index", "round", b"round", "send_from", b"send_from"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["element_term", b"element_term", "index", b"index", "round", b"round", "send_from", b"send_from", "window_bytes", b"window_bytes"]) -> None: ...
 
 global___OfferAnswer = OfferAnswer
 
@@ -342,10 +346,16 @@ class ChunkAnswer(google.protobuf.message.Message):
     INDEX_FIELD_NUMBER: builtins.int
     ELEMENT_TERM_FIELD_NUMBER: builtins.int
     NEXT_OFFSET_FIELD_NUMBER: builtins.int
+    WINDOW_BYTES_FIELD_NUMBER: builtins.int
+    DROPPED_FIELD_NUMBER: builtins.int
     round: builtins.int
     index: builtins.int
     element_term: builtins.int
     next_offset: builtins.int
+    window_bytes: builtins.int
+    """as in OfferAnswer"""
+    dropped: builtins.bool
+    """all of it had come, and was damaged: the follower has nothing any more"""
     def __init__(
         self,
         *,
@@ -353,8 +363,10 @@ class ChunkAnswer(google.protobuf.message.Message):
         index: builtins.int = ...,
         element_term: builtins.int = ...,
         next_offset: builtins.int = ...,
+        window_bytes: builtins.int = ...,
+        dropped: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["element_term", b"element_term", "index", b"index", "next_offset", b"next_offset", "round", b"round"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["dropped", b"dropped", "element_term", b"element_term", "index", b"index", "next_offset", b"next_offset", "round", b"round", "window_bytes", b"window_bytes"]) -> None: ...
 
 global___ChunkAnswer = ChunkAnswer
 
