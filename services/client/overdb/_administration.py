@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from overdb._unary import Attempts, ask
 from overdb.errors import FailedPrecondition, InvalidArgument, OverDBError
-from overdb.status import GroupMembers, members_of_group
+from overdb.status import GroupMembers, TimeRepair, members_of_group
 from overdb.v1 import cluster_pb2
 
 if TYPE_CHECKING:
@@ -107,6 +107,21 @@ class Administration:
             cluster_pb2.TransferLeadershipRequest(group=_group(group), to=_id(to, least=0)),
         )
         return answer.leader_id
+
+    async def repair_time(self, group: int, *, timeout: float | None = None) -> TimeRepair:
+        """Set the time of a group back to its machines' clocks, after a majority of them was wrong.
+
+        ``status()`` says when that is needed. Requests with new ids are refused for up to a minute
+        afterwards. FailedPrecondition where the group's time is not ahead of the clocks.
+        """
+        batcher = self._ready()
+        answer = await ask(
+            self._attempts(timeout),
+            batcher.unreachable,
+            lambda router: router.cluster.RepairTime,
+            cluster_pb2.RepairTimeRequest(group=_group(group)),
+        )
+        return TimeRepair(group, answer.before_us, answer.after_us)
 
     async def _administer(self, method: str, request: Any, timeout: float | None) -> GroupMembers:
         batcher = self._ready()

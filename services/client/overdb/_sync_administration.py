@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from collections.abc import Coroutine
 
     from overdb.client import Client
-    from overdb.status import GroupMembers
+    from overdb.status import GroupMembers, TimeRepair
 
 _T = TypeVar("_T")
 
@@ -44,3 +44,7 @@ class Administration:
     def transfer_leadership(self, group: int, to: int = 0, *, timeout: float | None = None) -> int:
         """Hand leadership over. See :meth:`overdb.Client.transfer_leadership`."""
         return self._run(self._client.transfer_leadership(group, to, timeout=timeout))
+
+    def repair_time(self, group: int, *, timeout: float | None = None) -> TimeRepair:
+        """Set a group's time that is ahead of the clocks back. See :meth:`overdb.Client.repair_time`."""
+        return self._run(self._client.repair_time(group, timeout=timeout))

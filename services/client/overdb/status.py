@@ -37,6 +37,7 @@ class ReplicaStatus:
     data_bytes: int
     version: str
     problem: str  # empty, or what an operator should know
+    clock_offset_us: int = 0  # its wall clock is so far ahead of the group's time; negative: behind
     direct_address: str = (
         ""  # where clients with ``direct=True`` reach it; empty: through routers alone
     )
@@ -73,6 +74,8 @@ class ClusterStatus:
     serving: bool
     groups: tuple[GroupStatus, ...]
     level: int = 0  # the oldest of the groups' levels
+    router_clock_offset_us: int = 0  # the router's clock is so far ahead of the groups' time
+    router_problem: str = ""  # empty, or what an operator should know of the router
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +105,15 @@ class GroupMembers:
 
     group: int
     members: tuple[Member, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TimeRepair:
+    """A group's time, in microseconds since the epoch, before and after it was set back."""
+
+    group: int
+    before_us: int
+    after_us: int
 
 
 class TransactionState(IntEnum):
@@ -166,6 +178,8 @@ def cluster_status(response: cluster_pb2.StatusResponse) -> ClusterStatus:
         serving=response.serving,
         groups=tuple(_group_status(group) for group in response.groups),
         level=response.level,
+        router_clock_offset_us=response.router_clock_offset_us,
+        router_problem=response.router_problem,
     )
 
 
@@ -198,6 +212,7 @@ def _replica_status(replica: cluster_pb2.ReplicaStatus) -> ReplicaStatus:
         data_bytes=replica.data_bytes,
         version=replica.version,
         problem=replica.problem,
+        clock_offset_us=replica.clock_offset_us,
         direct_address=replica.direct_address,
         disk_free_bytes=replica.disk_free_bytes,
         disk_reserve_bytes=replica.disk_reserve_bytes,

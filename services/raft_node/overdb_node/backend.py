@@ -16,7 +16,7 @@ from overdb_node.raft.errors import NotLeader
 from overdb_node.raft.output import Role
 from overdb_node.replica import Replica
 from overdb_node.timekeeping import wall_us
-from overdb_node.transport.shard_service import Answers
+from overdb_node.transport.shard_service import Answers, OneAnswer
 
 _log = structlog.get_logger()
 _Reason = shard_pb2.Failure
@@ -217,6 +217,39 @@ class ReplicaBackend:
         else:
             return await replica.membership.change(request)
         return shard_pb2.ChangeMembersResponse(failure=failure)
+
+    async def repair_time(
+        self, request: shard_pb2.RepairTimeRequest
+    ) -> shard_pb2.RepairTimeResponse:
+        """Have the group's time set back by an entry that says so (PROTOCOL 2.1)."""
+        replica = self._replica
+        if request.group != self._group:
+            failure = replica.failure(
+                _Reason.REASON_WRONG_GROUP_ID, self._group_difference(request.group)
+            )
+        elif not await self._confirm():
+            failure = replica.failure(_Reason.REASON_NOT_LEADER)
+        else:
+            return await self._repair_time()
+        return shard_pb2.RepairTimeResponse(failure=failure)
+
+    async def _repair_time(self) -> shard_pb2.RepairTimeResponse:
+        replica, answer = self._replica, OneAnswer()
+        before_us = replica.machine.physical
+        try:
+            replica.propose(codec.SET_TIME, 0, answer)
+            response = await answer.response()
+        finally:
+            answer.closed = True
+        if response.HasField("failure"):
+            return shard_pb2.RepairTimeResponse(failure=response.failure)
+        if response.results[0].HasField("error"):
+            return shard_pb2.RepairTimeResponse(error=response.results[0].error)
+        after_us = replica.machine.physical
+        _log.warning(
+            "group_time_set_back", group=self._group, seconds=(before_us - after_us) // 1_000_000
+        )
+        return shard_pb2.RepairTimeResponse(before_us=before_us, after_us=after_us)
 
     async def checksums(self, request: shard_pb2.ChecksumsRequest) -> shard_pb2.ChecksumsResponse:
         """The asker sees by cluster, group and id whether this is whom it meant."""

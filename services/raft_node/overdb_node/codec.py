@@ -105,6 +105,11 @@ def encode_limits(settings: MachineSettings, level: int = 0) -> bytes:
     return log_pb2.Commands(commands=[log_pb2.Command(configure=limits)]).SerializeToString()
 
 
+SET_TIME = log_pb2.Commands(
+    commands=[log_pb2.Command(set_time=log_pb2.SetTime())]
+).SerializeToString()
+
+
 def stores_values(commands: bytes) -> bool:
     """Returns whether any of these commands stores a value. A node that runs out of disk refuses it.
 

@@ -81,6 +81,11 @@ class Replica:
         request = shard_pb2.TransferRequest(group=group, to=to)
         return await self._stub.Transfer(request, timeout=seconds_max)
 
+    async def repair_time(self, group: int, seconds_max: float) -> shard_pb2.RepairTimeResponse:
+        """Raises grpc.aio.AioRpcError when the replica does not answer in time."""
+        request = shard_pb2.RepairTimeRequest(group=group)
+        return await self._stub.RepairTime(request, timeout=seconds_max)
+
     async def close(self) -> None:
         await self._channel.close()
 

@@ -13,12 +13,14 @@ from overdb.sharding import slot_of, tag_of
 from overdb.v1 import cluster_pb2, cluster_pb2_grpc
 from overdb_common.version import version
 from overdb_router import refusals
+from overdb_router.clock import name_clocks
 from overdb_router.core import RouterCore
 from overdb_router.exchange import BACKOFF_SECONDS_MIN
 from overdb_router.gate import Gate
 from overdb_router.members import Members
 from overdb_router.refusals import Refusal, Refused
 from overdb_router.slots import UNKNOWN
+from overdb_router.time_repair import TimeRepair
 from overdb_router.topology import GroupView, Member
 
 T = TypeVar("T")
@@ -41,6 +43,7 @@ class ClusterService(cluster_pb2_grpc.ClusterServicer):
         self._core = core
         self._gate = gate
         self._members = Members(core)
+        self._time_repair = TimeRepair(core)
         self._loop = asyncio.get_running_loop()
 
     async def Status(  # noqa: N802
@@ -57,12 +60,15 @@ class ClusterService(cluster_pb2_grpc.ClusterServicer):
                 zip(addresses, await asyncio.gather(*map(self._describe, addresses)), strict=True)
             )
             groups = [self._group_status(view, answers) for view in views]
+            name_clocks(groups, [one for one in answers.values() if one is not None])
             return cluster_pb2.StatusResponse(
                 cluster=core.settings.cluster,
                 router_version=version(),
                 groups=groups,
                 serving=core.topology.serving,
                 level=min((group.level for group in groups if group.leader_id), default=0),
+                router_clock_offset_us=core.clock.offset_us,
+                router_problem=core.clock.problem,
             )
         finally:
             self._leave("Status")
@@ -142,6 +148,12 @@ class ClusterService(cluster_pb2_grpc.ClusterServicer):
         work = self._members.transfer(request, self._seconds(context))
         leader = await self._administer("TransferLeadership", request.group, work, context)
         return cluster_pb2.TransferLeadershipResponse(leader_id=leader)
+
+    async def RepairTime(  # noqa: N802
+        self, request: cluster_pb2.RepairTimeRequest, context: Context
+    ) -> cluster_pb2.RepairTimeResponse:
+        work = self._time_repair.run(request.group, self._seconds(context))
+        return await self._administer("RepairTime", request.group, work, context)
 
     async def _administer(
         self, method: str, group: int, work: Coroutine[Any, Any, T], context: Context
@@ -276,6 +288,7 @@ def _replica_status(
     status.data_bytes = answer.data_bytes
     status.version = answer.version
     status.problem = answer.problem
+    status.clock_offset_us = answer.clock_offset_us
     status.direct_address = answer.direct_address
     status.disk_free_bytes = answer.disk_free_bytes
     status.disk_reserve_bytes = answer.disk_reserve_bytes

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from overdb_router.channels import Channels
+from overdb_router.clock import RouterClock
 from overdb_router.dispatcher import Dispatcher
 from overdb_router.ids import RouterIds
 from overdb_router.metrics import RouterMetrics
@@ -21,6 +22,7 @@ class RouterCore:
     settings: RouterSettings
     validation: Validation
     ids: RouterIds
+    clock: RouterClock
     channels: Channels
     topology: Topology
     dispatcher: Dispatcher

@@ -10,22 +10,17 @@ from overdb.internal.v1 import shard_pb2
 from overdb.v1 import cluster_pb2
 from overdb_common.addresses import check_reachable_address
 from overdb_router import refusals
-from overdb_router.core import RouterCore
 from overdb_router.exchange import BACKOFF_SECONDS_MIN
+from overdb_router.leader_calls import LeaderCalls, no_leader
 from overdb_router.refusals import Refusal, Refused
 from overdb_router.topology import Leader
 
 ID_MAX = 2**63 - 1
-ATTEMPT_SECONDS_MAX = 3.0  # of one question to one replica, which may die under it
 _Failure = shard_pb2.Failure
 
 
-class Members:
+class Members(LeaderCalls):
     """Asks leaders until one has answered. Every request may be sent again: what is done is not redone."""
-
-    def __init__(self, core: RouterCore) -> None:
-        self._core = core
-        self._loop = asyncio.get_running_loop()
 
     # --- what is asked ------------------------------------------------------------------------------
 
@@ -68,7 +63,7 @@ class Members:
                 raise Refused(Refusal(refusals.FAILED_PRECONDITION, answer.failure.message))
             self._lost(group, leader, answer.failure)
             await self._search(group)
-        raise Refused(_no_leader(group))
+        raise Refused(no_leader(group))
 
     async def _transferred(self, group: int, to: int, before: Leader, now: int) -> int:
         if now == to or (not to and now not in (0, before.replica_id)):
@@ -139,38 +134,12 @@ class Members:
             else:
                 self._lost(group, leader, answer.failure)
                 await self._search(group)
-        raise Refused(_unknown(group) if begun else _no_leader(group))
-
-    async def _leader(self, group: int, deadline: float) -> Leader | None:
-        """The leader as far as is known; waits for one until the deadline."""
-        topology = self._core.topology
-        while self._loop.time() < deadline:
-            leader = topology.leader_of(group)
-            if leader is not None:
-                return leader
-            await self._search(group)
-        return None
-
-    async def _search(self, group: int) -> None:
-        await self._core.topology.search(group)
-        await asyncio.sleep(BACKOFF_SECONDS_MIN)
-
-    def _remaining(self, deadline: float) -> float:
-        return min(ATTEMPT_SECONDS_MAX, max(0.01, deadline - self._loop.time()))
-
-    def _lost(self, group: int, leader: Leader, failure: shard_pb2.Failure) -> None:
-        self._core.topology.lost(group, leader)
-        self._core.topology.hinted(group, failure)
+        raise Refused(_unknown(group) if begun else no_leader(group))
 
 
 def _refusal(group: int, answer: shard_pb2.ChangeMembersResponse) -> Refusal:
     message = f"group {group}: {answer.error.message}"
     return refusals.with_reason(answer.error.code, message, answer.reason, {"group": str(group)})
-
-
-def _no_leader(group: int) -> Refusal:
-    message = f"group {group} has no leader that answers; nothing was done, retry"
-    return Refusal(refusals.UNAVAILABLE, message)
 
 
 def _unknown(group: int) -> Refusal:

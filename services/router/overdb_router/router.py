@@ -13,6 +13,7 @@ from overdb.v1 import cluster_pb2, cluster_pb2_grpc, kv_pb2, kv_pb2_grpc
 from overdb_common import grpc_options, metrics, serving
 from overdb_common.version import version
 from overdb_router.channels import Channels
+from overdb_router.clock import RouterClock
 from overdb_router.cluster_service import ClusterService
 from overdb_router.coordinator import Coordinator
 from overdb_router.core import RouterCore
@@ -67,6 +68,8 @@ class Router:
         router_metrics = RouterMetrics(self.registry)
         channels = Channels()
         topology = Topology(settings, channels, self._leader_changed, self._map_changed)
+        self.clock = RouterClock()
+        topology.on_answer = self.clock.heard
         dispatcher = Dispatcher(settings, topology, channels, router_metrics.exchanged, self._watch)
         self.coordinator = Coordinator(settings, dispatcher)
         submit = self.coordinator.submit
@@ -75,7 +78,8 @@ class Router:
         self.core = RouterCore(
             settings=settings,
             validation=Validation(settings),
-            ids=RouterIds(settings.client_id_seconds),
+            ids=RouterIds(settings.client_id_seconds, self.clock.now_ns),
+            clock=self.clock,
             channels=channels,
             topology=topology,
             dispatcher=dispatcher,
@@ -194,6 +198,11 @@ class Router:
             "overdb_router_strict_reads_given_up",
             "Of these transactions, those that had to run with locks, because writers were too fast",
             lambda: self._strict_reads.fallbacks,
+        )
+        gauge(
+            "overdb_router_clock_offset_seconds",
+            "By how much this machine's wall clock is ahead of the groups' time; negative: behind",
+            lambda: self.clock.offset_us / 1e6,
         )
         gauge(
             "overdb_router_serving",

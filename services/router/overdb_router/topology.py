@@ -75,6 +75,7 @@ class Topology:
         self.groups: dict[int, GroupView] = {}
         self.slot_map = SlotMap()
         self.leader_changes = 0
+        self.on_answer: Callable[[shard_pb2.DescribeResponse], None] = lambda _: None
         self._group_count = 0
         self._asking: dict[str, asyncio.Task[bool]] = {}
         self._loop = asyncio.get_running_loop()
@@ -242,6 +243,7 @@ class Topology:
         if not 0 < answer.groups <= GROUPS_MAX or answer.group >= answer.groups:
             return False
         self._group_count = answer.groups
+        self.on_answer(answer)
         view = self.groups.get(answer.group)
         is_new = view is None
         if view is None:

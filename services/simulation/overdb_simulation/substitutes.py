@@ -37,6 +37,7 @@ import overdb_node.storage.group_commit
 import overdb_node.sweeping
 import overdb_node.timekeeping
 import overdb_node.transport.peers
+import overdb_router.clock
 import overdb_router.expired
 import overdb_router.ids
 import overdb_router.kv_service
@@ -259,6 +260,7 @@ def substitutions(world: World, disk_seconds: Callable[[], float]) -> list[Subst
                 overdb_node.sweeping,
                 overdb_node.timekeeping,
                 overdb_router.expired,
+                overdb_router.clock,
                 overdb_router.kv_service,
             )
         ),

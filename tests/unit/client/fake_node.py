@@ -87,7 +87,8 @@ class FakeNode(shard_pb2_grpc.ShardServicer):
     async def _refuse(self, _request: Any, context: Any) -> Any:
         await context.abort(grpc.StatusCode.UNIMPLEMENTED, "the client library uses Exchange")
 
-    Submit = OpenTransactions = ScanPage = Transfer = ChangeMembers = Checksums = _refuse  # type: ignore[assignment]
+    Submit = OpenTransactions = ScanPage = Transfer = _refuse  # type: ignore[assignment]
+    ChangeMembers = Checksums = RepairTime = _refuse  # type: ignore[assignment]
 
     def serve(self, request: shard_pb2.ShardRequest) -> shard_pb2.ShardResponse:
         """Answer as a leader does where nothing is in the way."""

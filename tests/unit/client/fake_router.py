@@ -16,6 +16,8 @@ from tests.unit.client.store import Answer, Entry, Store
 
 SERVING = b"\x08\x01"
 NOT_SERVING = b"\x08\x02"
+REPAIRED_US = 1_790_000_000_000_000  # 2026-09-21 14:13:20
+REPAIRED_BEFORE_US = REPAIRED_US + 86_400_000_000
 
 HOLD = None  # what a rule returns for "no answer"
 Rule = Callable[[Entry], Answer | None]
@@ -182,12 +184,16 @@ class FakeRouter(kv_pb2_grpc.KVServicer, cluster_pb2_grpc.ClusterServicer):
         kind = type(request).__name__.removesuffix("Request")
         if kind == "TransferLeadership":
             return cluster_pb2.TransferLeadershipResponse(leader_id=request.to or 2)
+        if kind == "RepairTime":
+            return cluster_pb2.RepairTimeResponse(
+                before_us=REPAIRED_BEFORE_US, after_us=REPAIRED_US
+            )
         response = getattr(cluster_pb2, f"{kind}Response")()
         response.members.group = request.group
         response.members.members.add(id=1, address="127.0.0.1:7410", voter=True, leader=True)
         return response
 
-    AddMember = PromoteMember = RemoveMember = TransferLeadership = _administer
+    AddMember = PromoteMember = RemoveMember = TransferLeadership = RepairTime = _administer
 
     async def _refuse(self, _request: Any, context: Any) -> Any:
         await context.abort(grpc.StatusCode.UNIMPLEMENTED, "the client library uses Batch")

@@ -391,3 +391,38 @@ def test_a_question_for_the_clock_moves_the_time_of_an_idle_group_first(
             await replica.stop()
 
     asyncio.run(run())
+
+
+def test_the_time_of_a_group_is_set_back_by_its_leader(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def run() -> None:
+        settings = NodeSettings.model_validate(
+            {"node_id": 1, "groups": 1, "members": "1=127.0.0.1:1", "data": tmp_path / "node"}
+        )
+        metrics = NodeMetrics(CollectorRegistry(), 0, 1)
+        replica = Replica(settings, open_storage(settings), metrics, lambda _: None)
+        backend = ReplicaBackend(replica)
+        right = timekeeping.wall_us()
+        request = shard_pb2.RepairTimeRequest()
+        replica.start()
+        try:
+            await until(lambda: replica.raft.is_leader and replica.machine.level >= 1)
+            monkeypatch.setattr(timekeeping, "wall_us", lambda: right + DAY)
+            await backend.describe(shard_pb2.DescribeRequest(linearizable=True))
+            assert replica.machine.physical == right + DAY
+            refused = await backend.repair_time(request)
+            assert refused.error.code == 9, "its clocks still say so"
+            monkeypatch.setattr(timekeeping, "wall_us", lambda: right + SECOND)
+            assert "86399 s ahead" in replica.problem
+            done = await backend.repair_time(request)
+            assert (done.before_us, done.after_us) == (right + DAY, right + SECOND)
+            assert replica.machine.physical == right + SECOND
+            assert replica.machine.clock > right + DAY
+            assert replica.problem == ""
+            other = await backend.repair_time(shard_pb2.RepairTimeRequest(group=1))
+            assert other.failure.reason == shard_pb2.Failure.REASON_WRONG_GROUP_ID
+        finally:
+            await replica.stop()
+
+    asyncio.run(run())

@@ -156,6 +156,10 @@ class FakeReplica(shard_pb2_grpc.ShardServicer):
         self.before_read: Callable[[shard_pb2.Read], None] | None = None
         self.changes: list[shard_pb2.ChangeMembersRequest] = []
         self.change_answers: list[shard_pb2.ChangeMembersResponse] = []
+        self.repairs: list[shard_pb2.RepairTimeRequest] = []
+        self.repair_answer = shard_pb2.RepairTimeResponse(before_us=2, after_us=1)
+        self.group_time_us = 0  # as it says when it is asked; 0: it says no clock
+        self.clock_offset_us = 0
         self.streams: list[Any] = []  # contexts of Exchange, to send what is late on
         self._writing = asyncio.Lock()  # a stream fails at a second write while one is under way
         self._server: grpc.aio.Server | None = None
@@ -185,6 +189,12 @@ class FakeReplica(shard_pb2_grpc.ShardServicer):
         if self.change_answers:
             return self.change_answers.pop(0)
         return shard_pb2.ChangeMembersResponse(index=1)
+
+    async def RepairTime(self, request: Any, context: Any) -> Any:  # noqa: N802
+        self.repairs.append(request)
+        if not self.leads:
+            return shard_pb2.RepairTimeResponse(failure=self._not_leader())
+        return self.repair_answer
 
     # --- RPCs -----------------------------------------------------------------------------------
 
@@ -381,6 +391,8 @@ class FakeReplica(shard_pb2_grpc.ShardServicer):
             epoch=group.epoch,
             slots=group.slots,
             version="fake",
+            wall_us=self.group_time_us + self.clock_offset_us if self.group_time_us else 0,
+            clock_offset_us=self.clock_offset_us,
         )
         for replica in group.replicas:
             answer.members.add(id=replica.replica_id, address=replica.address, voter=True)

@@ -9,7 +9,7 @@ from typing import Annotated, Any, cast
 
 import typer
 
-from overdb.cli import member_commands
+from overdb.cli import member_commands, time_commands
 from overdb.cli.console import OutputError, PipeClosedError
 from overdb.cli.session import ExitCode, Session, UsageError, exit_code_of
 from overdb.errors import OverDBError
@@ -54,6 +54,7 @@ _LIGHT = frozenset(
         "status",
         "locate",
         "members",
+        "time",
         "shell",
     }
 )
@@ -264,6 +265,7 @@ def _locate(context: typer.Context, key: Key) -> int:
 
 
 app.add_typer(member_commands.app, name="members")
+app.add_typer(time_commands.app, name="time")
 
 
 @app.command("shell")

@@ -46,6 +46,8 @@ def _headline(answer: ClusterStatus) -> str:
 def _status_table(session: Session, answer: ClusterStatus) -> None:
     console = session.console
     console.line(_headline(answer))
+    if answer.router_problem:
+        console.line(f"router: {answer.router_problem}")
     for group in answer.groups:
         leader = f"leader {group.leader_id}" if group.leader_id else "no leader"
         console.line("")
@@ -83,6 +85,8 @@ def _row(group: GroupStatus, replica: ReplicaStatus) -> tuple[str, ...]:
 
 def _status_lines(session: Session, answer: ClusterStatus) -> None:
     lines = [_headline(answer)]
+    if answer.router_problem:
+        lines.append(f"router\t{answer.router_problem}")
     for group in answer.groups:
         for replica in group.replicas:
             role = replica.role.name.lower() if replica.reachable else "unreachable"

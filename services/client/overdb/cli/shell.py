@@ -16,7 +16,18 @@ if TYPE_CHECKING:
 
 PROMPT = "overdb> "
 MORE_PROMPT = "   ...> "
-COMMANDS = ("get", "put", "delete", "scan", "txn", "transactions", "status", "locate", "members")
+COMMANDS = (
+    "get",
+    "put",
+    "delete",
+    "scan",
+    "txn",
+    "transactions",
+    "status",
+    "locate",
+    "members",
+    "time",
+)
 OPTIONS = {
     "get": ("--version", "--output", "--help"),
     "put": ("--file", "--help"),
@@ -27,6 +38,7 @@ OPTIONS = {
     "status": ("--help",),
     "locate": ("--help",),
     "members": ("add", "promote", "remove", "transfer", "--group", "--help"),
+    "time": ("repair", "--group", "--help"),
 }
 HELP = """\
   get KEY [--version N]        the value of a key
@@ -40,6 +52,7 @@ HELP = """\
   status                       groups, leaders, replicas
   locate KEY                   where a key lives
   members [add|promote|...]    who is in which group, and changes of that
+  time [repair]                the machines' clocks; repair a group's time
   help [COMMAND]               this, or all about a command
   exit                         or Ctrl-D
 Quote words with blanks; \\n, \\t, \\" and \\xNN write special characters."""

@@ -619,3 +619,38 @@ class TransferLeadershipResponse(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["leader_id", b"leader_id"]) -> None: ...
 
 global___TransferLeadershipResponse = TransferLeadershipResponse
+
+@typing.final
+class RepairTimeRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    GROUP_FIELD_NUMBER: builtins.int
+    group: builtins.int
+    def __init__(
+        self,
+        *,
+        group: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["group", b"group"]) -> None: ...
+
+global___RepairTimeRequest = RepairTimeRequest
+
+@typing.final
+class RepairTimeResponse(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    BEFORE_US_FIELD_NUMBER: builtins.int
+    AFTER_US_FIELD_NUMBER: builtins.int
+    before_us: builtins.int
+    """the group's time before, microseconds since the epoch"""
+    after_us: builtins.int
+    """and after"""
+    def __init__(
+        self,
+        *,
+        before_us: builtins.int = ...,
+        after_us: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["after_us", b"after_us", "before_us", b"before_us"]) -> None: ...
+
+global___RepairTimeResponse = RepairTimeResponse

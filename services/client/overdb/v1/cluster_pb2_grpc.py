@@ -74,6 +74,11 @@ class ClusterStub(object):
                 request_serializer=overdb_dot_v1_dot_cluster__pb2.TransferLeadershipRequest.SerializeToString,
                 response_deserializer=overdb_dot_v1_dot_cluster__pb2.TransferLeadershipResponse.FromString,
                 _registered_method=True)
+        self.RepairTime = channel.unary_unary(
+                '/overdb.v1.Cluster/RepairTime',
+                request_serializer=overdb_dot_v1_dot_cluster__pb2.RepairTimeRequest.SerializeToString,
+                response_deserializer=overdb_dot_v1_dot_cluster__pb2.RepairTimeResponse.FromString,
+                _registered_method=True)
 
 
 class ClusterServicer(object):
@@ -147,6 +152,16 @@ class ClusterServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RepairTime(self, request, context):
+        """Sets the time of a group back to its machines' clocks, after a majority of them was wrong. Requests with new
+        ids are refused for about a minute afterwards. FAILED_PRECONDITION where the group's time is not ahead by
+        more than the limit of 10 s, or while a replica of an older release is in the cluster; NOT_FOUND for a group
+        that does not exist; UNAVAILABLE without a leader. Asked again, it changes nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ClusterServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -189,6 +204,11 @@ def add_ClusterServicer_to_server(servicer, server):
                     servicer.TransferLeadership,
                     request_deserializer=overdb_dot_v1_dot_cluster__pb2.TransferLeadershipRequest.FromString,
                     response_serializer=overdb_dot_v1_dot_cluster__pb2.TransferLeadershipResponse.SerializeToString,
+            ),
+            'RepairTime': grpc.unary_unary_rpc_method_handler(
+                    servicer.RepairTime,
+                    request_deserializer=overdb_dot_v1_dot_cluster__pb2.RepairTimeRequest.FromString,
+                    response_serializer=overdb_dot_v1_dot_cluster__pb2.RepairTimeResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -407,6 +427,33 @@ class Cluster(object):
             '/overdb.v1.Cluster/TransferLeadership',
             overdb_dot_v1_dot_cluster__pb2.TransferLeadershipRequest.SerializeToString,
             overdb_dot_v1_dot_cluster__pb2.TransferLeadershipResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RepairTime(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/overdb.v1.Cluster/RepairTime',
+            overdb_dot_v1_dot_cluster__pb2.RepairTimeRequest.SerializeToString,
+            overdb_dot_v1_dot_cluster__pb2.RepairTimeResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -84,6 +84,16 @@ class ClusterStub:
     UNAVAILABLE when it did not take over within an election timeout (the old leader goes on).
     """
 
+    RepairTime: grpc.UnaryUnaryMultiCallable[
+        overdb.v1.cluster_pb2.RepairTimeRequest,
+        overdb.v1.cluster_pb2.RepairTimeResponse,
+    ]
+    """Sets the time of a group back to its machines' clocks, after a majority of them was wrong. Requests with new
+    ids are refused for about a minute afterwards. FAILED_PRECONDITION where the group's time is not ahead by
+    more than the limit of 10 s, or while a replica of an older release is in the cluster; NOT_FOUND for a group
+    that does not exist; UNAVAILABLE without a leader. Asked again, it changes nothing.
+    """
+
 class ClusterAsyncStub:
     Status: grpc.aio.UnaryUnaryMultiCallable[
         overdb.v1.cluster_pb2.StatusRequest,
@@ -148,6 +158,16 @@ class ClusterAsyncStub:
     ]
     """Hands leadership of a group to another voter. FAILED_PRECONDITION for a replica that is none;
     UNAVAILABLE when it did not take over within an election timeout (the old leader goes on).
+    """
+
+    RepairTime: grpc.aio.UnaryUnaryMultiCallable[
+        overdb.v1.cluster_pb2.RepairTimeRequest,
+        overdb.v1.cluster_pb2.RepairTimeResponse,
+    ]
+    """Sets the time of a group back to its machines' clocks, after a majority of them was wrong. Requests with new
+    ids are refused for about a minute afterwards. FAILED_PRECONDITION where the group's time is not ahead by
+    more than the limit of 10 s, or while a replica of an older release is in the cluster; NOT_FOUND for a group
+    that does not exist; UNAVAILABLE without a leader. Asked again, it changes nothing.
     """
 
 class ClusterServicer(metaclass=abc.ABCMeta):
@@ -230,6 +250,18 @@ class ClusterServicer(metaclass=abc.ABCMeta):
     ) -> typing.Union[overdb.v1.cluster_pb2.TransferLeadershipResponse, collections.abc.Awaitable[overdb.v1.cluster_pb2.TransferLeadershipResponse]]:
         """Hands leadership of a group to another voter. FAILED_PRECONDITION for a replica that is none;
         UNAVAILABLE when it did not take over within an election timeout (the old leader goes on).
+        """
+
+    @abc.abstractmethod
+    def RepairTime(
+        self,
+        request: overdb.v1.cluster_pb2.RepairTimeRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[overdb.v1.cluster_pb2.RepairTimeResponse, collections.abc.Awaitable[overdb.v1.cluster_pb2.RepairTimeResponse]]:
+        """Sets the time of a group back to its machines' clocks, after a majority of them was wrong. Requests with new
+        ids are refused for about a minute afterwards. FAILED_PRECONDITION where the group's time is not ahead by
+        more than the limit of 10 s, or while a replica of an older release is in the cluster; NOT_FOUND for a group
+        that does not exist; UNAVAILABLE without a leader. Asked again, it changes nothing.
         """
 
 def add_ClusterServicer_to_server(servicer: ClusterServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

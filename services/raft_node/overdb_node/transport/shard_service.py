@@ -104,6 +104,10 @@ class Backend(Protocol):
         self, request: shard_pb2.ChangeMembersRequest
     ) -> shard_pb2.ChangeMembersResponse: ...
 
+    async def repair_time(
+        self, request: shard_pb2.RepairTimeRequest
+    ) -> shard_pb2.RepairTimeResponse: ...
+
     async def checksums(
         self, request: shard_pb2.ChecksumsRequest
     ) -> shard_pb2.ChecksumsResponse: ...
@@ -196,6 +200,15 @@ class ShardService(shard_pb2_grpc.ShardServicer):
         ],
     ) -> shard_pb2.ChangeMembersResponse:
         return await self._backend.change_members(request)
+
+    async def RepairTime(  # noqa: N802
+        self,
+        request: shard_pb2.RepairTimeRequest,
+        context: grpc.aio.ServicerContext[  # noqa: ARG002
+            shard_pb2.RepairTimeRequest, shard_pb2.RepairTimeResponse
+        ],
+    ) -> shard_pb2.RepairTimeResponse:
+        return await self._backend.repair_time(request)
 
     async def Checksums(  # noqa: N802
         self,

@@ -1241,3 +1241,48 @@ class TransferResponse(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["failure", b"failure", "leader_id", b"leader_id"]) -> None: ...
 
 global___TransferResponse = TransferResponse
+
+@typing.final
+class RepairTimeRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    GROUP_FIELD_NUMBER: builtins.int
+    group: builtins.int
+    def __init__(
+        self,
+        *,
+        group: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["group", b"group"]) -> None: ...
+
+global___RepairTimeRequest = RepairTimeRequest
+
+@typing.final
+class RepairTimeResponse(google.protobuf.message.Message):
+    """Exactly one of: the times, `failure` (of this replica: ask another one; it may still be done) or `error`."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    FAILURE_FIELD_NUMBER: builtins.int
+    ERROR_FIELD_NUMBER: builtins.int
+    BEFORE_US_FIELD_NUMBER: builtins.int
+    AFTER_US_FIELD_NUMBER: builtins.int
+    before_us: builtins.int
+    """physical time before, microseconds since the epoch"""
+    after_us: builtins.int
+    @property
+    def failure(self) -> global___Failure: ...
+    @property
+    def error(self) -> overdb.v1.kv_pb2.Error: ...
+    def __init__(
+        self,
+        *,
+        failure: global___Failure | None = ...,
+        error: overdb.v1.kv_pb2.Error | None = ...,
+        before_us: builtins.int = ...,
+        after_us: builtins.int = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["error", b"error", "failure", b"failure"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["after_us", b"after_us", "before_us", b"before_us", "error", b"error", "failure", b"failure"]) -> None: ...
+
+global___RepairTimeResponse = RepairTimeResponse

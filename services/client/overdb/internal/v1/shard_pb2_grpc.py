@@ -69,6 +69,11 @@ class ShardStub(object):
                 request_serializer=overdb_dot_internal_dot_v1_dot_shard__pb2.ChangeMembersRequest.SerializeToString,
                 response_deserializer=overdb_dot_internal_dot_v1_dot_shard__pb2.ChangeMembersResponse.FromString,
                 _registered_method=True)
+        self.RepairTime = channel.unary_unary(
+                '/overdb.internal.v1.Shard/RepairTime',
+                request_serializer=overdb_dot_internal_dot_v1_dot_shard__pb2.RepairTimeRequest.SerializeToString,
+                response_deserializer=overdb_dot_internal_dot_v1_dot_shard__pb2.RepairTimeResponse.FromString,
+                _registered_method=True)
         self.Checksums = channel.unary_unary(
                 '/overdb.internal.v1.Shard/Checksums',
                 request_serializer=overdb_dot_internal_dot_v1_dot_shard__pb2.ChecksumsRequest.SerializeToString,
@@ -130,6 +135,13 @@ class ShardServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RepairTime(self, request, context):
+        """Sets the time of a group that is ahead of its machines' clocks back (PROTOCOL 2.1). Asked of the leader.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Checksums(self, request, context):
         """Checksums of this replica's state, for the other replicas of its group to compare theirs with.
         """
@@ -174,6 +186,11 @@ def add_ShardServicer_to_server(servicer, server):
                     servicer.ChangeMembers,
                     request_deserializer=overdb_dot_internal_dot_v1_dot_shard__pb2.ChangeMembersRequest.FromString,
                     response_serializer=overdb_dot_internal_dot_v1_dot_shard__pb2.ChangeMembersResponse.SerializeToString,
+            ),
+            'RepairTime': grpc.unary_unary_rpc_method_handler(
+                    servicer.RepairTime,
+                    request_deserializer=overdb_dot_internal_dot_v1_dot_shard__pb2.RepairTimeRequest.FromString,
+                    response_serializer=overdb_dot_internal_dot_v1_dot_shard__pb2.RepairTimeResponse.SerializeToString,
             ),
             'Checksums': grpc.unary_unary_rpc_method_handler(
                     servicer.Checksums,
@@ -370,6 +387,33 @@ class Shard(object):
             '/overdb.internal.v1.Shard/ChangeMembers',
             overdb_dot_internal_dot_v1_dot_shard__pb2.ChangeMembersRequest.SerializeToString,
             overdb_dot_internal_dot_v1_dot_shard__pb2.ChangeMembersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RepairTime(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/overdb.internal.v1.Shard/RepairTime',
+            overdb_dot_internal_dot_v1_dot_shard__pb2.RepairTimeRequest.SerializeToString,
+            overdb_dot_internal_dot_v1_dot_shard__pb2.RepairTimeResponse.FromString,
             options,
             channel_credentials,
             insecure,

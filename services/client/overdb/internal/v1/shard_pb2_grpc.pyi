@@ -65,6 +65,12 @@ class ShardStub:
     committed, or refused. A change that is in force already is answered like one that was just made.
     """
 
+    RepairTime: grpc.UnaryUnaryMultiCallable[
+        overdb.internal.v1.shard_pb2.RepairTimeRequest,
+        overdb.internal.v1.shard_pb2.RepairTimeResponse,
+    ]
+    """Sets the time of a group that is ahead of its machines' clocks back (PROTOCOL 2.1). Asked of the leader."""
+
     Checksums: grpc.UnaryUnaryMultiCallable[
         overdb.internal.v1.shard_pb2.ChecksumsRequest,
         overdb.internal.v1.shard_pb2.ChecksumsResponse,
@@ -117,6 +123,12 @@ class ShardAsyncStub:
     """Changes the members of the group (PROTOCOL 3). Asked of the leader, answered when the change is
     committed, or refused. A change that is in force already is answered like one that was just made.
     """
+
+    RepairTime: grpc.aio.UnaryUnaryMultiCallable[
+        overdb.internal.v1.shard_pb2.RepairTimeRequest,
+        overdb.internal.v1.shard_pb2.RepairTimeResponse,
+    ]
+    """Sets the time of a group that is ahead of its machines' clocks back (PROTOCOL 2.1). Asked of the leader."""
 
     Checksums: grpc.aio.UnaryUnaryMultiCallable[
         overdb.internal.v1.shard_pb2.ChecksumsRequest,
@@ -184,6 +196,14 @@ class ShardServicer(metaclass=abc.ABCMeta):
         """Changes the members of the group (PROTOCOL 3). Asked of the leader, answered when the change is
         committed, or refused. A change that is in force already is answered like one that was just made.
         """
+
+    @abc.abstractmethod
+    def RepairTime(
+        self,
+        request: overdb.internal.v1.shard_pb2.RepairTimeRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[overdb.internal.v1.shard_pb2.RepairTimeResponse, collections.abc.Awaitable[overdb.internal.v1.shard_pb2.RepairTimeResponse]]:
+        """Sets the time of a group that is ahead of its machines' clocks back (PROTOCOL 2.1). Asked of the leader."""
 
     @abc.abstractmethod
     def Checksums(
