@@ -384,10 +384,15 @@ def test_a_split_vote_is_followed_by_another_campaign_in_a_newer_term() -> None:
     assert (node.raft.role, node.raft.term) == (Role.CANDIDATE, 3)
 
 
-def test_two_leaders_of_one_term_stop_the_replica() -> None:
-    """Paper 5.2, election safety: what cannot happen is not answered politely. FAULTS 6."""
-    from overdb_node.raft.errors import ProtocolViolation
-
+def test_nobody_takes_messages_of_a_second_leader_of_a_term() -> None:
+    """Paper 5.2, election safety: it cannot happen, so one of the two is forged. FAULTS 6, 87."""
     node = leader("1.1")
-    with pytest.raises(ProtocolViolation, match="replica 3 leads in my own term 2"):
-        node.receive(3, append(2, 1))
+    node.receive(3, append(2, 1))
+    assert node.raft.is_leader
+    assert "replica 1 leads" in node.raft.refused[3]
+    follower = Node("1.1")
+    follower.receive_settled(2, append(2, 2))
+    for message in (append(2, 1, "2.1 2.2"), Offer(2, 1, 5, 1, 100), TimeoutNow(2)):
+        assert follower.receive(3, message) == []
+    assert (follower.raft.leader_id, follower.raft.term, follower.log) == (2, 2, "1.1")
+    assert "replica 2 leads" in follower.raft.refused[3]

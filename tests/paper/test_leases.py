@@ -294,7 +294,7 @@ def test_a_learners_promise_does_not_count_and_a_new_voters_does() -> None:
 
 
 def elects(node: Node, term: int, *, pre: bool = False) -> bool:
-    sent = node.receive_settled(3, vote_request(term, "9.9", pre=pre))
+    sent = node.receive_settled(3, vote_request(term, "1.9", pre=pre))
     return any(answer.granted for answer in all_of(sent, VoteAnswer))
 
 
@@ -334,7 +334,7 @@ def test_a_vote_that_was_refused_restarts_no_promise_and_a_granted_one_ends_none
 def test_a_transfer_passes_the_promises() -> None:
     """Dissertation 3.10: the leader has asked for it, and has no lease any more."""
     node = promised()
-    sent = node.receive_settled(3, vote_request(2, "9.9", transfer=True))
+    sent = node.receive_settled(3, vote_request(2, "1.9", transfer=True))
     assert only(sent, VoteAnswer).granted
 
 

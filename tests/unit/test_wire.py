@@ -12,14 +12,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from overdb.internal.v1 import log_pb2, raft_pb2
+from overdb_node import codec
 from overdb_node.raft import messages
 from overdb_node.raft.messages import Append, Chunk, Message, TimeoutNow
-from overdb_node.raft.types import Entry, EntryKind
+from overdb_node.raft.types import Configuration, Entry, EntryKind, Member
 from overdb_node.transport import wire
 
 U64 = st.integers(0, 2**64 - 1)
+U32 = st.integers(0, 2**32 - 1)
+OF_32_BITS = ("disk", "window_bytes")
 BYTES = st.binary(max_size=40)
-ENTRY_PARTS = st.lists(st.tuples(U64, st.sampled_from(EntryKind), BYTES), max_size=4)
+MEMBERS = codec.encode_configuration(Configuration((Member(1, "a:1"),)))
+PAYLOADS = st.one_of(
+    st.tuples(st.sampled_from([EntryKind.NOOP, EntryKind.COMMANDS]), BYTES),
+    st.just((EntryKind.CONFIGURATION, MEMBERS)),
+)
+ENTRY_PARTS = st.lists(st.tuples(U64, PAYLOADS).map(lambda one: (one[0], *one[1])), max_size=4)
 
 
 @st.composite
@@ -33,7 +41,10 @@ def strategy(kind: type) -> st.SearchStrategy[Message]:
     if kind is Append:
         return appends()
     of_type = {"int": U64, "bool": st.booleans(), "bytes": BYTES}
-    fields = {f.name: of_type[str(f.type)] for f in dataclasses.fields(kind)}
+    fields = {
+        f.name: U32 if f.name in OF_32_BITS else of_type[str(f.type)]
+        for f in dataclasses.fields(kind)
+    }
     return st.builds(kind, **fields)
 
 
@@ -117,6 +128,26 @@ def test_an_entry_of_an_unknown_kind_is_refused_with_its_whole_message(kind: int
     message.append.entries[1].kind = kind  # type: ignore[assignment]
     with pytest.raises(wire.MalformedMessage, match=f"unknown kind {kind}"):
         wire.decode(travelled(message))
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"\xff",
+        b"",
+        codec.encode_configuration(Configuration((Member(1, "a:1", voter=False),))),
+        codec.encode_configuration(Configuration((Member(1, "a:1"), Member(1, "b:1")))),
+        codec.encode_configuration(Configuration((Member(0, "a:1"),))),
+        codec.encode_configuration(Configuration(((Member((1 << 64) - 1, "a:1")),))),
+        codec.encode_configuration(Configuration((Member(1, "a:1"),), (1,))),
+        codec.encode_configuration(Configuration(tuple(Member(i, "a:1") for i in range(1, 18)))),
+    ],
+)
+def test_members_that_no_leader_proposes_are_refused(payload: bytes) -> None:
+    """They count as soon as they are in the log, and one that cannot be read would end the replica."""
+    entry = Entry(5, 1, EntryKind.CONFIGURATION, payload)
+    with pytest.raises(wire.MalformedMessage, match="a configuration"):
+        wire.decode(travelled(encoded(Append(1, 1, 5, (entry,), 4))))
 
 
 def test_a_message_of_a_later_release_is_refused() -> None:

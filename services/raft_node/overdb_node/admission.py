@@ -61,11 +61,12 @@ def of_client(request: shard_pb2.ShardRequest) -> None:
         )
 
 
-def of_router(request: shard_pb2.ShardRequest, clock: int) -> tuple[bytes, list[str]]:
-    """Return the commands to propose, and what of them was taken out because no router can mean it.
+def of_router(request: shard_pb2.ShardRequest, clock: int) -> tuple[bytes, list[log_pb2.Resolve]]:
+    """Return the commands to propose, and the outcomes that were taken out: their versions are too far ahead.
 
-    A command that is taken out is answered as one that cannot be read; the others of its message are of other
-    requests. Raises Refused for a whole message that no router sends.
+    The leader asks the other participants about those itself. A command that is taken out is answered as one
+    that cannot be read; the others of its message are of other requests. Raises Refused for a whole message
+    that no router sends.
     """
     commands = request.commands
     count = count_of_clients(commands)
@@ -84,9 +85,9 @@ def of_router(request: shard_pb2.ShardRequest, clock: int) -> tuple[bytes, list[
         if kind in _INTERNAL:
             raise Refused(f"{kind} is proposed by the group's leader alone, not taken from others")
         if kind == "resolve" and command.resolve.version > latest:
-            taken_out.append(
-                f"Resolve at version {command.resolve.version}, the latest that is taken is {latest}"
-            )
+            outcome = log_pb2.Resolve()
+            outcome.CopyFrom(command.resolve)
+            taken_out.append(outcome)
             command.Clear()
     return (parsed.SerializeToString() if taken_out else commands), taken_out
 

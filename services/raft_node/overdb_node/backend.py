@@ -11,6 +11,7 @@ from overdb_common.outcome import COUNTING_LEVEL
 from overdb_common.version import version as program_version
 from overdb_node import admission, codec, transaction_codec
 from overdb_node.machine.machine import Machine
+from overdb_node.machine.types import TransactionId
 from overdb_node.membership import members_of
 from overdb_node.raft.errors import NotLeader
 from overdb_node.raft.output import Role
@@ -53,8 +54,18 @@ class ReplicaBackend:
         replica = self._replica
         commands, taken_out = admission.of_router(request, replica.machine.clock)
         if taken_out:
+            versions = [outcome.version for outcome in taken_out]
             _log.error(
-                "commands_refused", group=self._group, count=len(taken_out), first=taken_out[0]
+                "outcomes_refused",
+                group=self._group,
+                count=len(versions),
+                largest_version=max(versions),
+                clock=replica.machine.clock,
+                remedy="the participants are asked; are the clocks of all nodes right?",
+            )
+            replica.finisher.hurry(
+                TransactionId(outcome.id.client_id, outcome.id.request_number)
+                for outcome in taken_out
             )
         replica.look_for_older_router(request)
         if request.level < COUNTING_LEVEL <= replica.machine.level and codec.takes_part(commands):

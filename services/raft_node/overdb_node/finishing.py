@@ -34,10 +34,12 @@ class Overdue:
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
         self._since: dict[TransactionId, tuple[tuple[int, int], float]] = {}
+        self.hurried: set[TransactionId] = set()  # due at the next look, if they are watched
 
     def pick(self, watched: Mapping[TransactionId, Transaction], now: float) -> _Work:
         """Those that have been as they are for longer than allowed."""
         before, self._since = self._since, {}
+        hurried, self.hurried = self.hurried, set()
         due = []
         for identity, transaction in watched.items():
             mark = (transaction.attempt, transaction.heard)
@@ -45,7 +47,7 @@ class Overdue:
             if known is None or known[0] != mark:
                 known = (mark, now)
             self._since[identity] = known
-            if now - known[1] >= self._seconds:
+            if now - known[1] >= self._seconds or identity in hurried:
                 due.append(transaction)
         return due
 
@@ -62,6 +64,11 @@ class Finisher:
         # One at a time for each set of groups: one that does not answer holds up its own alone.
         self._tasks: dict[tuple[int, ...], asyncio.Task[None]] = {}
         self.finished = 0
+
+    def hurry(self, identities: Iterable[TransactionId]) -> None:
+        """Finish these at the next tick: somebody has said that they are decided, and was not believed."""
+        watched = self._replica.machine.participant.open
+        self._open.hurried.update(one for one in identities if one in watched)
 
     def tick(self) -> None:
         """Called at every tick of the replica."""

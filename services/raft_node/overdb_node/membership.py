@@ -19,8 +19,9 @@ from overdb_node.raft.errors import MembershipRefused, NotCommittedInTerm, NotLe
 from overdb_node.raft.membership import AddLearner, Change, Promote, Remove
 from overdb_node.raft.types import Configuration, Member
 from overdb_node.storage import founding as disk
+from overdb_node.strangers import Strangers
 from overdb_node.transport.describing import Describer
-from overdb_node.transport.raft_service import Sender
+from overdb_node.transport.raft_service import UNHEARD, Sender
 
 if TYPE_CHECKING:
     from overdb_node.replica import Replica
@@ -66,6 +67,7 @@ class Membership:
         self._linked: tuple[Configuration, Configuration] | None = None  # newest, newest committed
         self._disks: dict[int, int] = {}  # incarnations heard of, by id
         self._describer = Describer(settings.describe_seconds_max)
+        self._strangers = Strangers(self._ask_members, self._meet)
         self._task: asyncio.Task[None] | None = None
         self._commits: list[tuple[int, int, asyncio.Future[bool]]] = []  # (index, term, waiter)
 
@@ -82,6 +84,7 @@ class Membership:
         for _, _, waiter in self._commits:
             if not waiter.done():
                 waiter.set_result(False)
+        await self._strangers.close()
         await self._describer.close()
 
     def follow_configuration(self) -> None:
@@ -124,13 +127,28 @@ class Membership:
                 f"replica {sender} of group {group} lost its disk (directory {incarnation:x} took the "
                 f"place of {noted:x}): remove it and add a new id; {_README}"
             )
+        if member is None:
+            if not self._hears_stranger(sender, address):
+                return UNHEARD
+            if address:
+                self._meet(sender, address)
         if incarnation:
             self._disks[sender] = incarnation
-        if address and member is None:
-            self._replica.peers.meet(
-                sender, self._replica.settings.founding_addresses().get(sender, address)
-            )
         return ""
+
+    def _hears_stranger(self, sender: int, address: str) -> bool:
+        """Whether one that is no member by the own log is heard (PROTOCOL 3.8)."""
+        raft = self._replica.raft
+        if raft.is_leader or raft.voters == [raft.replica_id]:
+            return False  # every change of the members is made here
+        # One that joins and was told of nobody has nobody to ask.
+        return not self.known_addresses() or self._strangers.hears(sender, address)
+
+    def _meet(self, stranger: int, address: str) -> None:
+        """Have a link back to a stranger that is heard."""
+        known = self._replica.settings.founding_addresses().get(stranger, address)
+        if known:
+            self._replica.peers.meet(stranger, known)
 
     # --- whether it takes part --------------------------------------------------------------------
 
@@ -213,6 +231,14 @@ class Membership:
             if same and answer.replica_id != settings.node_id:
                 found[answer.replica_id] = answer
         return found
+
+    async def _ask_members(self) -> dict[int, shard_pb2.DescribeResponse]:
+        """As ``_ask_around``, but without replicas that take part in nothing: what they know is old."""
+        answers = await self._ask_around()
+        retired = {one for answer in answers.values() for one in answer.retired}
+        return {
+            i: answer for i, answer in answers.items() if answer.established and i not in retired
+        }
 
     # --- changes ----------------------------------------------------------------------------------
 

@@ -58,6 +58,7 @@ _DAMAGES = (
     EventKind.REPLICA_DAMAGED,
     EventKind.OWN_SNAPSHOT_DAMAGED,
     EventKind.FOLLOWER_GIVEN_UP,
+    EventKind.MESSAGE_REFUSED,
 )
 
 

@@ -10,6 +10,7 @@ from typing import Any, cast
 from overdb.internal.v1 import log_pb2, shard_pb2
 from overdb_node import codec
 from overdb_node.finishing import Finisher, Overdue
+from overdb_node.machine.records import Transaction
 from overdb_node.machine.types import Operation, OperationKind, Outcome, Prepare, VoteKind
 from overdb_node.transport.shard_service import Answers
 from tests.unit.machine.helpers import NOW, Group
@@ -191,6 +192,24 @@ def test_a_sign_of_life_starts_the_wait_anew() -> None:
     assert not overdue.pick(participant.open, 11.1)
     assert not overdue.pick(participant.open, 12.0)
     assert [one.id for one in overdue.pick(participant.open, 12.2)] == [identity(COMMAND)]
+
+
+def test_one_whose_outcome_was_not_believed_is_finished_at_the_next_tick() -> None:
+    overdue = Overdue(1000.0)
+    watched = {one.id: one for one in _two_open()}
+    first, second = watched
+    assert overdue.pick(watched, 10.0) == []
+    overdue.hurried.add(second)
+    assert overdue.pick(watched, 10.1) == [watched[second]]
+    assert overdue.pick(watched, 10.2) == []
+    assert first in watched
+
+
+def _two_open() -> list[Transaction]:
+    group = Group()
+    for number in (1, 2):
+        vote(group.one(prepare(number, put(b"k%d" % number))))
+    return list(group.machine.participant.open.values())
 
 
 def test_a_message_of_a_later_version_is_refused_and_ends_nobody() -> None:

@@ -352,6 +352,7 @@ class Simulation:
         for event in host.events:
             self.happened[event.kind.value] += 1
             assert event.kind is not EventKind.REPLICA_DAMAGED, "a false alarm of the tripwire"
+            assert event.kind is not EventKind.MESSAGE_REFUSED, f"two leaders: {event.detail}"
         host.events.clear()
 
 

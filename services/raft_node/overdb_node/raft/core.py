@@ -37,6 +37,7 @@ from overdb_node.raft.messages import (
     VoteRequest,
 )
 from overdb_node.raft.output import Event, EventKind, Fetch, Output, Persist, Role, Stage
+from overdb_node.raft.plausible import SENDERS_NOTED_MAX, implausible
 from overdb_node.raft.reading import Reading
 from overdb_node.raft.settings import RaftSettings
 from overdb_node.raft.types import DiskState, Entry, EntryKind, HardState, Snapshot
@@ -84,6 +85,8 @@ class Raft:
         self.agreed_term = 0
         self.agreed = self.commit_index
         self.installing: Snapshot | None = None
+        # Senders of messages that no member can have sent, in this term, and why (PROTOCOL 1.5).
+        self.refused: dict[int, str] = {}
         # False: the host has said that this replica must not serve. It leads then only where nobody else
         # can be elected, proposes nothing and answers nothing, and hands over.
         self.may_lead = True
@@ -146,7 +149,9 @@ class Raft:
         """Handle one message of another replica of this group."""
         if self.installing is not None:
             return  # as if the network had lost it
-        if isinstance(message, VoteRequest):
+        if why := implausible(self, sender, message):
+            self._refuse(sender, why)
+        elif isinstance(message, VoteRequest):
             self.election.on_request(sender, message)
         elif isinstance(message, VoteAnswer):
             self.election.on_answer(sender, message)
@@ -360,6 +365,8 @@ class Raft:
             self.emit(EventKind.NEW_LEADER, leader)
 
     def set_hard_state(self, term: int, vote: int) -> None:
+        if term > self.term:
+            self.refused.clear()
         self.term, self.vote = term, vote
         self._hard_state_dirty = True
 
@@ -386,6 +393,13 @@ class Raft:
 
     # --- inside ---------------------------------------------------------------------------------
 
+    def _refuse(self, sender: int, why: str) -> None:
+        """Drop what no member can have sent; told once a term for each sender."""
+        if sender in self.refused or len(self.refused) >= SENDERS_NOTED_MAX:
+            return
+        self.refused[sender] = why
+        self.emit(EventKind.MESSAGE_REFUSED, sender, why)
+
     def _is_of_my_term(self, term: int) -> bool:
         """Whether an answer counts: those of another term never do, a newer one is adopted (1.2)."""
         if term > self.term:
@@ -397,8 +411,6 @@ class Raft:
             # My term and nothing else. (A candidate that was cut off learns the term like this too.)
             self.send(sender, Answer(self.term, 0, False, 0, 0))
             return
-        if self.is_leader and message.term == self.term:
-            raise ProtocolViolation(f"replica {sender} leads in my own term {self.term} too")
         self.become_follower(message.term, sender)
         self.election.heard_from_leader()
         self.following.on_message(sender, message)

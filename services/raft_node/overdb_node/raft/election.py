@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from overdb_node.raft.messages import VoteAnswer, VoteRequest
 from overdb_node.raft.output import EventKind, Role
+from overdb_node.raft.plausible import TERM_MAX
 
 if TYPE_CHECKING:
     from overdb_node.raft.core import Raft
@@ -67,6 +68,8 @@ class Election:
     def _pre_campaign(self) -> None:
         """Ask whether a campaign would be won, without disturbing anyone (dissertation 9.6)."""
         raft = self._raft
+        if raft.term >= TERM_MAX:
+            return  # there is no term behind it
         raft.role = Role.PRE_CANDIDATE
         self._own_vote_pending = False
         self._granted = {raft.replica_id: True}
@@ -78,6 +81,8 @@ class Election:
     def campaign(self, *, transfer: bool = False) -> None:
         """Begin a term and ask for votes. The own vote counts once it is fsynced (PROTOCOL 1.0)."""
         raft = self._raft
+        if raft.term >= TERM_MAX:
+            return
         raft.role = Role.CANDIDATE
         raft.leader_id = 0
         raft.set_hard_state(raft.term + 1, raft.replica_id)

@@ -106,6 +106,7 @@ class EventKind(Enum):
     FOLLOWER_GIVEN_UP = "follower_given_up"
     TRANSFER_ABANDONED = "transfer_abandoned"
     MEMBERS_CHANGING = "members_changing"
+    MESSAGE_REFUSED = "message_refused"
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
@@ -28,7 +29,11 @@ class Sender:
     level: int = 0  # the newest that its program knows
 
 
-# Returns why nothing that this sender says counts here, or "".
+UNHEARD = "not known yet"  # the packet counts as lost; the stream goes on
+MESSAGES_MAX = 65_536  # a packet of 4 MiB (``peers.PACKET_BYTES_MAX``) has no more
+REFUSALS_NOTED_MAX = 64
+REFUSALS_SECONDS = 60.0
+# Returns why nothing that this sender says counts here, UNHEARD for now, or "".
 Admit = Callable[[Sender], str]
 
 
@@ -41,6 +46,7 @@ class RaftService(raft_pb2_grpc.RaftServicer):
         self._receive = receive
         self._admit = admit
         self._refused: set[tuple[int, str]] = set()  # logged once: the sender tries again for ever
+        self._refused_since = 0.0
 
     async def Deliver(  # type: ignore[override]  # noqa: N802  # answers by write(), yields nothing
         self,
@@ -49,24 +55,41 @@ class RaftService(raft_pb2_grpc.RaftServicer):
     ) -> None:
         async for packet in request_iterator:
             difference = self._difference(packet)
+            if difference == UNHEARD:
+                continue
             if difference:
-                sender: int = getattr(packet, "from")
-                if (sender, difference) not in self._refused:
-                    self._refused.add((sender, difference))
-                    _log.warning("refused_peer", peer=context.peer(), reason=difference)
+                self._report(context.peer(), getattr(packet, "from"), difference)
                 await context.abort(grpc.StatusCode.FAILED_PRECONDITION, difference)
+            if len(packet.messages) > MESSAGES_MAX:
+                self._report(
+                    context.peer(), getattr(packet, "from"), "too many messages in a packet"
+                )
+                continue
             try:
                 decoded = [decode(message) for message in packet.messages]
             except MalformedMessage as error:
-                _log.warning("refused_packet", peer=context.peer(), reason=str(error))
+                self._report(context.peer(), getattr(packet, "from"), f"a packet with {error}")
                 continue
             self._receive(getattr(packet, "from"), decoded)
+
+    def _report(self, peer: str, sender: int, reason: str) -> None:
+        """Log a refusal once; of more than a few kinds only some each minute."""
+        if (sender, reason) in self._refused:
+            return
+        if len(self._refused) >= REFUSALS_NOTED_MAX:
+            now = asyncio.get_running_loop().time()
+            if now - self._refused_since < REFUSALS_SECONDS:
+                return
+            self._refused.clear()
+            self._refused_since = now
+        self._refused.add((sender, reason))
+        _log.warning("refused_peer", peer=peer, reason=reason)
 
     def _difference(self, packet: raft_pb2.Packet) -> str:
         """Why a packet is not for this replica (PROTOCOL 3.5); empty when it is."""
         own = self._own
         if packet.cluster != own.cluster:
-            return f"this is cluster '{own.cluster}', the packet is for '{packet.cluster}'"
+            return f"this is cluster '{own.cluster}', the packet is for {packet.cluster[:63]!r}"
         if packet.group != own.group:
             return f"this is group {own.group}, the packet is for group {packet.group}"
         if packet.to != own.replica_id:

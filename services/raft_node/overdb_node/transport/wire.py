@@ -6,12 +6,15 @@ from collections.abc import Callable
 from typing import cast
 
 import google_crc32c
+from google.protobuf.message import DecodeError
 
 from overdb.internal.v1 import log_pb2, raft_pb2
 from overdb_node.raft import messages
+from overdb_node.raft.membership import MEMBERS_MAX
 from overdb_node.raft.messages import Message
 from overdb_node.raft.types import Entry, EntryKind
 
+REPLICA_ID_MAX = (1 << 63) - 1
 _KINDS = {int(kind): kind for kind in EntryKind}
 
 
@@ -156,9 +159,30 @@ def _decode_append(term: int, append: raft_pb2.Append) -> messages.Append:
         )
     except KeyError as error:
         raise MalformedMessage(f"an entry of unknown kind {error}") from error
+    for entry in entries:
+        if entry.kind is EntryKind.CONFIGURATION:
+            _check_configuration(entry.payload)
     return messages.Append(
         term, append.round, first, entries, append.leader_commit, append.group_time_us
     )
+
+
+def _check_configuration(payload: bytes) -> None:
+    """It counts as soon as it is in the log (PROTOCOL 3.1): what no leader proposes must not come there."""
+    try:
+        wire = log_pb2.Configuration.FromString(payload)
+    except DecodeError as error:
+        raise MalformedMessage("a configuration that cannot be read") from error
+    ids = [replica.id for replica in wire.replicas]
+    retired = set(wire.retired)
+    if (
+        len(set(ids)) < len(ids)
+        or not all(0 < one <= REPLICA_ID_MAX for one in (*ids, *retired))
+        or not retired.isdisjoint(ids)
+        or not any(replica.voter for replica in wire.replicas)
+        or len(ids) > MEMBERS_MAX
+    ):
+        raise MalformedMessage(f"a configuration of the replicas {ids[: MEMBERS_MAX + 1]}")
 
 
 def _decode_vote_request(wire: raft_pb2.RaftMessage) -> Message:
