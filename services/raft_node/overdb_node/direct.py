@@ -15,6 +15,7 @@ import grpc
 from overdb.internal.v1 import shard_pb2
 from overdb_common import grpc_options, serving
 from overdb_common.addresses import split_address
+from overdb_common.careful import careful
 from overdb_node import admission
 from overdb_node.transport.shard_service import Answers, Backend, ShardService
 
@@ -53,7 +54,7 @@ class DirectBackend:
 def add_service(backend: DirectBackend, server: grpc.aio.Server) -> ShardService:
     """Have ``server`` serve direct clients, and refuse everything else that is asked of it."""
     service = ShardService(backend)  # type: ignore[arg-type]  # of the two methods that are registered
-    handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
+    handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {  # of those, no other is served
         "Exchange": grpc.stream_stream_rpc_method_handler(
             service.Exchange,
             shard_pb2.ShardRequest.FromString,
@@ -65,6 +66,7 @@ def add_service(backend: DirectBackend, server: grpc.aio.Server) -> ShardService
             shard_pb2.DescribeResponse.SerializeToString,
         ),
     }
+    handlers = {name: careful(handler) for name, handler in handlers.items()}
     served = grpc.method_handlers_generic_handler(_SERVICE, handlers)
     server.add_generic_rpc_handlers((served, _Refusing()))
     server.add_registered_method_handlers(_SERVICE, handlers)  # as generated code does both

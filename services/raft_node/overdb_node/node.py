@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import shutil
+from typing import Any
 
 import grpc
 import structlog
@@ -13,6 +14,7 @@ from grpc_health.v1.health import aio as health_aio
 
 from overdb.internal.v1 import raft_pb2_grpc, shard_pb2_grpc
 from overdb_common import grpc_options, metrics, serving
+from overdb_common.careful import CarefulServer
 from overdb_common.errors import StartupError
 from overdb_common.version import version
 from overdb_node import direct
@@ -138,14 +140,15 @@ def _require_room(settings: NodeSettings) -> None:
 
 async def _serve(settings: NodeSettings, replica: Replica) -> tuple[grpc.aio.Server, ShardService]:
     server = grpc.aio.server(options=grpc_options.server_options())
+    careful: Any = CarefulServer(server)
     own = Address(settings.cluster, settings.group, settings.node_id)
     raft_pb2_grpc.add_RaftServicer_to_server(
-        RaftService(own, replica.receive, replica.membership.admit), server
+        RaftService(own, replica.receive, replica.membership.admit), careful
     )
     shard_service = ShardService(ReplicaBackend(replica))
-    shard_pb2_grpc.add_ShardServicer_to_server(shard_service, server)
+    shard_pb2_grpc.add_ShardServicer_to_server(shard_service, careful)
     health = health_aio.HealthServicer()
-    health_pb2_grpc.add_HealthServicer_to_server(health, server)
+    health_pb2_grpc.add_HealthServicer_to_server(health, careful)
     await health.set("", health_pb2.HealthCheckResponse.SERVING)
     serving.bind(server, settings.listen)
     await server.start()

@@ -15,6 +15,7 @@ import grpc
 from overdb.internal.v1 import shard_pb2
 from overdb.sharding import slot_of, slots_of
 from overdb.v1 import kv_pb2
+from overdb_common.careful import Unreadable, refuse
 from overdb_router import refusals
 from overdb_router.core import RouterCore
 from overdb_router.operations import Kind, Op
@@ -59,6 +60,7 @@ class BatchStream:
         self._ending = False
         self._closed = False
         self._reading: asyncio.Task[None] | None = None
+        self._unreadable: Unreadable | None = None  # what the client has sent last
 
     # --- life -----------------------------------------------------------------------------------
 
@@ -67,6 +69,8 @@ class BatchStream:
         self._reading = asyncio.create_task(self._read(context), name="batch-read")
         try:
             await self._write(context)
+            if self._unreadable is not None:  # behind the answers to what came before
+                await refuse(self._unreadable, context)
         finally:
             self._closed = True
             self._count_succeeded()
@@ -85,6 +89,8 @@ class BatchStream:
                 while self._waiting_bytes > self._answer_bytes_max:
                     self._written.clear()
                     await self._written.wait()
+            if isinstance(request, Unreadable):
+                self._unreadable = request
         finally:
             self._ending = True
             self._wake.set()

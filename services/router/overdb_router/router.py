@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import grpc
 import structlog
@@ -11,6 +12,7 @@ from grpc_reflection.v1alpha import reflection
 
 from overdb.v1 import cluster_pb2, cluster_pb2_grpc, kv_pb2, kv_pb2_grpc
 from overdb_common import grpc_options, metrics, serving
+from overdb_common.careful import CarefulServer
 from overdb_common.version import version
 from overdb_router.channels import Channels
 from overdb_router.clock import RouterClock
@@ -123,9 +125,11 @@ class Router:
 
     def _make_server(self) -> grpc.aio.Server:
         server = grpc.aio.server(options=grpc_options.server_options())
-        kv_pb2_grpc.add_KVServicer_to_server(self._kv, server)
-        cluster_pb2_grpc.add_ClusterServicer_to_server(ClusterService(self.core, self.gate), server)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health.servicer, server)
+        careful: Any = CarefulServer(server)
+        kv_pb2_grpc.add_KVServicer_to_server(self._kv, careful)
+        cluster = ClusterService(self.core, self.gate)
+        cluster_pb2_grpc.add_ClusterServicer_to_server(cluster, careful)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health.servicer, careful)
         services = (
             kv_pb2.DESCRIPTOR.services_by_name["KV"].full_name,
             cluster_pb2.DESCRIPTOR.services_by_name["Cluster"].full_name,

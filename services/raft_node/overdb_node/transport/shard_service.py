@@ -139,6 +139,7 @@ class ShardService(shard_pb2_grpc.ShardServicer):
             self._streams.discard(answers)
             answers.close()
             reading.cancel()
+            await asyncio.gather(reading, return_exceptions=True)
 
     async def _read(
         self, requests: AsyncIterator[shard_pb2.ShardRequest], answers: Answers
