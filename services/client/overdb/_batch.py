@@ -24,7 +24,7 @@ import grpc.aio
 from overdb._call import ENTRY_BYTES, Answer, Call, Entry, result_of
 from overdb._direct import Direct
 from overdb._endpoints import Router, Routers, backoff_seconds, connection_trouble
-from overdb._expiry import clock_behind, expired_at
+from overdb._expiry import AHEAD_SECONDS_MAX, clock_behind, expired_at, is_ahead
 from overdb._limits import Limits
 from overdb.errors import (
     ClientClosed,
@@ -315,27 +315,37 @@ class Batcher:
     def _renew(self, call: Call) -> bool:
         """Send a call again under a new id if all its copies were refused because of the id's age.
 
-        It has expired after the machine or the cluster was suspended; it is from the future after a clock was
-        set back. Nothing ran, and the caller sees nothing. If it is refused once more, the clock is wrong.
+        It has expired after the machine or the cluster was suspended; it is ahead after a clock was set back,
+        or because the cluster has just woken up. Nothing ran, and the caller sees nothing. If a new id has
+        expired too, or is ahead for long, the clock is wrong.
         """
         assert call.refused is not None
         code, _, details = call.refused
         if call.generation is None or call.in_doubt or call.future.done():
             return False
-        group_time_us = expired_at(details)
-        if group_time_us is None:
-            if code != Code.INVALID_ARGUMENT or not self._ids.is_from_the_future(call.generation):
+        delay = 0.0
+        generation = call.generation
+        if (group_time_us := expired_at(details)) is not None:
+            if self._ids.is_new(generation):
+                text = clock_behind("this machine", group_time_us, time.time_ns() // 1000)
+                if text:
+                    call.refused = (code, text, details)
                 return False
-        elif call.renewed:
-            text = clock_behind("this machine", group_time_us, time.time_ns() // 1000)
-            if text:
-                call.refused = (code, text, details)
+            generation = self._ids.instead_of(generation)
+        elif not is_ahead(details):
             return False
-        call.renew(self._ids.instead_of(call.generation))
-        call.refused = None
+        elif self._ids.is_from_the_future(generation):
+            generation = self._ids.instead_of(generation)
+        else:
+            now = self._loop.time()
+            call.ahead_since = call.ahead_since or now
+            delay = backoff_seconds(self._limits, call.refusals)
+            if now + delay > min(call.deadline, call.ahead_since + AHEAD_SECONDS_MAX):
+                return False
+            call.refusals += 1
+        call.renew(generation)
         self._open[call.tag] = call
-        self._queue.append(call)
-        self._wake()
+        self._loop.call_later(delay, self._requeue, call)
         return True
 
     def _requeue(self, call: Call) -> None:

@@ -35,6 +35,7 @@ class Call:
 
     __slots__ = (
         "acknowledged_below",
+        "ahead_since",
         "client_id",
         "deadline",
         "direct",
@@ -49,7 +50,6 @@ class Call:
         "payload_bytes",
         "refusals",
         "refused",
-        "renewed",
         "sent_at",
         "started_at",
         "tag",
@@ -80,7 +80,7 @@ class Call:
         self.passed_routers_by = False  # a copy went to a leader that no router has checked
         self.in_doubt = False  # an earlier copy may have run, or may run yet
         self.generation: Generation | None = None  # None: a read, or an id that the caller gave
-        self.renewed = False  # it has a second id: the first one had expired before it ran
+        self.ahead_since = 0.0  # when it was first refused as from the future; 0: never
 
     def identify(self, generation: Generation) -> None:
         """Give the write an id of this client."""
@@ -108,7 +108,6 @@ class Call:
         assert not self.in_doubt
         self.generation.release(self.number)
         self.identify(generation)
-        self.renewed = True
         self.sent_at = 0.0
 
     def may_have_run(self) -> bool:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import time
+from typing import TYPE_CHECKING
 
 from overdb._endpoints import backoff_seconds
 from overdb._limits import TIMEOUT_SECONDS_MAX, Limits
-from overdb.errors import DeadlineExceeded, InvalidArgument
+from overdb.errors import DeadlineExceeded, FailedPrecondition, InvalidArgument
+
+if TYPE_CHECKING:
+    from overdb.transaction import Transaction
 
 RUN_SECONDS = 30.0
 RUN_ATTEMPTS = 1000
@@ -55,3 +59,11 @@ class Tries:
     def backoff_seconds(self, failures: int) -> float:
         """Return how long to wait after so many failures before this one."""
         return backoff_seconds(self._limits, failures)
+
+
+def outlived(transaction: Transaction, error: BaseException) -> bool:
+    """Return whether a block ended because the version that it read at is no longer kept.
+
+    Then nothing was written, and the block may run again on new reads.
+    """
+    return transaction.outlived and isinstance(error, FailedPrecondition)

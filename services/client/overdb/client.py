@@ -23,7 +23,7 @@ from overdb._call import (
 )
 from overdb._endpoints import Routers, parse_endpoints
 from overdb._limits import TIMEOUT_SECONDS_MAX, Limits
-from overdb._tries import RUN_ATTEMPTS, RUN_SECONDS, Tries
+from overdb._tries import RUN_ATTEMPTS, RUN_SECONDS, Tries, outlived
 from overdb._unary import Attempts, ask, scan_pages
 from overdb.errors import ClientClosed, InvalidArgument
 from overdb.ids import RequestId
@@ -249,7 +249,8 @@ class Client(Administration):
         ``fn`` is called once per attempt, with a new transaction, so it should have no effects
         besides it; an exception of ``fn`` discards the writes and is raised as it is. After a
         conflict it waits (20 ms at first, doubling up to 1 s, with jitter, see ``Limits``) and calls
-        ``fn`` again, for ``timeout`` seconds and ``attempts`` calls at most; then it raises that
+        ``fn`` again, also when the version that it reads at is no longer kept (the machine was
+        suspended), for ``timeout`` seconds and ``attempts`` calls at most; then it raises that
         TransactionConflict (or Aborted): nothing was written. So it does when the time ends a
         request of a later attempt. An ``fn`` that is slow by itself is not interrupted.
 
@@ -268,9 +269,13 @@ class Client(Administration):
                 pause = await transaction.settle(tries)
             except BaseException as error:
                 transaction.discard()
-                if before is None or not tries.ended_by(error):
-                    raise
-                raise await before.lost(tries) from error
+                pause = tries.pause_seconds() if outlived(transaction, error) else None
+                if pause is None:
+                    if before is None or not tries.ended_by(error):
+                        raise
+                    raise await before.lost(tries) from error
+                await asyncio.sleep(pause)
+                continue
             if pause is None:
                 return result
             before = transaction

@@ -17,6 +17,7 @@ CLIENT_ID_SECONDS_MAX = (
     20 * 60.0
 )  # servers accept an id for an hour: 40 minutes are left for retries
 FUTURE_ID_MS_MIN = 1_000
+NEW_ID_MS_MAX = 10_000  # well below the shortest life that servers may give to ids
 STUCK_ID_SECONDS_MAX = 1.0  # how long an id is used on after one of its requests was given up
 
 _HEX_ID = re.compile(r"[0-9a-fA-F]{32}")
@@ -134,6 +135,10 @@ class ClientIds:
         if self._generation is refused:
             self._generation = self._fresh()
         return self._generation
+
+    def is_new(self, generation: Generation) -> bool:
+        """Return whether the id was made just now, by the wall clock: another one would be no younger."""
+        return self._wall_ms() < generation.born_wall_ms + NEW_ID_MS_MAX
 
     def is_from_the_future(self, generation: Generation) -> bool:
         """Return whether the wall clock was set back since, so that a new id would be an older one."""

@@ -21,7 +21,7 @@ from overdb import client as asynchronous
 from overdb._limits import Limits
 from overdb._sync_administration import Administration
 from overdb._sync_transaction import Transaction
-from overdb._tries import RUN_ATTEMPTS, RUN_SECONDS, Tries
+from overdb._tries import RUN_ATTEMPTS, RUN_SECONDS, Tries, outlived
 from overdb.errors import ClientClosed
 from overdb.operations import Compare, Consistency, KeyValue, Operation
 from overdb.transaction import Transaction as AsyncTransaction
@@ -229,9 +229,13 @@ class Client(Administration):
             transaction = Transaction(inner, self._run, self._items)
             try:
                 result = fn(transaction)
-            except BaseException:
+            except BaseException as error:
                 transaction.discard()
-                raise
+                pause = tries.pause_seconds() if outlived(inner, error) else None
+                if pause is None:
+                    raise
+                time.sleep(pause)
+                continue
             pause = transaction.settle(tries)
             if pause is None:
                 return result

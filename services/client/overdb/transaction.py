@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from contextlib import aclosing, contextmanager
 from typing import TYPE_CHECKING
 
 from overdb._call import checked_bytes, checked_range
 from overdb._workspace import Workspace, hidden_by, merged
 from overdb.errors import (
     Aborted,
+    FailedPrecondition,
     InvalidArgument,
     OutcomeUnknown,
     OutOfRange,
@@ -67,6 +68,8 @@ class Transaction:
         self._pinning = asyncio.Lock()
         self._read_version: int | None = None
         self._commit_version: int | None = None
+        # A read was refused because the version that is read at is no longer kept.
+        self.outlived = False
         self._ended = ""
         self._lost: Aborted | None = None
         self._work = Workspace()
@@ -101,7 +104,8 @@ class Transaction:
                 value = await self._first_get(key)
                 self._work.versions[key] = 0 if value is None else value.version
                 return value
-        value = await self._client.get(key, version=self._read_version, timeout=self._timeout())
+        with self._noticing_its_end():
+            value = await self._client.get(key, version=self._read_version, timeout=self._timeout())
         self._work.versions[key] = 0 if value is None else value.version
         return value
 
@@ -178,12 +182,22 @@ class Transaction:
         async with self._pinning:
             self._check_open()
             pages = begin()
-            page = await anext(pages, None)  # when it is here the version is known
+            with self._noticing_its_end():
+                page = await anext(pages, None)  # when it is here the version is known
         async with aclosing(pages):
             while page is not None:
                 yield page
                 self._check_open()
-                page = await anext(pages, None)
+                with self._noticing_its_end():
+                    page = await anext(pages, None)
+
+    @contextmanager
+    def _noticing_its_end(self) -> Iterator[None]:
+        try:
+            yield
+        except FailedPrecondition:
+            self.outlived = True
+            raise
 
     def note(self, item: KeyValue) -> None:
         """Count an item of ``scan_pages`` as read."""

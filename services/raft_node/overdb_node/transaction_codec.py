@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from overdb._expiry import client_id_expired
+from overdb._expiry import untimely_id
 from overdb.internal.v1 import log_pb2, shard_pb2
 from overdb.v1 import cluster_pb2, kv_pb2
 from overdb_node.machine.machine import Machine
@@ -13,7 +13,6 @@ from overdb_node.machine.types import (
     Code,
     Command,
     Compare,
-    Expired,
     Forget,
     Inquire,
     Operation,
@@ -29,6 +28,7 @@ from overdb_node.machine.types import (
     Target,
     Transact,
     TransactionId,
+    Untimely,
     Vote,
     VoteKind,
 )
@@ -184,8 +184,9 @@ def forget_command(resolve: Resolve) -> log_pb2.Command:
 def fill_error(out: kv_pb2.Error, refused: Refused) -> None:
     out.code = refused.code
     out.message = refused.message
-    if isinstance(refused, Expired):
-        out.details.append(client_id_expired(refused.group_time_us))
+    if isinstance(refused, Untimely):
+        expired = refused.code is Code.FAILED_PRECONDITION
+        out.details.append(untimely_id(refused.group_time_us, expired=expired))
 
 
 def fill_vote(out: shard_pb2.Vote, vote: Vote) -> None:

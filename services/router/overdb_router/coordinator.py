@@ -18,7 +18,7 @@ from overdb.sharding import slot_of
 from overdb.v1 import kv_pb2
 from overdb_router import refusals
 from overdb_router.dispatcher import Dispatcher
-from overdb_router.expired import expired_words, renewed_id
+from overdb_router.expired import expired_words, pause_before_new_id
 from overdb_router.operations import Kind, Op
 from overdb_router.queues import OVERHEAD_BYTES
 from overdb_router.refusals import Refusal
@@ -335,12 +335,11 @@ class _Transaction:
             self._run(self._commit.fail(refusal))
             return
         op = self._open_op
-        if renewed_id(op, refusal, may_have_run):
+        if self._begins_anew(op, refusal, may_have_run=may_have_run):
             self._commit.abandon()
             self._close()
-            self._begin_anew(op)
             return
-        self._run(self._commit.fail(expired_words(op, refusal, may_have_run)))
+        self._run(self._commit.fail(expired_words(op, refusal, may_have_run=may_have_run)))
 
     def unvoted(self, group: int, attempt: int, refusal: Refusal, *, may_have_run: bool) -> None:
         """A Prepare was not answered by a vote."""
@@ -474,8 +473,15 @@ class _Transaction:
 
     # --- answers --------------------------------------------------------------------------------
 
-    def _begin_anew(self, op: Op) -> None:
-        self._loop.call_soon(self.coordinator.begin_anew, op)
+    def _begins_anew(self, op: Op, refusal: Refusal, *, may_have_run: bool) -> bool:
+        """Give it another id where that helps. Under the first one it is closed then."""
+        pause = pause_before_new_id(
+            op, refusal, may_have_run=may_have_run, now_seconds=self._loop.time()
+        )
+        if pause is None:
+            return False
+        self._loop.call_later(pause, self.coordinator.begin_anew, op)
+        return True
 
     def _answer(self, verdict: object) -> None:
         op = self._open_op
@@ -483,11 +489,9 @@ class _Transaction:
             self._answer_committed(verdict)
         elif isinstance(verdict, types.Failed):
             refusal = error_of(verdict.error)
-            if refusal.code == refusals.INVALID_ARGUMENT and renewed_id(op, refusal, False):
-                self._begin_anew(
-                    op
-                )  # its id was from the future; it is closed along with this answer
-            else:
+            # A stored Refused, or a commit without effect: nothing was done under this id, nor will be.
+            decided = refusal.code == refusals.INVALID_ARGUMENT
+            if not self._begins_anew(op, refusal, may_have_run=not decided):
                 op.refuse(refusal)
         elif isinstance(verdict, types.NotRun):
             self._open_op.refuse(self._not_run(verdict))

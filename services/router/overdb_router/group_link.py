@@ -18,7 +18,7 @@ from overdb.internal.v1 import shard_pb2
 from overdb_router import refusals
 from overdb_router.channels import Channels
 from overdb_router.exchange import BACKOFF_SECONDS_MAX, Exchange
-from overdb_router.expired import expired_words, renewed_id
+from overdb_router.expired import expired_words, pause_before_new_id
 from overdb_router.late import LateOps
 from overdb_router.operations import READS, Kind, Op
 from overdb_router.queues import LANES, NEVER, Outgoing, Queue
@@ -310,10 +310,13 @@ class GroupLink:
 
     def _refused(self, op: Op, refusal: Refusal) -> None:
         if refusal.code in (refusals.FAILED_PRECONDITION, refusals.INVALID_ARGUMENT):
-            if renewed_id(op, refusal, op.sent):
-                self._add(op)
+            pause = pause_before_new_id(
+                op, refusal, may_have_run=op.sent, now_seconds=self._loop.time()
+            )
+            if pause is not None:
+                self._loop.call_later(pause, self._again, op)
                 return
-            refusal = expired_words(op, refusal, op.sent)
+            refusal = expired_words(op, refusal, may_have_run=op.sent)
         op.refuse(refusal)
 
     def _answer_reads(

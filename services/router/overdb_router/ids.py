@@ -14,6 +14,7 @@ from collections.abc import Callable
 from overdb.v1 import kv_pb2
 
 FUTURE_ID_NS_MIN = 1_000_000_000
+NEW_ID_NS_MAX = 10_000_000_000  # well below the shortest life that nodes may give to ids
 
 
 def uuid7(milliseconds: int, random: bytes) -> bytes:
@@ -68,26 +69,32 @@ class Numbers:
 class OwnId:
     """The id that the router gave to one request; closed when that request has its answer."""
 
-    __slots__ = ("_ids", "_number", "_numbers", "renewed")
+    __slots__ = ("_ids", "_number", "_numbers", "ahead_since")
 
     def __init__(self, ids: RouterIds, numbers: Numbers, number: int) -> None:
         self._ids = ids
         self._numbers = numbers
         self._number = number
-        self.renewed = False  # it is the request's second id: the first one had expired
+        self.ahead_since = 0.0  # when it was first refused as from the future; 0: never
 
     def close(self) -> None:
         self._numbers.close(self._number)
 
     @property
-    def is_from_the_future(self) -> bool:
-        return self._ids.is_from_the_future(self._numbers)
+    def is_new(self) -> bool:
+        """Whether the id was made just now, by the wall clock: another one would be no younger."""
+        return self._ids.age_ns(self._numbers) < NEW_ID_NS_MAX
 
-    def renew(self, request_id: kv_pb2.RequestId) -> None:
+    @property
+    def is_from_the_future(self) -> bool:
+        """Whether the wall clock was set back since, so that a new id would be an older one."""
+        return self._ids.age_ns(self._numbers) < -FUTURE_ID_NS_MIN
+
+    def renew(self, request_id: kv_pb2.RequestId, *, same_client: bool = False) -> None:
         """Fill in another id, after every copy under this one was refused before it ran."""
         self._numbers.close(self._number)
-        self._numbers, self._number = self._ids.fill(request_id, instead_of=self._numbers)
-        self.renewed = True
+        instead_of = None if same_client else self._numbers
+        self._numbers, self._number = self._ids.fill(request_id, instead_of)
 
 
 class RouterIds:
@@ -115,10 +122,9 @@ class RouterIds:
         """Fill ``request_id`` and return what to close at the answer."""
         return OwnId(self, *self.fill(request_id))
 
-    def is_from_the_future(self, numbers: Numbers) -> bool:
-        """Return whether the wall clock was set back since, so that a new id would be an older one."""
-        born_ms = int.from_bytes(numbers.client_id[:6], "big")
-        return self._wall_ns() < born_ms * 1_000_000 - FUTURE_ID_NS_MIN
+    def age_ns(self, numbers: Numbers) -> int:
+        """Return how old a client id is by the wall clock; negative: it is from the future."""
+        return self._wall_ns() - int.from_bytes(numbers.client_id[:6], "big") * 1_000_000
 
     def fill(
         self, request_id: kv_pb2.RequestId, instead_of: Numbers | None = None

@@ -16,6 +16,9 @@ from overdb_router.validation import STALE
 
 _key = attrgetter("key")
 _ITEM_OVERHEAD_BYTES = 24
+# Of versions that turn out to be no longer kept. Each one is as new as the groups' entries.
+CHOICES_MAX = 5
+_NO_LONGER_KEPT = refusals.FAILED_PRECONDITION
 
 
 async def scan(
@@ -28,28 +31,7 @@ async def scan(
     ``request_seconds_max`` besides. Raises Refused.
     """
     loop = asyncio.get_running_loop()
-    choice_deadline = min(deadline, loop.time() + core.settings.request_seconds_max)
-    stale = request.read.consistency == STALE
-    version = request.read.version
-    chosen = not version and not stale  # here, of what the groups have issued
-    if chosen:
-        version = await core.snapshots.newest(choice_deadline)
-    elif not core.topology.discovered:
-        await core.snapshots.newest(choice_deadline)  # returns once all groups are known
-    groups = core.topology.groups
-    sources = [
-        GroupPages(
-            core,
-            group,
-            request,
-            version,
-            deadline,
-            stale=stale,
-            issued=chosen,
-            groups=len(groups),
-        )
-        for group in groups
-    ]
+    version, sources = await _begun(core, request, deadline)
     try:
         left = request.limit or float("inf")
         while left > 0:
@@ -71,6 +53,50 @@ async def scan(
     finally:
         for source in sources:
             await source.close()
+
+
+async def _begun(
+    core: RouterCore, request: kv_pb2.ScanRequest, deadline: float
+) -> tuple[int, list[GroupPages]]:
+    """Return the version to read at, 0 of a stale scan, and all groups' pages, the first ones filled in.
+
+    A version that is chosen here is the largest clock of all groups. After a quiet time, or a suspend of the
+    machines, that is the time of their last entry, and the next entry, the scan's own Advance for one, may
+    put it beyond what is kept. Then it is chosen anew: nobody has asked for that version.
+    """
+    loop = asyncio.get_running_loop()
+    choice_deadline = min(deadline, loop.time() + core.settings.request_seconds_max)
+    stale = request.read.consistency == STALE
+    chosen = not request.read.version and not stale
+    if not chosen and not core.topology.discovered:
+        await core.snapshots.newest(choice_deadline)  # returns once all groups are known
+    for tries_left in reversed(range(CHOICES_MAX)):
+        version = await core.snapshots.newest(choice_deadline) if chosen else request.read.version
+        groups = core.topology.groups
+        sources = [
+            GroupPages(
+                core,
+                group,
+                request,
+                version,
+                deadline,
+                stale=stale,
+                issued=chosen,
+                groups=len(groups),
+            )
+            for group in groups
+        ]
+        try:
+            await _fill(sources)
+        except BaseException as error:
+            for source in sources:
+                await source.close()
+            too_old = isinstance(error, Refused) and error.refusal.code == _NO_LONGER_KEPT
+            if not (chosen and too_old and tries_left):
+                raise
+        else:
+            return version, sources
+    raise AssertionError("the last choice ends otherwise")
 
 
 async def _fill(sources: Sequence[GroupPages]) -> None:

@@ -64,6 +64,8 @@ class World:
         self.network = Network(self.loop, Random(self.random.getrandbits(64)))
         self.timeline: list[tuple[float, str, str, dict[str, Any]]] = []
         self.wall_at_start_ns = WALL_AT_START_NS  # when the loop's time was 0
+        self.sleeps = 0  # of all machines together
+        self._slept_us = 0  # of the clock that counts while machines sleep
 
     # --- clocks -----------------------------------------------------------------------------------
 
@@ -80,7 +82,18 @@ class World:
     def elapsed_us(self) -> int:
         """The clock that nobody sets, of the process that asks. It runs on while a process is paused."""
         process = current_process()
-        return int(self.loop.time() * 1e6 * (process.clock_rate if process is not None else 1.0))
+        rate = process.clock_rate if process is not None else 1.0
+        return int((self.loop.time() * 1e6 + self._slept_us) * rate)
+
+    def sleep_through(self, seconds: float, *, counted: bool) -> None:
+        """All machines were suspended together: wall clocks are right afterwards, monotonic ones stood still.
+
+        ``counted``: the clock that counts while a machine sleeps did so. That of a virtual machine does not.
+        """
+        self.sleeps += 1
+        self.wall_at_start_ns += int(seconds * 1e9)
+        if counted:
+            self._slept_us += int(seconds * 1e6)
 
     def time_module(self) -> types.SimpleNamespace:
         """Stands for the module ``time``."""

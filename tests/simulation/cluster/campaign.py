@@ -28,6 +28,7 @@ RARE = (
     "event: promoted",
     "event: removed",
     "fault: kill behind one",  # an installation
+    "fault: suspended machines",
     "unknown",
     "requests answered from what was kept",
     "requests that waited for locks",

@@ -17,6 +17,7 @@ from overdb_node.raft.errors import NotLeader
 from overdb_simulation.cluster import Cluster, Node, RouterNode
 from overdb_simulation.network import Weather
 from tests.simulation.cluster.operators import Operators
+from tests.simulation.cluster.suspends import suspend_a_machine, suspend_all_machines
 
 WEATHERS = (
     Weather(),
@@ -51,6 +52,8 @@ FAULTS = (
     (2, "damage_disk"),
     (4, "jump_clock"),
     (3, "drift_clock"),
+    (2, "suspend_all_machines"),
+    (3, "suspend_a_machine"),
     (5, "kill_router"),
     (3, "hand_over"),
     (3, "restart_quickly"),
@@ -524,3 +527,13 @@ class Faults:
             self._note("clock drift", node.name)
             node.process.clock_drift = self._random.uniform(-0.2, 0.2)
             node.process.drift_since = self._world.loop.time()
+
+    # --- machines that sleep ------------------------------------------------------------------------
+
+    def suspend_all_machines(self) -> None:
+        """A laptop is closed, a host is suspended: ids, retention and leases have passed when it wakes."""
+        suspend_all_machines(self._world, self._random, self._note)
+
+    def suspend_a_machine(self) -> None:
+        """A node's, a router's or a client's; its wall clock is set right only some time after it wakes."""
+        suspend_a_machine(self._cluster, self._random, self._note)

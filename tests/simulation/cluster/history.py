@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import overdb
 from overdb.sharding import slot_of
 from overdb_simulation.loop import VirtualLoop
+from overdb_simulation.substitutes import World
 
 T = TypeVar("T")
 
@@ -75,8 +76,9 @@ class Opening:
 class Recorder:
     """Shared by the workloads of one run: time, randomness, pace, and what was done."""
 
-    def __init__(self, loop: VirtualLoop, random: Random) -> None:
-        self.loop = loop
+    def __init__(self, world: World, random: Random) -> None:
+        self._world = world
+        self.loop: VirtualLoop = world.loop
         self.random = random
         self.counts: Counter[str] = Counter()
         self.stopping = False
@@ -87,6 +89,11 @@ class Recorder:
     def now(self) -> int:
         """Virtual nanoseconds."""
         return int(self.loop.time() * 1e9)
+
+    @property
+    def sleeps(self) -> int:
+        """How often all machines were suspended. What a scan has begun may be too old after it."""
+        return self._world.sleeps
 
     async def repeat(self, pause: float, one: Callable[[], Awaitable[None]]) -> None:
         """Do one thing again and again until the run ends; what it raises fails the run."""

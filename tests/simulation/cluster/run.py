@@ -121,7 +121,7 @@ class Run:
         cluster.fatal = self._on_fatal
         world.loop.step_hook = self._on_step
         world.network.on_packet = self._on_packet
-        self.recorder = recorder = Recorder(world.loop, Random(world.random.getrandbits(64)))
+        self.recorder = recorder = Recorder(world, Random(world.random.getrandbits(64)))
         if self.faulty:
             mix_programs(self.seed, cluster.nodes)
         cluster.start()

@@ -47,7 +47,7 @@ class Scripted(Run):
     def _run(self) -> None:
         world, cluster = self.world, self.cluster
         self.faults = Faults(cluster, Random(self.seed), ("kill",))
-        self.recorder = Recorder(world.loop, Random(self.seed))
+        self.recorder = Recorder(world, Random(self.seed))
         cluster.fatal = self._on_fatal
         world.loop.step_hook = self._on_step
         cluster.start()

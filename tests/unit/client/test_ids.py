@@ -97,6 +97,16 @@ def test_requests_that_were_refused_together_share_the_next_id() -> None:
     assert ids.instead_of(first) is second
 
 
+def test_an_id_is_new_for_ten_seconds_of_the_wall_clock() -> None:
+    wall = 1_700_000_000_000
+    ids = ClientIds(wall_ms=lambda: wall)
+    generation = ids.current(0.0)
+    wall += 9_999
+    assert ids.is_new(generation)
+    wall += 1
+    assert not ids.is_new(generation)
+
+
 def test_an_id_is_from_the_future_when_the_clock_was_set_back_behind_it() -> None:
     wall = 1_700_000_000_000
     ids = ClientIds(wall_ms=lambda: wall)

@@ -153,6 +153,7 @@ class FakeReplica(shard_pb2_grpc.ShardServicer):
         self.describes = 0
         self.pages: list[shard_pb2.ScanPageRequest] = []
         self.page_failures = 0  # scan pages to refuse as not leader
+        self.before_page: Callable[[], None] | None = None
         self.before_read: Callable[[shard_pb2.Read], None] | None = None
         self.changes: list[shard_pb2.ChangeMembersRequest] = []
         self.change_answers: list[shard_pb2.ChangeMembersResponse] = []
@@ -337,6 +338,8 @@ class FakeReplica(shard_pb2_grpc.ShardServicer):
     ) -> shard_pb2.ScanPageResponse:
         await self.awake.wait()
         self.pages.append(request)
+        if self.before_page is not None:
+            self.before_page()
         state = self.group.state
         if self.page_failures:
             self.page_failures -= 1

@@ -16,7 +16,7 @@ from overdb.internal.v1 import shard_pb2
 from overdb.v1 import kv_pb2
 from overdb_router import scan_pages
 from overdb_router.scan_pages import GroupPages, share
-from overdb_router.scans import _take_merged
+from overdb_router.scans import CHOICES_MAX, _take_merged
 from tests.unit.router.fakes import FakeCluster, running
 
 
@@ -175,6 +175,38 @@ def test_a_version_that_one_group_does_not_keep_any_more_is_refused() -> None:
             items, pages = await collect(cluster, read=read)
             assert len(items) == 30
             assert {page.version for page in pages} == {5000}
+
+    asyncio.run(scenario())
+
+
+def test_a_version_that_the_router_chose_is_chosen_anew_when_it_is_no_longer_kept() -> None:
+    """After a quiet time the clocks are old, and the first entry moves what is kept (FAULTS 81)."""
+
+    async def scenario() -> None:
+        async with running(groups=3, replicas=1) as cluster:
+            fill(cluster, 30)
+            state, replica = cluster.groups[2].state, cluster.groups[2].replicas[0]
+
+            def an_entry_comes() -> None:  # hours after the one before
+                state.clock, state.oldest = 9000, 5000
+
+            replica.before_page = an_entry_comes
+            items, pages = await collect(cluster)
+            assert len(items) == 30
+            assert {page.version for page in pages} == {9000}
+
+    asyncio.run(scenario())
+
+
+def test_choosing_a_version_ends() -> None:
+    async def scenario() -> None:
+        async with running(groups=1, replicas=1) as cluster:
+            fill(cluster, 3)
+            cluster.groups[0].state.oldest = 1 << 60
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await collect(cluster)
+            assert refused.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+            assert len(cluster.groups[0].replicas[0].pages) == CHOICES_MAX
 
     asyncio.run(scenario())
 

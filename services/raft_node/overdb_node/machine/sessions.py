@@ -13,12 +13,12 @@ from overdb_node.machine.store import Reader
 from overdb_node.machine.types import (
     Code,
     Deleted,
-    Expired,
     Refused,
     RequestId,
     Result,
     Transacted,
     TransactionId,
+    Untimely,
     Written,
 )
 
@@ -191,7 +191,8 @@ class Sessions:
         most = physical + settings.ahead_us_max + settings.client_id_lifetime_us
         if _created_us(client_id) <= most:
             return None
-        return Refused(
+        return Untimely.at(
+            physical,
             Code.INVALID_ARGUMENT,
             f"client id {client_id.hex()[:40]} is from {(_created_us(client_id) - physical) / 1e6:.0f} s "
             "ahead of this group's time; nothing was stored. Set the client's clock",
@@ -205,8 +206,9 @@ class Sessions:
         settings = self._settings
         created = _created_us(client_id)
         if created < self._floors.ids:
-            return Expired.at(
+            return Untimely.at(
                 physical,
+                Code.FAILED_PRECONDITION,
                 f"client id {client_id.hex()} has expired: it was created "
                 f"{(physical - created) / 1e6:.0f} s before this group's time, the limit is "
                 f"{settings.client_id_lifetime_us // 1_000_000} s. Request {number} was not run: take a "
@@ -347,7 +349,8 @@ def told(result: Result) -> str:
 
 def _ahead(request: RequestId, physical: int, ahead_us_max: int) -> Refused:
     latest = max(_created_us(request.client_id), request.started_at)
-    return Refused(
+    return Untimely.at(
+        physical,
         Code.INVALID_ARGUMENT,
         f"request {_name(request)} is from {(latest - physical) / 1e6:.0f} s ahead of this group's time "
         f"(id.started_at or the time in id.client_id), the limit is {ahead_us_max // 1_000_000} s; set "

@@ -222,17 +222,17 @@ class Refused(NamedTuple):
     message: str
 
 
-class Expired(Refused):
-    """The client id has expired. Never stored, so that it may say more than a Refused that is.
+class Untimely(Refused):
+    """The id is of the wrong age: it has expired, or is too far ahead. Stored, it is an ordinary Refused.
 
     ``group_time_us``: physical time of the group, microseconds since the epoch.
     """
 
-    group_time_us: int
+    group_time_us: int = 0
 
     @classmethod
-    def at(cls, group_time_us: int, message: str) -> Expired:
-        made = cls(Code.FAILED_PRECONDITION, message)
+    def at(cls, group_time_us: int, code: Code, message: str) -> Untimely:
+        made = cls(code, message)
         made.group_time_us = group_time_us
         return made
 
