@@ -45,7 +45,7 @@ import overdb_router.router
 from overdb_node.storage import group_commit
 from overdb_node.storage.group_commit import GroupCommit
 from overdb_simulation import disk_substitutes
-from overdb_simulation.loop import VirtualLoop, current_process, run_thread_work
+from overdb_simulation.loop import Process, VirtualLoop, current_process, run_thread_work
 from overdb_simulation.network import Network, SimulatedPeer
 
 SEGMENT_BYTES = 64 << 10
@@ -81,9 +81,12 @@ class World:
 
     def elapsed_us(self) -> int:
         """The clock that nobody sets, of the process that asks. It runs on while a process is paused."""
-        process = current_process()
+        return self.elapsed_us_of(current_process())
+
+    def elapsed_us_of(self, process: Process | None) -> int:
+        """That clock of any process."""
         rate = process.clock_rate if process is not None else 1.0
-        return int((self.loop.time() * 1e6 + self._slept_us) * rate)
+        return int(self.loop.time() * 1e6 * rate) + self._slept_us
 
     def sleep_through(self, seconds: float, *, counted: bool) -> None:
         """All machines were suspended together: wall clocks are right afterwards, monotonic ones stood still.

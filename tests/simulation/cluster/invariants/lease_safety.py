@@ -21,7 +21,7 @@ class LeaseSafety:
             other, process = node.replica, node.process
             if other is None or process is None or not process.alive or other is seen.replica:
                 continue
-            there = int(cluster.world.loop.time() * 1e6 * process.clock_rate)
+            there = cluster.world.elapsed_us_of(process)
             raft = other.raft
             if raft.term < seen.now.term and raft.serves and raft.lease.covers(there):
                 raise Violation(
