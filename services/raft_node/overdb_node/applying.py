@@ -6,11 +6,20 @@ import time
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 
 from overdb.internal.v1 import shard_pb2
 from overdb_node import codec
 from overdb_node.machine.machine import Machine
-from overdb_node.machine.types import Batch, Refused, Token, Waits, Written, WrongGroup
+from overdb_node.machine.types import (
+    Batch,
+    Refused,
+    Token,
+    Unread,
+    Waits,
+    Written,
+    WrongGroup,
+)
 from overdb_node.metrics import NodeMetrics
 from overdb_node.raft.types import Entry, EntryKind
 from overdb_node.storage.data import DataStore
@@ -101,14 +110,19 @@ class Applier:
         self.commands_applied = 0
         self.newest_write = 0  # clock behind the newest write of a value or a tombstone
         self._unwritten: _Slice | None = None  # applied, and RocksDB had no room for it
+        self.closed = False  # another state has taken the place of this one
+        # Of this slice: who waits for a result whose values are still to be read.
+        self._unread: list[tuple[Answers, int, int, Unread]] = []
 
     def extend(self, entries: Iterable[Entry]) -> None:
         self._queue.extend(entries)
 
     def clear(self) -> None:
-        """Forget what is queued: an installed snapshot covers it."""
+        """Forget what is queued: an installed snapshot covers it, and takes the place of the state."""
         self._queue.clear()
         self._unwritten = None
+        self._unread.clear()
+        self.closed = True
 
     @property
     def has_work(self) -> bool:
@@ -156,7 +170,20 @@ class Applier:
             self.newest_write = self.machine.clock
         for answers, answer in applied.responses:
             answers.send(answer)
+        for answers, sequence, position, unread in self._unread:
+            answers.send_when_written(partial(self._read_again, sequence, position, unread))
+        self._unread.clear()
         return applied.index
+
+    def _read_again(self, sequence: int, position: int, unread: Unread) -> shard_pb2.ShardResponse:
+        """An answer whose values were not kept, made at the moment it is sent: one at a time is in memory."""
+        response = shard_pb2.ShardResponse(sequence=sequence)
+        if self.closed:
+            response.failure.reason = shard_pb2.Failure.REASON_NOT_LEADER
+            return response
+        result = self.machine.read_again(unread.result)
+        codec.fill_result(response.late.add(position=position).result, result)
+        return response
 
     def _apply(
         self, entry: Entry, machine: Machine
@@ -185,6 +212,8 @@ class Applier:
             codec.fill_result(add(), result)
             if type(result) is Waits:
                 self._deferred.add(result.token, answers, sequence, position)
+            elif type(result) is Unread:
+                self._unread.append((answers, sequence, position, result))
         return answers, response
 
     def _release(
@@ -194,6 +223,9 @@ class Applier:
         late: dict[tuple[Answers, int], shard_pb2.ShardResponse] = {}
         for token, result in machine.take_released():
             for answers, sequence, position in self._deferred.take(token):
+                if type(result) is Unread:
+                    self._unread.append((answers, sequence, position, result))
+                    continue
                 response = late.get((answers, sequence))
                 if response is None:
                     response = shard_pb2.ShardResponse(sequence=sequence)

@@ -10,7 +10,7 @@ from google.protobuf.message import DecodeError
 from overdb.internal.v1 import log_pb2, shard_pb2
 from overdb.v1 import kv_pb2
 from overdb_node import transaction_codec
-from overdb_node.machine.settings import LIMITS, MachineSettings
+from overdb_node.machine.settings import BYTE_LIMITS, LIMITS, MachineSettings
 from overdb_node.machine.types import (
     Acknowledged,
     Advance,
@@ -30,6 +30,7 @@ from overdb_node.machine.types import (
     Result,
     SetTime,
     Transacted,
+    Unread,
     Untimely,
     Vote,
     Waits,
@@ -95,13 +96,16 @@ def _decode_command(command: log_pb2.Command) -> Command | Refused:
         return SetTime()
     if kind == "configure":
         limits = tuple(getattr(command.configure, name) for name in LIMITS)
-        return Configure(limits, command.configure.level)
+        byte_limits = tuple(getattr(command.configure, name) for name in BYTE_LIMITS)
+        return Configure(limits, command.configure.level, byte_limits if any(byte_limits) else ())
     return transaction_codec.decode(command, kind) or _UNREADABLE
 
 
 def encode_limits(settings: MachineSettings, level: int = 0) -> bytes:
     """Commands that put the limits of the state machine into the log, and raise its level."""
     limits = log_pb2.Configure(**dict(zip(LIMITS, settings.limits, strict=True)), level=level)
+    for name, value in zip(BYTE_LIMITS, settings.byte_limits, strict=True):
+        setattr(limits, name, value)
     return log_pb2.Commands(commands=[log_pb2.Command(configure=limits)]).SerializeToString()
 
 
@@ -217,7 +221,7 @@ def _fill_acknowledged(out: shard_pb2.Result, _: Acknowledged) -> None:
     out.acknowledged.SetInParent()
 
 
-def _fill_pending(out: shard_pb2.Result, _: Waits) -> None:
+def _fill_pending(out: shard_pb2.Result, _: Waits | Unread) -> None:
     out.pending.SetInParent()
 
 
@@ -232,6 +236,7 @@ _FILLERS: dict[type, Callable[[shard_pb2.Result, Any], None]] = {
     Vote: _fill_vote,
     Acknowledged: _fill_acknowledged,
     Waits: _fill_pending,
+    Unread: _fill_pending,
 }
 
 

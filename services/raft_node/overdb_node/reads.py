@@ -11,7 +11,7 @@ from overdb.internal.v1 import shard_pb2
 from overdb.v1 import kv_pb2
 from overdb_node import codec, transaction_codec
 from overdb_node.machine.machine import Machine
-from overdb_node.machine.types import Code, Refused, TransactionId
+from overdb_node.machine.types import Code, Refused, Transacted, TransactionId
 from overdb_node.storage.data import DataStore
 from overdb_node.transport.shard_service import Answers
 
@@ -262,12 +262,16 @@ def answer_lookup(machine: Machine, wanted: kv_pb2.RequestId, out: shard_pb2.Val
     found.closed = machine.is_gone(identity)
     transaction = machine.participant.find_id(identity)
     if transaction is not None:
-        transaction_codec.fill_found_transaction(found.transaction, transaction)
+        transaction_codec.fill_found_transaction(found.transaction, transaction, machine)
         return
     if identity in machine.participant.parked:
         found.transaction.kind = shard_pb2.Vote.KIND_WAITING
         return
     stored = machine.stored_result(identity)
+    if isinstance(stored, Transacted):
+        whole = machine.read_again(stored)
+        # What it read may be gone; that it ran is known.
+        stored = stored._replace(results=()) if isinstance(whole, Refused) else whole
     if stored is not None:
         codec.fill_result(found.result, stored)
 

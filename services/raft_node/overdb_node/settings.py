@@ -10,6 +10,7 @@ from overdb_common.addresses import check_optional_address
 from overdb_common.settings import Limits, ProcessSettings
 from overdb_common.version import version
 from overdb_node.machine.machine import MachineSettings
+from overdb_node.machine.settings import RESULT_BYTES_MAX, RESULT_BYTES_PER_CLIENT_MAX
 from overdb_node.raft.settings import RaftSettings
 from overdb_node.raft.types import Member
 
@@ -117,6 +118,19 @@ class NodeSettings(ProcessSettings, Limits):
     )
     unacknowledged_max: int = Field(
         65_536, ge=1024, le=1 << 24, description="remembered results of one client id"
+    )
+    result_bytes_per_client_max: int = Field(
+        RESULT_BYTES_PER_CLIENT_MAX,
+        ge=65_536,
+        le=1 << 32,
+        description="remembered results of one client id, bytes; values that were read do not count",
+    )
+    result_bytes_max: int = Field(
+        RESULT_BYTES_MAX,
+        ge=_MIB,
+        le=1 << 36,
+        description="remembered results of all clients and transactions that wait, bytes; beyond, requests "
+        "that would be remembered are refused",
     )
     finish_seconds: float = Field(
         1.0,
@@ -248,6 +262,8 @@ class NodeSettings(ProcessSettings, Limits):
             request_bytes_max=self.request_bytes_max,
             operations_max=self.operations_max,
             unacknowledged_per_client_max=self.unacknowledged_max,
+            result_bytes_per_client_max=self.result_bytes_per_client_max,
+            result_bytes_max=self.result_bytes_max,
             release=version(),
             level=0,
         )

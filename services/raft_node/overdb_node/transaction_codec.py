@@ -251,8 +251,12 @@ def _decode_error(wire: shard_pb2.Vote, field: str) -> tuple[OperationResult, ..
 # --- what is known of an id, and what is open -----------------------------------------------------------
 
 
-def fill_found_transaction(out: shard_pb2.Vote, transaction: Transaction) -> None:
+def fill_found_transaction(out: shard_pb2.Vote, transaction: Transaction, machine: Machine) -> None:
+    """Fill in a participant's part. Results are missing where what was read is no longer kept."""
     vote = transaction.vote
+    if vote is not None:
+        whole = machine.read_again(vote)
+        vote = whole if isinstance(whole, Vote) else vote._replace(then=(), otherwise=())
     if vote is None:
         out.kind = shard_pb2.Vote.KIND_WAITING
         out.attempt = transaction.attempt

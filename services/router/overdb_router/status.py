@@ -121,6 +121,13 @@ def _of_votes(votes: _Votes, found: _Found) -> Response | None:
         return None  # asked before it voted: it has by now
     if missing:
         return Response(status=_COMMITTED)  # a part of the answer is forgotten
+    then = outcome.branch == log_pb2.BRANCH_THEN
+    if any(
+        len(one.then if then else one.otherwise)
+        < len(one.then_writes if then else one.otherwise_writes)
+        for one in ready.values()
+    ):
+        return Response(status=_COMMITTED)  # what it read is no longer kept
     response = merge_results(ready, outcome.branch, outcome.commit_version)
     return Response(status=_COMMITTED, response=response)
 

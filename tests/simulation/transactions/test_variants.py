@@ -392,6 +392,7 @@ def a_lock_freed_without_an_outcome(patch: Patch) -> None:
 
     def broken(participant: Participant, transaction: records.Transaction) -> Vote:
         given = vote(participant, transaction)
+        assert isinstance(given, Vote)
         participant.locks.leave(transaction)
         return given
 

@@ -37,6 +37,7 @@ from overdb_node.machine.types import (
     Transact,
     Transacted,
     TransactionId,
+    Unread,
     Vote,
     VoteKind,
     Waits,
@@ -170,6 +171,12 @@ class GroupLog:
         results = self.machine.apply(self.index, 1, stamp, commands)
         self.store.write(self.machine.take_batch())
         return results
+
+    def whole(self, result: Result) -> Result:
+        """What its leader answers: values that are not kept are read again."""
+        if not isinstance(result, Unread):
+            return result
+        return self.machine.read_again(result.result)
 
     def restart(self) -> None:
         self.machine = Machine(self.store, self.settings)
@@ -421,6 +428,7 @@ class World:
         if self.random.random() < 0.2:
             self.stamps[message.group] += self.random.randrange(4)
         results = group.apply([m.command for m in batch], self.stamps[message.group])
+        results = [group.whole(result) for result in results]
         for one, result in zip(batch, results, strict=True):
             if isinstance(result, Waits):
                 self.count("waited" if isinstance(one.command, Prepare) else "parked")
@@ -429,7 +437,7 @@ class World:
                 self.net.append(one._replace(result=result))
         for token, result in group.machine.take_released():
             for one in group.waiting.pop(token, []):
-                self.net.append(one._replace(result=result))
+                self.net.append(one._replace(result=group.whole(result)))
 
     def take_answer(self, message: Message) -> None:
         kind, who, life = message.reply_to

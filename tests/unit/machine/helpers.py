@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
+from overdb_node.machine import kept
 from overdb_node.machine.machine import Machine, MachineSettings
 from overdb_node.machine.types import (
     Code,
@@ -18,6 +20,7 @@ from overdb_node.machine.types import (
     Target,
     Transact,
     Transacted,
+    Unread,
 )
 from tests.unit.machine.memory_store import MemoryStore
 
@@ -37,6 +40,18 @@ def request(
     return RequestId(client(of, created), number, started_at, below)
 
 
+@contextmanager
+def small_values_read_again(whether: bool = True) -> Iterator[None]:
+    """Have what is kept name the values that were read, however small they are."""
+    before = kept.is_small
+    if whether:
+        kept.is_small = lambda *_: False
+    try:
+        yield
+    finally:
+        kept.is_small = before
+
+
 class Group:
     """One replica: applies entries one after the other, and restarts when it is told to."""
 
@@ -53,9 +68,14 @@ class Group:
         """Apply one entry; ``write=False`` leaves its writes pending, for the next to see."""
         self.index += 1
         results = self.machine.apply(self.index, 1, stamp, commands)
+        results = [self.whole(result) for result in results]
         if write:
             self.write()
         return results
+
+    def whole(self, result: Result) -> Result:
+        """What a leader answers: values that are not kept are read again."""
+        return self.machine.read_again(result.result) if isinstance(result, Unread) else result
 
     def one(self, command: Command | Refused, stamp: int = NOW) -> Result:
         (result,) = self.entry(command, stamp=stamp)

@@ -76,4 +76,5 @@ def test_two_machines_do_not_share_their_limits() -> None:
 
 def test_they_are_written_as_they_are_read() -> None:
     payload = codec.encode_envelope(NOW, codec.encode_limits(SHORT))
-    assert codec.decode_envelope(payload) == (NOW, [Configure(SHORT.limits)])
+    expected = Configure(SHORT.limits, byte_limits=SHORT.byte_limits)
+    assert codec.decode_envelope(payload) == (NOW, [expected])

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 
-from overdb_node.machine.settings import LIMITS, MachineSettings
+from overdb_node.machine.settings import BYTE_LIMITS, LIMITS, MachineSettings
 from overdb_node.machine.types import Code, Inquire, Prepare, Refused
 
 # No clock of a group comes near it by stamps (``clock.STAMP_MAX``) and by counting.
@@ -32,6 +32,8 @@ LIMIT_BOUNDS = {
     "operations_max": (1, 65_536),
     "unacknowledged_per_client_max": (1024, 1 << 24),
     "parked_keys_max": (1, 1 << 20),
+    "result_bytes_per_client_max": (1 << 16, 1 << 40),
+    "result_bytes_max": (1 << 20, 1 << 40),
 }
 
 
@@ -79,9 +81,11 @@ def _refuse(what: str) -> Refused:
     return Refused(Code.INVALID_ARGUMENT, f"{what}; nothing was stored")
 
 
-def refuse_limits(limits: tuple[int, ...]) -> Refused | None:
-    """Why no process can have been started with these limits, in the order of LIMITS."""
-    for name, value in zip(LIMITS, limits, strict=True):
+def refuse_limits(limits: tuple[int, ...], byte_limits: tuple[int, ...] = ()) -> Refused | None:
+    """Why no process can have been started with these limits, in the order of LIMITS and of BYTE_LIMITS."""
+    given = [*zip(LIMITS, limits, strict=True)]
+    given += [(n, value) for n, value in zip(BYTE_LIMITS, byte_limits, strict=False) if value]
+    for name, value in given:
         least, most = LIMIT_BOUNDS.get(name, (1, 1 << 62))
         if not least <= value <= most:
             return Refused(

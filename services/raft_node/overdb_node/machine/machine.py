@@ -13,14 +13,14 @@ from dataclasses import replace
 from xxhash import xxh3_64_intdigest as _digest
 
 from overdb.sharding import slot_of
-from overdb_node.machine import bounds, puts, transact, validation
+from overdb_node.machine import bounds, kept, puts, transact, validation
 from overdb_node.machine.chain import Chain
 from overdb_node.machine.clock import Clock
 from overdb_node.machine.fingerprint import of_puts, of_transact
 from overdb_node.machine.floors import Floors
 from overdb_node.machine.overlay import Overlay
 from overdb_node.machine.participant import Participant
-from overdb_node.machine.sessions import Session, Sessions
+from overdb_node.machine.sessions import BYTES_LEVEL, Session, Sessions
 from overdb_node.machine.settings import MachineSettings
 from overdb_node.machine.slots import Slots
 from overdb_node.machine.store import Reader
@@ -38,6 +38,7 @@ from overdb_node.machine.types import (
     Deleted,
     Forget,
     Inquire,
+    Operation,
     Prepare,
     Put,
     Puts,
@@ -51,6 +52,8 @@ from overdb_node.machine.types import (
     Transact,
     Transacted,
     TransactionId,
+    Unread,
+    Vote,
     Written,
     WrongGroup,
 )
@@ -178,6 +181,11 @@ class Machine:
     def results_kept(self) -> int:
         return self._sessions.kept
 
+    @property
+    def bytes_kept(self) -> int:
+        """What is kept for retries, with client ids and transactions, as the bounds count it."""
+        return self._sessions.bytes_kept
+
     def check_read(self, key: bytes, version: int) -> ReadRefusal | None:
         """Why a key cannot be read at a version (0: the newest) here and now; None: it can."""
         refusal = validation.refuse_key(key, self._settings)
@@ -228,6 +236,7 @@ class Machine:
         clock, written = self._clock, len(self._overlay.versions)
         clock.begin_entry(stamp)
         self.participant.begin_entry(index)
+        self._overlay.begin_entry()
         self._floors.follow(clock.physical, clock.value)
         self._sessions.begin_entry(index)
         put, other = self._put, self._apply
@@ -308,7 +317,7 @@ class Machine:
             return self._put_carefully(command)
         if acknowledged_below > session.acknowledged_below:
             sessions.acknowledge(session, client_id, acknowledged_below)
-        if len(session.results) >= settings.unacknowledged_per_client_max:
+        if len(session.results) >= session.results_max:
             return self._put_carefully(command)
         fingerprint = _digest(value, _digest(key, 1))
         version = clock.take()
@@ -363,15 +372,14 @@ class Machine:
         # Of a key that comes twice and is not there yet, the second put finds what the first has written.
         if absent is None or (absent and len(written) < len(keys)):
             return self._transact(command.whole())
-        client_id, number, _, acknowledged_below = request
-        if acknowledged_below > session.acknowledged_below:
-            sessions.acknowledge(session, client_id, acknowledged_below)
-        if len(session.results) >= settings.unacknowledged_per_client_max:
+        if request.acknowledged_below > session.acknowledged_below:
+            sessions.acknowledge(session, request.client_id, request.acknowledged_below)
+        if len(session.results) >= session.results_max:
             return self._transact(command.whole())
         version = self._clock.take()
         self._overlay.write_all(written, version)
         result = Transacted(True, puts.results(keys, absent, version), version)
-        sessions.keep_in(session, client_id, number, of_puts(command), result)
+        sessions.keep(request, of_puts(command), result)
         return result
 
     def _is_fresh(self, request: RequestId, session: Session) -> bool:
@@ -395,6 +403,8 @@ class Machine:
         stored = self._sessions.find(request, fingerprint)
         if stored is None and (self._parked or self._find(request) is not None):
             return self.participant.stored_answer(request, fingerprint)
+        if isinstance(stored, Transacted) and kept.is_stripped(stored):
+            return Unread(stored)
         return stored
 
     def _delete(self, command: Delete) -> Result:
@@ -447,11 +457,28 @@ class Machine:
             result = Deleted(version, newest is not None and newest[1] is not None)
         else:
             version = self._clock.peek()
-            result = transact.run(command, self._overlay, version, self._settings)
+            result, operations = transact.run(command, self._overlay, version, self._settings)
             if not isinstance(result, Refused):
                 self._clock.take()
+                return self._keep_transacted(command.id, fingerprint, result, operations)
         self._sessions.keep(command.id, fingerprint, result)
         return result
+
+    def _keep_transacted(
+        self,
+        request: RequestId,
+        fingerprint: int,
+        result: Transacted,
+        operations: Sequence[Operation],
+    ) -> Result:
+        """Keep a result without the values that can be read again, and return what is answered now."""
+        stripped = result
+        if self._settings.level >= BYTES_LEVEL:
+            results = kept.strip(operations, result.results, result.version)
+            if results is not result.results:
+                stripped = result._replace(results=results)
+        self._sessions.keep(request, fingerprint, stripped)
+        return self._overlay.answered(result, stripped)
 
     def _run_parked(self, command: Put | Delete | Transact, fingerprint: int) -> Result:
         """At the moment it runs, not at its entry, it takes its timestamp (PROTOCOL 2.1)."""
@@ -480,7 +507,7 @@ class Machine:
         if not all(command.limits):
             return Refused(Code.INVALID_ARGUMENT, "a limit is 0")
         if self._settings.level >= 1:
-            refusal = bounds.refuse_limits(command.limits)
+            refusal = bounds.refuse_limits(command.limits, command.byte_limits)
             if refusal is not None:
                 return refusal
         if command.level > self._settings.level_known:  # none is written while this is a member
@@ -492,7 +519,12 @@ class Machine:
         if command.limits != self._settings.limits:
             self._settings.limit(command.limits)
             self._overlay.forget_known()
+        if not self._limited or self._settings.level < BYTES_LEVEL:
+            self._settings.reset_byte_limits()
         self._settings.level = max(self._settings.level, command.level)
+        if self._settings.level >= BYTES_LEVEL:
+            self._settings.limit_bytes(command.byte_limits)
+        self._sessions.measure_all()
         self._floors.follow(self._clock.physical, self._clock.value)
         self._limited, self._limits_written = True, False
         return Acknowledged()
@@ -516,6 +548,10 @@ class Machine:
         clock.set_back()
         self._floors.set_back(clock.physical)
         return Acknowledged()
+
+    def read_again(self, result: Transacted | Vote) -> Transacted | Vote | Refused:
+        """A result whose values were not kept, as it is answered. The state may have moved on since."""
+        return kept.read_again(result, self._overlay.newest_at, self._floors.versions)
 
     def take_released(self) -> list[tuple[Token, Result]]:
         """Answers to requests that were answered with Waits, since the last call."""
@@ -543,6 +579,7 @@ class Machine:
             self._clock.physical,
             self._settings.limits if self._limited else (),
             self._settings.level,
+            self._settings.byte_limits if self._limited and self._settings.level else (),
             (self._floors.held, self._floors.marks) if self._settings.level else (),
             self._slots.epoch,
             self._slots.bitmap,

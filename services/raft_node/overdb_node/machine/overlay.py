@@ -4,13 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from itertools import repeat
+from typing import TypeVar
 
+from overdb_node.machine.kept import is_stripped, value_bytes
 from overdb_node.machine.store import Reader
+from overdb_node.machine.types import Transacted, Unread, Vote
 
 _Row = tuple[bytes, int, bytes | None]  # key, version, value or None for a tombstone
 
+# Values in the results of one entry; one more transaction's at most.
+ENTRY_ANSWER_BYTES_MAX = 8 << 20
 KNOWN_BYTES_MAX = 16 << 20
 _KNOWN_OVERHEAD_BYTES = 100  # of a key in memory, roughly
+
+
+Answer = TypeVar("Answer", Transacted, Vote)
 
 
 class Overlay:
@@ -20,7 +28,7 @@ class Overlay:
     all such keys; which ones is no part of the state, and decides nothing but what an answer costs.
     """
 
-    __slots__ = ("_known_bytes", "_newest", "_reader", "known", "versions")
+    __slots__ = ("_known_bytes", "_newest", "_reader", "_unanswered_bytes", "known", "versions")
 
     def __init__(self, reader: Reader) -> None:
         self._reader = reader
@@ -28,6 +36,32 @@ class Overlay:
         self.versions: list[_Row] = []
         self.known: set[bytes] = set()
         self._known_bytes = 0  # at most
+        self._unanswered_bytes = 0  # of values that the entry's results may still hold
+
+    def begin_entry(self) -> None:
+        self._unanswered_bytes = ENTRY_ANSWER_BYTES_MAX
+
+    def answered(self, result: Answer, stripped: Answer) -> Answer | Unread:
+        """The result of a command as it is returned: without its values where the entry has too many.
+
+        The values of one entry's results are in memory together, and in one message to whoever waits for it.
+        """
+        if stripped is result or not is_stripped(stripped):
+            return result
+        if self._unanswered_bytes <= 0:
+            return Unread(stripped)
+        self._unanswered_bytes -= value_bytes(result)
+        return result
+
+    def newest_at(self, key: bytes, version: int) -> tuple[int, bytes | None] | None:
+        """Newest version of a key at or below ``version``: (version, value; None for a tombstone)."""
+        newest = self._newest.get(key)
+        if newest is None:
+            return self._reader.newest(key, version)
+        if newest[1] <= version:
+            return newest[1:]
+        rows = (row[1:] for row in reversed(self.versions) if row[0] == key and row[1] <= version)
+        return next(rows, None) or self._reader.newest(key, version)
 
     def newest(self, key: bytes) -> tuple[int, bytes | None] | None:
         """Newest version of a key: (version, value; None for a tombstone)."""

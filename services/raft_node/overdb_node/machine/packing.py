@@ -26,7 +26,8 @@ _DELETED = struct.Struct(">Q?")
 _TRANSACTED = struct.Struct(">?QI")
 _OPERATION = struct.Struct(">?QI")
 _REFUSED = struct.Struct(">B")
-_WRITTEN, _WAS_DELETED, _HAS_TRANSACTED, _WAS_REFUSED = 1, 2, 3, 4
+_STRIPPED = struct.Struct(">?QII")  # with the key in place of the value where there is one
+_WRITTEN, _WAS_DELETED, _HAS_TRANSACTED, _WAS_REFUSED, _HAS_STRIPPED = 1, 2, 3, 4, 5
 
 
 class Kept(NamedTuple):
@@ -59,8 +60,11 @@ def _pack_result(result: int | Result) -> tuple[int, bytes]:
     if isinstance(result, Transacted):
         head = _TRANSACTED.pack(result.succeeded, result.version, len(result.results))
         results = result.results
-        if results and results.count(results[0]) == len(results):  # as of puts, nearly always
-            return _HAS_TRANSACTED, head + _pack_operation(results[0]) * len(results)
+        first = results[0] if results else None
+        if first and not first.key and results.count(first) == len(results):  # as of puts, often
+            return _HAS_TRANSACTED, head + _pack_operation(first) * len(results)
+        if any(one.key for one in results):
+            return _HAS_STRIPPED, head + b"".join(map(_pack_stripped, results))
         return _HAS_TRANSACTED, head + b"".join(map(_pack_operation, results))
     assert isinstance(result, Refused), result
     return _WAS_REFUSED, _REFUSED.pack(result.code) + result.message.encode()
@@ -68,6 +72,11 @@ def _pack_result(result: int | Result) -> tuple[int, bytes]:
 
 def _pack_operation(result: OperationResult) -> bytes:
     return _OPERATION.pack(result.found, result.version, len(result.value)) + result.value
+
+
+def _pack_stripped(result: OperationResult) -> bytes:
+    value, key = result.value, result.key
+    return _STRIPPED.pack(result.found, result.version, len(value), len(key)) + value + key
 
 
 def unpack(packed: bytes) -> Iterator[Kept]:
@@ -100,6 +109,8 @@ def _unpack_result(tag: int, packed: bytes, offset: int, length: int) -> int | R
         return Deleted(*_DELETED.unpack_from(packed, offset))
     if tag == _HAS_TRANSACTED:
         return _unpack_transacted(packed, offset)
+    if tag == _HAS_STRIPPED:
+        return _unpack_stripped(packed, offset)
     assert tag == _WAS_REFUSED, tag
     code = Code(packed[offset])
     return Refused(code, packed[offset + 1 : offset + length].decode())
@@ -108,12 +119,28 @@ def _unpack_result(tag: int, packed: bytes, offset: int, length: int) -> int | R
 def _unpack_transacted(packed: bytes, offset: int) -> Transacted:
     succeeded, version, count = _TRANSACTED.unpack_from(packed, offset)
     offset += _TRANSACTED.size
-    results = []
+    results: list[OperationResult] = []
     for _ in range(count):
         found, written, length = _OPERATION.unpack_from(packed, offset)
         offset += _OPERATION.size
-        results.append(OperationResult(found, packed[offset : offset + length], written))
+        result = OperationResult(found, packed[offset : offset + length], written)
         offset += length
+        # One object where all are equal, as it was when it ran: of puts there are many.
+        results.append(results[0] if results and results[0] == result else result)
+    return Transacted(succeeded, tuple(results), version)
+
+
+def _unpack_stripped(packed: bytes, offset: int) -> Transacted:
+    succeeded, version, count = _TRANSACTED.unpack_from(packed, offset)
+    offset += _TRANSACTED.size
+    results = []
+    for _ in range(count):
+        found, written, value_length, key_length = _STRIPPED.unpack_from(packed, offset)
+        offset += _STRIPPED.size
+        value = packed[offset : offset + value_length]
+        offset += value_length
+        results.append(OperationResult(found, value, written, packed[offset : offset + key_length]))
+        offset += key_length
     return Transacted(succeeded, tuple(results), version)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 from overdb_common.outcome import COUNTING_LEVEL
-from overdb_node.machine import bounds, transact, validation
+from overdb_node.machine import bounds, kept, transact, validation
 from overdb_node.machine.clock import Clock
 from overdb_node.machine.locks import Locker, Locks
 from overdb_node.machine.overlay import Overlay
@@ -21,7 +21,7 @@ from overdb_node.machine.records import (
     unpack_parked,
     unpack_transaction,
 )
-from overdb_node.machine.sessions import Sessions, reused, told
+from overdb_node.machine.sessions import BYTES_LEVEL, Sessions, reused, told
 from overdb_node.machine.settings import MachineSettings
 from overdb_node.machine.slots import Slots
 from overdb_node.machine.store import Reader
@@ -43,6 +43,7 @@ from overdb_node.machine.types import (
     Token,
     Transact,
     TransactionId,
+    Unread,
     Vote,
     VoteKind,
     Waits,
@@ -56,6 +57,8 @@ _OLDER_ROUTER = Refused(
     Code.FAILED_PRECONDITION,
     "this router is older than the cluster: start the cluster's release there. This copy was not run",
 )
+# Of all requests that wait for locks: they run within one entry.
+PARKED_BYTES_MAX = 32 << 20
 _PARKED = "a request in one group that waits for a transaction"
 RunParked = Callable[[Put | Delete | Transact, int], Result]
 
@@ -92,6 +95,9 @@ class Participant:
         self.unforgotten: dict[TransactionId, Transaction] = {}  # committed, without a Forget
         self._ticket = 0
         self._changed: dict[bytes, Transaction | Parked | None] = {}  # by the entry
+        # Of each record: whose it is, its bytes as the bounds count them, those of the client's own bound.
+        self._counted: dict[bytes, tuple[bytes, int, int]] = {}
+        self._parked_bytes = 0
         self._batch: dict[bytes, bytes | None] = {}  # records of all entries since they were taken
         self._released: list[tuple[Token, Result]] = []
         self._released_keys: dict[bytes, None] = {}  # for readers that wait
@@ -104,8 +110,12 @@ class Participant:
         for _, packed in self._reader.records(TRANSACTION_PREFIX):
             transaction, ticket = unpack_transaction(packed)
             self._store(transaction)
+            self._count(transaction.name, transaction, len(packed))
             queued.append((ticket, transaction))
-        parked = [unpack_parked(packed) for _, packed in self._reader.records(PARKED_PREFIX)]
+        parked = []
+        for _, packed in self._reader.records(PARKED_PREFIX):
+            parked.append(unpack_parked(packed))
+            self._count(parked[-1][0].name, parked[-1][0], len(packed))
         for one, ticket in sorted(parked, key=lambda item: item[0].order):
             self._index_parked(one)
             queued.append((ticket, one))
@@ -125,9 +135,27 @@ class Participant:
         if not self._changed:
             return {}
         changed, self._changed = self._changed, {}
-        records = {name: None if one is None else one.pack() for name, one in changed.items()}
+        records: dict[bytes, bytes | None] = {}
+        for name, one in changed.items():
+            records[name] = packed = None if one is None else one.pack()
+            self._count(name, one, 0 if packed is None else len(packed))
         self._batch.update(records)
         return records
+
+    def _count(self, name: bytes, one: Transaction | Parked | None, size: int) -> None:
+        """Have the bounds know what a record takes now.
+
+        Of the client's own bound what is kept for its retries; what waits or is open counts in all alone.
+        """
+        before = self._counted.pop(name, None)
+        if before is not None:
+            client_id, whole, own = before
+            self._sessions.charge_records(client_id, -whole, -own)
+        if one is not None:
+            whole = kept.RECORD_BYTES + size
+            own = whole if isinstance(one, Transaction) and one.part is None else 0
+            self._counted[name] = (one.id.client_id, whole, own)
+            self._sessions.charge_records(one.id.client_id, whole, own)
 
     def take_records(self) -> list[tuple[bytes, bytes | None]]:
         """Everything that changed since the last call, each name once."""
@@ -203,13 +231,9 @@ class Participant:
                 return refusal
             if self._sessions.is_gone(identity_of(command.id)):
                 return Vote(VoteKind.STALE, command.attempt, refusal=self._stale(command.id))
-            kept = len(self.by_client.get(command.id.client_id, ()))
-            if kept >= self._settings.unacknowledged_per_client_max:
-                return Refused(
-                    Code.RESOURCE_EXHAUSTED,
-                    f"client {command.id.client_id.hex()} has {kept} transactions that it has not "
-                    "acknowledged; send acknowledged_below",
-                )
+            refusal = self._refuse_more(command.id)
+            if refusal is not None:
+                return refusal
         transaction = Transaction(
             command.id, command.attempt, command.fingerprint, command.participants, command
         )
@@ -224,6 +248,19 @@ class Participant:
             )
         return self._lock(transaction)
 
+    def _refuse_more(self, request: RequestId) -> Refused | None:
+        """Why there is no room for a transaction of this client; nothing of it is stored, then."""
+        if self._settings.level >= BYTES_LEVEL:
+            self._sessions.acknowledge_by(request)  # it may make the room
+        count = len(self.by_client.get(request.client_id, ()))
+        if count >= self._settings.unacknowledged_per_client_max:
+            return Refused(
+                Code.RESOURCE_EXHAUSTED,
+                f"client {request.client_id.hex()} has {count} transactions that it has not "
+                "acknowledged; send acknowledged_below",
+            )
+        return self._sessions.refuse_records(request.client_id)
+
     def _prepare_again(self, stored: Transaction, command: Prepare) -> Result | None:
         """The answer from a stored record; None: a newer attempt begins."""
         if stored.fingerprint not in (_UNKNOWN, command.fingerprint):
@@ -232,7 +269,7 @@ class Participant:
             return Vote(VoteKind.SUPERSEDED, stored.attempt)
         if command.attempt == stored.attempt:
             stored.heard += 1
-            return stored.vote or Waits(_token(stored))
+            return Waits(_token(stored)) if stored.vote is None else _given(stored.vote)
         if stored.is_committed:
             return self._alarm(
                 f"a newer attempt {command.attempt} of a committed transaction", stored
@@ -282,7 +319,7 @@ class Participant:
         vote = self._refuse_vote(transaction, refusal)
         return self._keep(transaction, vote._replace(rival=other.id, key=key, again=True))
 
-    def _vote(self, transaction: Transaction) -> Vote:
+    def _vote(self, transaction: Transaction) -> Vote | Unread:
         """It holds everything: evaluate, read what both branches read, and give the vote for good."""
         part = transaction.part
         assert part is not None
@@ -299,7 +336,19 @@ class Participant:
                 sized=True, then_answer_bytes=then_bytes, otherwise_answer_bytes=otherwise_bytes
             )
         self.open[transaction.id] = transaction
-        return self._keep(transaction, vote)
+        stripped = self._keep(transaction, self._stripped(vote, part))
+        return self._overlay.answered(vote, stripped)
+
+    def _stripped(self, vote: Vote, part: Prepare) -> Vote:
+        """The vote as it is kept: without the values that can be read again."""
+        if self._settings.level < BYTES_LEVEL:
+            return vote
+        then, otherwise = vote.then, vote.otherwise
+        if not isinstance(then, Refused):
+            then = kept.strip(part.then, then, _COMMIT_VERSION)
+        if not isinstance(otherwise, Refused):
+            otherwise = kept.strip(part.otherwise, otherwise, _COMMIT_VERSION)
+        return vote._replace(then=then, otherwise=otherwise)
 
     def _try(
         self, operations: Sequence[Operation]
@@ -443,12 +492,20 @@ class Participant:
             if stored.vote is None:
                 self._abort(stored)
             assert stored.vote is not None
-            return stored.vote
+            return self._for_finisher(stored.vote)
         if stored.is_committed:
             return self._alarm(f"an inquiry for attempt {command.attempt}", stored)
         self._abort(stored, superseded_by=command.attempt)
         self._drop(stored)
         return self._fence(command.id, command.attempt, command.fingerprint, command.participants)
+
+    def _for_finisher(self, vote: Vote) -> Vote:
+        """What decides of a vote. A finisher asks for many at once, and has no use for results."""
+        if self._settings.level < BYTES_LEVEL:
+            return vote
+        then = vote.then if isinstance(vote.then, Refused) else ()
+        otherwise = vote.otherwise if isinstance(vote.otherwise, Refused) else ()
+        return vote._replace(then=then, otherwise=otherwise)
 
     def _fence(
         self, request: RequestId, attempt: int, fingerprint: int, participants: tuple[int, ...]
@@ -512,6 +569,18 @@ class Participant:
                 f"{self._settings.group}, the limit is {limit}; this one would wait for "
                 f"{_name(holder.id)}; retry later",
             )
+        size = parked.value_bytes
+        if (
+            self._settings.level >= BYTES_LEVEL
+            and self._parked_bytes
+            and self._parked_bytes + size > PARKED_BYTES_MAX
+        ):
+            return Refused(
+                Code.RESOURCE_EXHAUSTED,
+                f"{self._parked_bytes} bytes of requests wait for transactions of group "
+                f"{self._settings.group}, the limit is {PARKED_BYTES_MAX}; this one, of {size} bytes, would "
+                f"wait for {_name(holder.id)}; retry later",
+            )
         parked.order = self._next_ticket()
         self._index_parked(parked)
         self._changed[parked.name] = parked
@@ -525,12 +594,14 @@ class Participant:
     def _index_parked(self, parked: Parked) -> None:
         self.parked[parked.id] = parked
         self._parked_keys += len(parked.modes)
+        self._parked_bytes += parked.value_bytes
         for key in parked.modes:
             self._parked_on.setdefault(key, {})[parked.id] = parked
 
     def _unpark(self, parked: Parked) -> None:
         del self.parked[parked.id]
         self._parked_keys -= len(parked.modes)
+        self._parked_bytes -= parked.value_bytes
         for key in parked.modes:
             on_key = self._parked_on[key]
             del on_key[parked.id]
@@ -566,7 +637,7 @@ class Participant:
         found = {one.id: one for key in keys for one in self._parked_on.get(key, {}).values()}
         return sorted(found.values(), key=lambda parked: parked.order)
 
-    def _answer(self, transaction: Transaction, vote: Vote) -> None:
+    def _answer(self, transaction: Transaction, vote: Vote | Unread) -> None:
         self._released.append((_token(transaction), vote))
 
     # --- records ----------------------------------------------------------------------------------------
@@ -614,6 +685,7 @@ class Participant:
         if not numbers:
             del self.by_client[client_id]
         self._changed[transaction.name] = None
+        self._count(transaction.name, None, 0)  # now: it may make the room for what comes with it
 
     def _is_gone(self, identity: TransactionId) -> bool:
         return self._sessions.is_gone(identity)
@@ -661,6 +733,11 @@ def _told(transaction: Transaction) -> str:
     groups = ", ".join(map(str, transaction.participants[:_LISTED_GROUPS_MAX]))
     more = ", ..." if len(transaction.participants) > _LISTED_GROUPS_MAX else ""
     return f"a transaction over several groups ({groups or 'not known here'}{more})"
+
+
+def _given(vote: Vote) -> Vote | Unread:
+    """A stored vote as a copy is answered."""
+    return Unread(vote) if kept.is_stripped(vote) else vote
 
 
 def _token(transaction: Transaction) -> Token:

@@ -35,6 +35,7 @@ _NUMBER = struct.Struct(">Q")
 _VOTE_FIELDS = Vote._fields.index(
     "sized"
 )  # of a vote that is not sized: as release 0.1.0 stores it
+_KEY = OperationResult._fields.index("key")
 _FORM = b"\x01"  # of the records; another order or number of fields is another form
 
 
@@ -140,6 +141,18 @@ class Parked(Locker):
         self.order = order  # in the log
 
     @property
+    def value_bytes(self) -> int:
+        """Bytes of keys and values that wait with it."""
+        command = self.command
+        if isinstance(command, Put):
+            return len(command.key) + len(command.value)
+        if isinstance(command, Delete):
+            return len(command.key)
+        operands = (c.operand for c in command.compares if isinstance(c.operand, bytes))
+        written = (len(one.value) for branch in command[2:] for one in branch)
+        return sum(map(len, self.modes)) + sum(map(len, operands)) + sum(written)
+
+    @property
     def name(self) -> bytes:
         return PARKED_PREFIX + self.id.client_id + _NUMBER.pack(self.id.request_number)
 
@@ -169,7 +182,15 @@ def _part_fields(part: Prepare) -> tuple[object, ...]:
 
 
 def _vote_fields(vote: Vote) -> tuple[object, ...]:
+    vote = vote._replace(then=_result_fields(vote.then), otherwise=_result_fields(vote.otherwise))
     return vote if vote.sized else vote[:_VOTE_FIELDS]
+
+
+def _result_fields(results: Any) -> Any:
+    """Results without a key are stored as release 0.1.0 stores them."""
+    if isinstance(results, Refused):
+        return results
+    return tuple(result if result.key else result[:_KEY] for result in results)
 
 
 def _writes(branch: tuple[Operation, ...]) -> tuple[bool, ...]:
@@ -212,13 +233,12 @@ def without_words(packed: bytes) -> bytes:
     *fields, vote, forget, ticket = _unpacked(packed)
     if vote is not None:
         parts = Vote(*vote)
-        vote = _vote_fields(
-            parts._replace(
-                then=_wordless(parts.then),
-                otherwise=_wordless(parts.otherwise),
-                refusal=_wordless(parts.refusal),
-            )
+        wordless = parts._replace(
+            then=_wordless(parts.then),
+            otherwise=_wordless(parts.otherwise),
+            refusal=_wordless(parts.refusal),
         )
+        vote = wordless[: len(vote)]
     return _packed((*fields, vote, forget, ticket))
 
 

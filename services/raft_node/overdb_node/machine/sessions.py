@@ -6,7 +6,7 @@ import heapq
 import struct
 from collections.abc import Callable
 
-from overdb_node.machine import packing
+from overdb_node.machine import kept, packing
 from overdb_node.machine.floors import Floors
 from overdb_node.machine.settings import MachineSettings
 from overdb_node.machine.store import Reader
@@ -30,15 +30,22 @@ EXPIRED_SESSIONS_PER_ENTRY_MAX = 16
 EXPIRED_RESULTS_PER_ENTRY_MAX = 1024
 
 
+# From this level on what is kept is bounded in bytes too.
+BYTES_LEVEL = 1
+
+
 class Session:
     """What is kept of one client id. Holds exactly the results at and above ``acknowledged_below``."""
 
-    __slots__ = ("acknowledged_below", "created", "results")
+    __slots__ = ("acknowledged_below", "created", "extra_bytes", "results", "results_max")
 
     def __init__(self, created: int, acknowledged_below: int) -> None:
         self.created = created  # microseconds since the epoch, by the client
         self.acknowledged_below = acknowledged_below
         self.results: dict[int, tuple[int, int | Result, int]] = {}  # -> fingerprint, result, index
+        # What its results take beyond ``kept.RESULT_BYTES`` each, and its transactions over several groups.
+        self.extra_bytes = 0
+        self.results_max = 0  # how many results there may be beside that: see ``Sessions._measure``
 
 
 class Sessions:
@@ -49,7 +56,8 @@ class Sessions:
         self._floors = floors
         self._reader = reader
         self._sessions: dict[bytes, Session] = {}
-        self.session_of = self._sessions.get
+        # (!) Finds nobody while the group is full: every request then goes the way that looks at the bounds.
+        self.session_of: Callable[[bytes], Session | None] = self._sessions.get
         self._by_creation: list[tuple[int, bytes]] = []  # a heap
         # Log index -> results still kept of it. Of the entry that is being applied: minus those dropped.
         self._open_in_entry: dict[int, int] = {}
@@ -60,6 +68,10 @@ class Sessions:
         self._batch: dict[bytes, bytes | None] = {}  # of all entries since they were taken
         self._touched: dict[bytes, None] = {}
         self.kept = 0
+        self._extra_bytes = 0  # of all results
+        self.record_bytes = (
+            0  # of transactions over several groups and of what waits: kept by Participant
+        )
         # Told of numbers that a client has closed: all below this, or all (None).
         self.on_closed: Callable[[bytes, int | None], None] = lambda *_: None
 
@@ -69,18 +81,20 @@ class Sessions:
             self._open(name[1:], _NUMBER.unpack(content)[0])
         for name, content in self._reader.records(ENTRY_PREFIX):
             index = _NUMBER.unpack(name[1:])[0]
-            for kept in packing.unpack(content):
-                session = self._sessions.get(kept.client_id)
-                if session is not None and kept.number >= session.acknowledged_below:
-                    session.results[kept.number] = (kept.fingerprint, kept.result, index)
+            for one in packing.unpack(content):
+                session = self._sessions.get(one.client_id)
+                if session is not None and one.number >= session.acknowledged_below:
+                    session.results[one.number] = (one.fingerprint, one.result, index)
                     self._open_in_entry[index] = self._open_in_entry.get(index, 0) + 1
                     self.kept += 1
+                    self._charge(session, kept.size_of(one.result))
 
     # --- one entry --------------------------------------------------------------------------------
 
     def begin_entry(self, index: int) -> None:
         self._index = index
         self._close_expired()
+        self.session_of = _find_nobody if self._is_full() else self._sessions.get
 
     def end_entry(self) -> dict[bytes, bytes | None]:
         """Return the records that the entry has changed."""
@@ -129,14 +143,9 @@ class Sessions:
                 )
             if session.acknowledged_below < acknowledged_below <= number:
                 self.acknowledge(session, client_id, acknowledged_below)
-            if len(session.results) >= self._settings.unacknowledged_per_client_max:
-                return Refused(
-                    Code.RESOURCE_EXHAUSTED,
-                    f"client {client_id.hex()} has {len(session.results)} results that it has not "
-                    f"acknowledged, the limit is {self._settings.unacknowledged_per_client_max}; "
-                    "send acknowledged_below",
-                )
-        refusal = self._refuse_id(request, physical)
+            if len(session.results) >= session.results_max:
+                return self._refuse_more(client_id, session)
+        refusal = self._refuse_id(request, physical) or self.refuse_when_full()
         if refusal is not None or session is not None:
             return refusal
         if started_at > physical + self._settings.ahead_us_max:
@@ -148,8 +157,8 @@ class Sessions:
     def stored(self, identity: TransactionId) -> Result | None:
         """The result that is kept under this id."""
         session = self._sessions.get(identity.client_id)
-        kept = None if session is None else session.results.get(identity.request_number)
-        return None if kept is None else packing.result_of(kept[1])
+        one = None if session is None else session.results.get(identity.request_number)
+        return None if one is None else packing.result_of(one[1])
 
     def is_gone(self, identity: TransactionId) -> bool:
         """Whether the id is stale or expired here: it is never run again (PROTOCOL 2.10)."""
@@ -226,6 +235,7 @@ class Sessions:
         session = self._sessions.get(request.client_id)
         if session is None or request.request_number < session.acknowledged_below:
             return
+        self._charge(session, kept.size_of(result))
         self.keep_in(session, request.client_id, request.request_number, fingerprint, result)
 
     def keep_in(
@@ -236,15 +246,105 @@ class Sessions:
         fingerprint: int,
         result: int | Result,
     ) -> None:
-        """Keep the result of a request that was admitted to this session, and not acknowledged since."""
+        """Keep the result of a request that was admitted to this session, and not acknowledged since.
+
+        A Put's needs no room beside ``kept.RESULT_BYTES``; for others see ``keep``.
+        """
         session.results[number] = (fingerprint, result, self._index)
         self._entry.append((client_id, number, fingerprint, result))
+
+    # --- bounds (PROTOCOL 2.10) -------------------------------------------------------------------
+
+    def _charge(self, session: Session, size: int) -> None:
+        """Count what a result takes beside the same for all; negative where it is forgotten."""
+        if size:
+            self._extra_bytes += size
+            session.extra_bytes += size
+            self._measure(session)
+
+    def charge_records(self, client_id: bytes, whole: int, own: int) -> None:
+        """Count a change of what records of transactions take: in all, and of the client's own bound."""
+        self.record_bytes += whole
+        session = self._sessions.get(client_id)
+        if session is not None and own:
+            session.extra_bytes += own
+            self._measure(session)
+
+    def _measure(self, session: Session) -> None:
+        """How many results the session may have, by their number and by the bytes that are left."""
+        settings = self._settings
+        session.results_max = settings.unacknowledged_per_client_max
+        if settings.level >= BYTES_LEVEL:
+            left = (settings.result_bytes_per_client_max - session.extra_bytes) // kept.RESULT_BYTES
+            session.results_max = min(session.results_max, max(left, 0))
+
+    def measure_all(self) -> None:
+        """The limits or the level have changed."""
+        for session in self._sessions.values():
+            self._measure(session)
+
+    @property
+    def bytes_kept(self) -> int:
+        """What results, client ids and records take, as the bounds count them."""
+        return (
+            self.kept * kept.RESULT_BYTES
+            + len(self._sessions) * kept.SESSION_BYTES
+            + self._extra_bytes
+            + self.record_bytes
+        )
+
+    def _is_full(self) -> bool:
+        settings = self._settings
+        return settings.level >= BYTES_LEVEL and self.bytes_kept >= settings.result_bytes_max
+
+    def refuse_when_full(self) -> Refused | None:
+        """Why nothing more is kept for anybody; None: there is room."""
+        if not self._is_full():
+            return None
+        return Refused(
+            Code.RESOURCE_EXHAUSTED,
+            f"{self.bytes_kept} bytes are kept for retries of {len(self._sessions)} client ids and for "
+            f"transactions, the limit is {self._settings.result_bytes_max}; not run. Retry later: room comes "
+            "back as clients acknowledge what they have, and as ids expire; make one client and use it for "
+            "many requests",
+        )
+
+    def acknowledge_by(self, request: RequestId) -> None:
+        """Take in what a request acknowledges, before it is known whether it runs."""
+        session = self._sessions.get(request.client_id)
+        below = request.acknowledged_below
+        if session is not None and session.acknowledged_below < below <= request.request_number:
+            self.acknowledge(session, request.client_id, below)
+
+    def refuse_records(self, client_id: bytes) -> Refused | None:
+        """Why this client may not begin a transaction over several groups; None: it may."""
+        session = self._sessions.get(client_id)
+        if session is not None and len(session.results) >= session.results_max:
+            return self._refuse_more(client_id, session)
+        return self.refuse_when_full()
+
+    def _refuse_more(self, client_id: bytes, session: Session) -> Refused:
+        """What a client is told that has not acknowledged what it has got."""
+        settings, count = self._settings, len(session.results)
+        size = session.extra_bytes + count * kept.RESULT_BYTES
+        if count >= settings.unacknowledged_per_client_max:
+            has = f"{count} results that it has not acknowledged"
+            limit = f"{settings.unacknowledged_per_client_max}"
+        else:
+            has = f"{size} bytes of results and transactions that it has not acknowledged"
+            limit = f"{settings.result_bytes_per_client_max}"
+        return Refused(
+            Code.RESOURCE_EXHAUSTED,
+            f"client {client_id.hex()} has {has}, the limit is {limit}; not run: send acknowledged_below, "
+            "or take a new client id",
+        )
 
     # --- forgetting -------------------------------------------------------------------------------
 
     def _open(self, client_id: bytes, acknowledged_below: int) -> None:
         created = _created_us(client_id)
-        self._sessions[client_id] = Session(created, acknowledged_below)
+        self._sessions[client_id] = session = Session(created, acknowledged_below)
+        self._measure(session)
         heapq.heappush(self._by_creation, (created, client_id))
 
     def acknowledge(self, session: Session, client_id: bytes, below: int) -> None:
@@ -257,10 +357,14 @@ class Sessions:
             if below - start <= len(results)
             else [number for number in results if number < below]
         )
+        freed = 0
         for number in numbers:
-            kept = results.pop(number, None)
-            if kept is not None:
-                self._drop(kept[2])
+            one = results.pop(number, None)
+            if one is not None:
+                self._drop(one[2])
+                if type(one[1]) is not int:
+                    freed += kept.size_of(one[1])
+        self._charge(session, -freed)
         self.on_closed(client_id, below)
 
     def _drop(self, index: int) -> None:
@@ -294,8 +398,9 @@ class Sessions:
                 return
             results_left -= len(session.results)
             heapq.heappop(heap)
-            for _, _, index in self._sessions.pop(client_id).results.values():
+            for _, result, index in self._sessions.pop(client_id).results.values():
                 self._drop(index)
+                self._extra_bytes -= kept.size_of(result)
             self._touched.pop(client_id, None)
             self._records[_CLIENT_PREFIX + client_id] = None
             self.on_closed(client_id, None)
@@ -316,6 +421,10 @@ class Sessions:
             (client_id, session.acknowledged_below, sorted(session.results.items()))
             for client_id, session in sorted(self._sessions.items())
         ]
+
+
+def _find_nobody(_: bytes) -> None:
+    return None
 
 
 def _created_us(client_id: bytes) -> int:

@@ -23,6 +23,11 @@ LIMITS = (
     "unacknowledged_per_client_max",
     "parked_keys_max",
 )
+# From level 1 on.
+BYTE_LIMITS = ("result_bytes_per_client_max", "result_bytes_max")
+RESULT_BYTES_PER_CLIENT_MAX = 8 << 20
+RESULT_BYTES_MAX = 256 << 20
+_BYTE_LIMITS = struct.Struct(f">{len(BYTE_LIMITS)}Q")
 _LIMITS = struct.Struct(f">{len(LIMITS)}Q")
 _LEVEL = struct.Struct(">Q")
 
@@ -43,6 +48,12 @@ class MachineSettings:
     unacknowledged_per_client_max: int = 65_536
     release: str = ""  # of the program; replicas of different ones do not compare running checksums
     parked_keys_max: int = 8192  # of all requests that wait for locks
+    result_bytes_per_client_max: int = (
+        RESULT_BYTES_PER_CLIENT_MAX  # kept for the retries of a client id
+    )
+    result_bytes_max: int = (
+        RESULT_BYTES_MAX  # kept for all, with client ids and transactions that wait
+    )
     # The rules in force. A process starts with 0, since its log may begin before the level was raised.
     level: int = LEVEL
     level_known: int = LEVEL  # the newest that the program knows
@@ -57,10 +68,28 @@ class MachineSettings:
         for name, value in zip(LIMITS, limits, strict=True):
             setattr(self, name, value)
 
+    @property
+    def byte_limits(self) -> tuple[int, ...]:
+        """In the order of BYTE_LIMITS."""
+        return tuple(getattr(self, name) for name in BYTE_LIMITS)
+
+    def limit_bytes(self, limits: tuple[int, ...]) -> None:
+        """Take over ``limits``, in the order of BYTE_LIMITS. 0 and what is missing changes nothing."""
+        for name, value in zip(BYTE_LIMITS, limits, strict=False):
+            if value:
+                setattr(self, name, value)
+
+    def reset_byte_limits(self) -> None:
+        """Take the defaults, where the log has none yet: what this process was started with is its own."""
+        self.result_bytes_per_client_max = RESULT_BYTES_PER_CLIENT_MAX
+        self.result_bytes_max = RESULT_BYTES_MAX
+
     def pack(self) -> bytes:
-        """The limits, then the level. At level 0 these are the bytes that release 0.1.0 writes."""
-        level = _LEVEL.pack(self.level) if self.level else b""
-        return _LIMITS.pack(*self.limits) + level
+        """The limits, then the level and more. At level 0 these are the bytes that release 0.1.0 writes."""
+        packed = _LIMITS.pack(*self.limits)
+        if not self.level:
+            return packed
+        return packed + _LEVEL.pack(self.level) + _BYTE_LIMITS.pack(*self.byte_limits)
 
     def load(self, packed: bytes | None) -> bytes:
         """Take over what ``pack`` wrote; ``None`` leaves everything as the process was started.
@@ -74,4 +103,5 @@ class MachineSettings:
             self.level = 0
             return b""
         (self.level,) = _LEVEL.unpack_from(packed, _LIMITS.size)
-        return packed[_LIMITS.size + _LEVEL.size :]
+        self.limit_bytes(_BYTE_LIMITS.unpack_from(packed, _LIMITS.size + _LEVEL.size))
+        return packed[_LIMITS.size + _LEVEL.size + _BYTE_LIMITS.size :]

@@ -171,12 +171,16 @@ def _parse_counter(value: bytes | None) -> int | None:
 
 def run(
     request: Transact, overlay: Overlay, version: int, settings: MachineSettings
-) -> Transacted | Refused:
-    """Run a transaction at timestamp ``version``: all of a branch, or nothing when it is refused."""
+) -> tuple[Transacted | Refused, Sequence[Operation]]:
+    """Run a transaction at timestamp ``version``: all of a branch, or nothing when it is refused.
+
+    Returns the operations of the branch too.
+    """
     succeeded = all(holds(c, overlay.newest(c.key)) for c in request.compares)
     branch = Branch(overlay, version, settings)
-    results = branch.run(request.then if succeeded else request.otherwise)
+    operations = request.then if succeeded else request.otherwise
+    results = branch.run(operations)
     if isinstance(results, Refused):
-        return results
+        return results, operations
     branch.commit()
-    return Transacted(succeeded, tuple(results), version)
+    return Transacted(succeeded, tuple(results), version), operations

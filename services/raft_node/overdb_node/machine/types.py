@@ -151,10 +151,14 @@ class CompareReplicas(NamedTuple):
 
 
 class Configure(NamedTuple):
-    """The limits from here on, in the order of ``settings.LIMITS``; the level if it is larger than before."""
+    """The limits from here on, in the order of ``settings.LIMITS``; the level if it is larger than before.
+
+    ``byte_limits`` are in the order of ``settings.BYTE_LIMITS``, from level 1 on. 0 changes nothing.
+    """
 
     limits: tuple[int, ...]
     level: int = 0
+    byte_limits: tuple[int, ...] = ()
 
 
 class SetTime(NamedTuple):
@@ -203,6 +207,9 @@ class OperationResult(NamedTuple):
     found: bool
     value: bytes
     version: int
+    key: bytes = (
+        b""  # in a result that is kept: the value is read again, from this key at ``version``
+    )
 
 
 class Transacted(NamedTuple):
@@ -292,8 +299,23 @@ class Waits(NamedTuple):
     token: Token
 
 
+class Unread(NamedTuple):
+    """A result whose values have to be read before it is answered (``Machine.read_again``)."""
+
+    result: Transacted | Vote
+
+
 Result = (
-    Written | Deleted | Transacted | Advanced | Refused | WrongGroup | Vote | Acknowledged | Waits
+    Written
+    | Deleted
+    | Transacted
+    | Advanced
+    | Refused
+    | WrongGroup
+    | Vote
+    | Acknowledged
+    | Waits
+    | Unread
 )
 
 

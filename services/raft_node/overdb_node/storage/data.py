@@ -207,16 +207,14 @@ class DataStore:
         return found
 
     def records(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
-        """Records whose name begins with ``prefix``, ascending."""
+        """Records whose name begins with ``prefix``, ascending; one at a time is in memory."""
         start = _RECORDS + prefix
-        found = []
         rows = self._db.iter()
         rows.seek(start)
         while rows.valid() and rows.key().startswith(start):
-            found.append((rows.key()[1:], rows.value()))
+            yield rows.key()[1:], rows.value()
             rows.next()
         rows.status()  # raises when it ended because of a damaged file
-        return iter(found)
 
     def scan(
         self,

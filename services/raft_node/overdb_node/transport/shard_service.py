@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Protocol
 
 import grpc
@@ -19,7 +19,8 @@ class Answers:
     """The answering side of one Exchange stream. ``send`` may be called at any time, from the loop."""
 
     def __init__(self) -> None:
-        self._waiting: list[shard_pb2.ShardResponse] = []
+        # A response, or what makes one when its turn has come.
+        self._waiting: list[shard_pb2.ShardResponse | Callable[[], shard_pb2.ShardResponse]] = []
         self._wake = asyncio.Event()
         self._taken = asyncio.Event()
         self.closed = False
@@ -28,6 +29,12 @@ class Answers:
     def send(self, response: shard_pb2.ShardResponse) -> None:
         if not self.closed:
             self._waiting.append(response)
+            self._wake.set()
+
+    def send_when_written(self, make: Callable[[], shard_pb2.ShardResponse]) -> None:
+        """Send a large response that is made when all before it are written."""
+        if not self.closed:
+            self._waiting.append(make)
             self._wake.set()
 
     def close(self) -> None:
@@ -50,7 +57,7 @@ class Answers:
             taken, self._waiting = self._waiting, []
             self._taken.set()
             for response in taken:
-                await context.write(response)
+                await context.write(response() if callable(response) else response)
 
 
 class OneAnswer(Answers):
@@ -80,6 +87,9 @@ class OneAnswer(Answers):
                     whole.values[late.position].CopyFrom(late.value)
         if not self._pending and not self._future.done():
             self._future.set_result(whole)
+
+    def send_when_written(self, make: Callable[[], shard_pb2.ShardResponse]) -> None:
+        self.send(make())
 
     async def response(self) -> shard_pb2.ShardResponse:
         return await self._future

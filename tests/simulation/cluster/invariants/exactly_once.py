@@ -13,6 +13,7 @@ from overdb_node.machine.types import (
     Transact,
     Transacted,
     TransactionId,
+    Unread,
     Waits,
     Written,
 )
@@ -54,8 +55,10 @@ class ExactlyOnce:
 def _answers(applied: Applied) -> Iterator[tuple[TransactionId, Effect]]:
     """Of requests inside this group: those of the entry, and those that it has set free."""
     for command, result in zip(applied.commands, applied.results, strict=True):
-        if isinstance(command, Put | Delete | Transact | Puts) and isinstance(result, Effect):
-            yield TransactionId(*command.id[:2]), result
+        known = result.result if isinstance(result, Unread) else result
+        if isinstance(command, Put | Delete | Transact | Puts) and isinstance(known, Effect):
+            yield TransactionId(*command.id[:2]), known
     for token, result in applied.machine.participant._released:
-        if not token.attempt and isinstance(result, Effect):
-            yield TransactionId(token.client_id, token.request_number), result
+        known = result.result if isinstance(result, Unread) else result
+        if not token.attempt and isinstance(known, Effect):
+            yield TransactionId(token.client_id, token.request_number), known
