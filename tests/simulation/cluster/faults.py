@@ -16,6 +16,7 @@ from overdb_common.level import LEVEL
 from overdb_node.raft.errors import NotLeader
 from overdb_simulation.cluster import Cluster, Node, RouterNode
 from overdb_simulation.network import Weather
+from tests.simulation.cluster.hostile import HostileMessages
 from tests.simulation.cluster.operators import Operators
 from tests.simulation.cluster.suspends import suspend_a_machine, suspend_all_machines
 
@@ -64,6 +65,7 @@ FAULTS = (
     (3, "upgrade"),
     (2, "wipe_disk"),
     (2, "replace_node"),
+    (3, "send_hostile_messages"),
 )
 
 
@@ -84,6 +86,7 @@ class Faults:
         self._damaged: set[int] = set()  # groups with a replica whose disk was damaged
         self.lost: dict[Node, int] = {}  # nodes whose disk is empty, and the id that it had
         self.operators = Operators(cluster, self._replaced)
+        self._hostile = HostileMessages(cluster, Random(random.getrandbits(64)))
         self.victim: Callable[[overdb.Client], Awaitable[None]] | None = (
             None  # what killed clients do
         )
@@ -338,6 +341,14 @@ class Faults:
             node.level_known = LEVEL
             node.kill()
             self._start(node)
+
+    def send_hostile_messages(self) -> None:
+        """From outside, to several replicas, the leaders of the groups as a rule among them."""
+        for _ in range(self._random.randint(1, 6)):
+            node = self._a_leader() if self._random.random() < 0.5 else self._node()
+            if node is not None and node.is_up:
+                self._note("hostile messages", node.name)
+                self._hostile.strike(node)
 
     # --- members ------------------------------------------------------------------------------------
 

@@ -136,6 +136,7 @@ class Run:
                 faults.strike()
         faults.heal()
         self._converge()
+        self._check_refusals()
         self.outcome.counts.update(recorder.counts)
         self.outcome.counts.update({f"fault: {kind}": n for kind, n in faults.counts.items()})
         self.outcome.counts.update({f"net: {kind}": n for kind, n in world.network.counts.items()})
@@ -150,6 +151,14 @@ class Run:
         for _, _, event, details in world.timeline:
             if not details.get("fault"):
                 self.outcome.counts[f"event: {event}"] += 1
+
+    def _check_refusals(self) -> None:
+        """Nobody refuses what a member has sent (PROTOCOL 1.5)."""
+        if self.faults.counts["hostile messages"]:
+            return
+        for _, who, event, details in self.world.timeline:
+            if event == "message_refused":
+                raise Violation(f"{who} refused a message: {details}")
 
     def _start_workloads(self, random: Random) -> None:
         """Some of the workloads, each client at home in one of them."""

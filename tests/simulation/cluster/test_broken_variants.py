@@ -44,6 +44,7 @@ class Setting:
 
 ALL_KINDS = Setting()
 READS = ("registers",)
+HOSTILE = Setting(("send_hostile_messages",))
 # The broken build, what must be said of it (a regular expression), the setting.
 CASES: list[tuple[Callable[[Patch], None], str, Setting]] = [
     (
@@ -133,8 +134,23 @@ CASES: list[tuple[Callable[[Patch], None], str, Setting]] = [
         Setting(("kill_router",), ("bank", "counters"), 0.1),
     ),
     (
+        variants.implausible_messages_count,
+        r"not healed|gave up|healed cluster|elsewhere|on the disks of|committed there",
+        HOSTILE,
+    ),
+    (
+        variants.strangers_are_heard,
+        r"checksum|on the disks of|committed there before|not healed|without the committed entry",
+        HOSTILE,
+    ),
+    (
+        variants.commands_without_bounds,
+        r"the limit is 1|no longer kept|gave up|expired|not healed|alarm",
+        HOSTILE,
+    ),
+    (
         variants.another_disk_takes_part,
-        r"started (with|in term)|entries; \d+ are committed|both lead|gave up: ProtocolViolation"
+        r"started (with|in term)|entries; \d+ are committed|both lead|refused a message"
         r"|without the committed entry|committed there before|granted its vote|on the disks",
         Setting(("wipe_disk", "isolate", "kill"), (), 0.06),
     ),

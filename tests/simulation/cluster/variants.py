@@ -8,13 +8,15 @@ from typing import Any
 from pytest import MonkeyPatch  # noqa: PT013  # it is the type of every argument here
 
 from overdb_common.level import LEVEL
-from overdb_node import cluster_level
+from overdb_node import admission, cluster_level
 from overdb_node.applying import Applier
 from overdb_node.founding import Finding, Founding, Verdict
+from overdb_node.machine import bounds
 from overdb_node.machine.clock import Clock
 from overdb_node.machine.locks import Locks
 from overdb_node.machine.sessions import Sessions
 from overdb_node.membership import Membership
+from overdb_node.raft import core
 from overdb_node.raft.types import HardState
 from overdb_node.replica import Replica
 from overdb_node.storage.log import DurableLog
@@ -186,3 +188,25 @@ def another_disk_takes_part(patch: MonkeyPatch) -> None:
 def level_raised_alone(patch: MonkeyPatch) -> None:
     """PROTOCOL 4.2: the level is raised as soon as the leader's own program knows it."""
     patch.setattr(cluster_level, "common_level", lambda *_: LEVEL)
+
+
+def implausible_messages_count(patch: MonkeyPatch) -> None:
+    """What no member can have sent is taken for what it says (PROTOCOL 1.5)."""
+    patch.setattr(core, "implausible", lambda *_: "")
+
+
+def strangers_are_heard(patch: MonkeyPatch) -> None:
+    """Nobody asks whether an unknown id is a member (PROTOCOL 3.8)."""
+
+    def hears(self: Membership, sender: int, address: str) -> bool:
+        self._meet(sender, address)
+        return True
+
+    patch.setattr(Membership, "_hears_stranger", hears)
+
+
+def commands_without_bounds(patch: MonkeyPatch) -> None:
+    """What others say is proposed and applied as it is (PROTOCOL 2.11)."""
+    patch.setattr(admission, "of_router", lambda request, _: (request.commands, []))
+    patch.setattr(bounds, "refuse_limits", lambda _: None)
+    patch.setattr(bounds, "version_max", lambda _: (1 << 64) - 1)

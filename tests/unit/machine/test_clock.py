@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from overdb_node.machine.bounds import VERSION_MAX
+from overdb_node.machine.bounds import ADVANCE_MAX
 from overdb_node.machine.settings import MachineSettings
 from overdb_node.machine.types import Advance, Advanced, Code, Delete, Deleted, Put, Written
 from tests.unit.machine.helpers import (
@@ -115,10 +115,10 @@ def test_advance_to_a_version_that_another_group_has_issued_is_taken_however_far
 
 def test_advance_beyond_what_a_clock_can_come_to_is_refused() -> None:
     group = Group()
-    refused(group.one(Advance(VERSION_MAX + 1)), Code.INVALID_ARGUMENT, str(VERSION_MAX))
+    refused(group.one(Advance(ADVANCE_MAX + 1)), Code.INVALID_ARGUMENT, str(ADVANCE_MAX))
     assert group.machine.clock == NOW
-    assert group.one(Advance(VERSION_MAX)) == Advanced(VERSION_MAX)
-    assert group.one(Put(b"a", b"", request(1))) == Written(VERSION_MAX + 1)
+    assert group.one(Advance(ADVANCE_MAX)) == Advanced(ADVANCE_MAX)
+    assert group.one(Put(b"a", b"", request(1))) == Written(ADVANCE_MAX + 1)
 
 
 def test_at_level_0_advance_is_bounded_by_the_groups_own_time() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from overdb_node.machine.bounds import VERSION_MAX
+from overdb_node.machine.bounds import ADVANCE_MAX
 from overdb_node.machine.machine import MachineSettings
 from overdb_node.machine.types import (
     Advance,
@@ -34,7 +34,7 @@ def check(model: Model, command: Command | Refused, result: Result) -> None:
         assert result == command
         return
     if isinstance(command, Advance):
-        if command.version > VERSION_MAX:
+        if command.version > ADVANCE_MAX:
             assert isinstance(result, Refused)
             return
         model.clock, model.used = max(model.clock, command.version), True

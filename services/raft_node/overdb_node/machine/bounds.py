@@ -14,6 +14,8 @@ from overdb_node.machine.types import Code, Inquire, Prepare, Refused
 
 # No clock of a group comes near it by stamps (``clock.STAMP_MAX``) and by counting.
 VERSION_MAX = 1 << 63
+# An Advance ends where stamps do: counting on from there, no vote comes to what a commit may not say.
+ADVANCE_MAX = 1 << 62
 # The same for entries from before level 1, which old replicas have applied: from here on a clock runs out.
 VERSION_MAX_AT_LEVEL_0 = (1 << 64) - (1 << 32)
 ATTEMPT_MAX = (1 << 31) - 1

@@ -494,7 +494,7 @@ class Machine:
         """
         latest = self._clock.physical + self._settings.ahead_us_max
         if self._settings.level >= 1:
-            latest = bounds.VERSION_MAX
+            latest = bounds.ADVANCE_MAX
         if command.version > latest:
             return Refused(
                 Code.INVALID_ARGUMENT,
