@@ -97,13 +97,17 @@ class Stack:
         return str(image.id)
 
     def replace_image(self, service: str, image: str) -> None:
-        """Make a service's container anew from another image, and wait until it is healthy."""
+        """Make a service's container anew from another image, and wait until the cluster is whole.
+
+        Docker looks at the health of a container every 5 s only; this looks all the time.
+        """
         before = self.environment
         self.environment = {**before, "OVERDB_IMAGE": image}
         try:
-            self.compose("up", "-d", "--no-deps", "--wait", service)
+            self.compose("up", "-d", "--no-deps", service)
         finally:
             self.environment = before
+        self.wait_until_whole()
 
     def down(self) -> None:
         """What ``make down`` does."""

@@ -88,8 +88,9 @@ def test_a_rolling_upgrade_from_the_release_before_loses_nothing(
                 status = await client.status()
                 assert status.level == 0, f"raised before {service} was upgraded"
                 assert _problems(status) == []
-                up = ("up", "--detach", "--no-deps", "--wait", service)
+                up = ("up", "--detach", "--no-deps", service)
                 await to_thread(new.compose_nodes, tmp_path, *up)
+                await to_thread(new.wait_until_whole)
             await to_thread(wait_until, lambda: _level(new) == LEVEL, "the level is raised", 60.0)
             await adders.more(40)
             await writers.acknowledged_more(100)
