@@ -506,7 +506,7 @@ async def running(
         await cluster.close()
 
 
-async def until(condition: Callable[[], bool], seconds_max: float = 5.0) -> None:
+async def until(condition: Callable[[], bool], seconds_max: float = 30.0) -> None:
     """Wait for a condition; TimeoutError when it does not come about."""
     async with asyncio.timeout(seconds_max):
         while not condition():

@@ -276,6 +276,17 @@ def test_an_answer_too_large_for_one_message_is_asked_for_in_parts() -> None:
 
 
 async def _lose_leader(cluster: FakeCluster) -> None:
-    """Nobody leads, and the router knows it."""
-    cluster.groups[0].leader = -1
-    await until(lambda: cluster.router.core.topology.leader_of(0) is None)
+    """Nobody leads, and the router knows it.
+
+    Each replica is asked once at a time. When it has been asked twice, no answer of before is under way that
+    names it as the leader again.
+    """
+    group = cluster.groups[0]
+    group.leader = -1
+    before = [replica.describes for replica in group.replicas]
+    await until(
+        lambda: (
+            cluster.router.core.topology.leader_of(0) is None
+            and all(r.describes >= b + 2 for r, b in zip(group.replicas, before, strict=True))
+        )
+    )
