@@ -171,6 +171,13 @@ class ReplicaBackend:
     async def describe(self, request: shard_pb2.DescribeRequest) -> shard_pb2.DescribeResponse:
         replica = self._replica
         failure: shard_pb2.Failure | None = None
+        peers, outdated = replica.admission, ""
+        if request.HasField("introduction"):
+            outdated = await peers.introduced(request.introduction)
+        starts = [
+            shard_pb2.Start(id=i, start_number=start.number, start_id=start.id)
+            for i, start in peers.starts.heard.items()
+        ]
         if request.linearizable and not (await self._confirm() and await replica.refresh_clock()):
             failure = replica.failure(_Reason.REASON_NOT_LEADER)
         raft, machine, settings = replica.raft, replica.machine, replica.settings
@@ -196,12 +203,16 @@ class ReplicaBackend:
             members=members_of(replica, raft.log.members),
             members_index=raft.log.configuration_index,
             retired=raft.log.configuration_at(raft.commit_index).retired,
-            incarnation=replica.membership.incarnation,
-            established=replica.membership.established,
-            founders=replica.membership.founders,
             level=machine.level,
             level_known=replica.level_known,
             level_waits_for=replica.level_waits_for,
+            incarnation=peers.incarnation,
+            established=peers.founded and not peers.starts.outdated,
+            founders=peers.founders,
+            start_number=peers.starts.own.number,
+            start_id=peers.starts.own.id,
+            starts=starts,
+            outdated=outdated,
             log_bytes=replica.storage.log_bytes,
             data_bytes=replica.storage.data_bytes,
             disk_free_bytes=replica.disk.free_bytes,

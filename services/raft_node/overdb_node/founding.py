@@ -42,11 +42,15 @@ class Finding:
 class Founding:
     """Judges rounds of answers. ``others``: ids of the other founders, empty for a replica that joins."""
 
-    def __init__(self, replica_id: int, incarnation: int, others: set[int], *, joins: bool) -> None:
+    def __init__(
+        self, replica_id: int, incarnation: int, others: set[int], *, joins: bool, groups: int = 0
+    ) -> None:
+        """``groups``: how many the cluster has, by this replica's settings; 0: not compared."""
         self._own = replica_id
         self._incarnation = incarnation
         self._others = others
         self._joins = joins
+        self._groups = groups
         self._before: dict[int, int] | None = None  # disks in the round before, if all were fresh
 
     def judge(self, answers: Answers) -> Finding:
@@ -55,6 +59,10 @@ class Founding:
         if evidence is not None:
             self._before = None
             return evidence
+        difference = self._difference(answers)
+        if difference:
+            self._before = None
+            return Finding(Verdict.WAIT, {}, difference)
         if self._joins:
             return Finding(
                 Verdict.NEW if answers else Verdict.WAIT, {}, "no replica of the group answers"
@@ -62,7 +70,7 @@ class Founding:
         missing = sorted(self._others - answers.keys())
         if missing:
             self._before = None
-            names = ", ".join(map(str, missing))
+            names = _names(set(missing))
             return Finding(
                 Verdict.WAIT, {}, f"replicas {names} do not answer; the first start needs all"
             )
@@ -70,6 +78,23 @@ class Founding:
         disks[self._own] = self._incarnation
         before, self._before = self._before, disks
         return Finding(Verdict.NEW if disks == before or not self._others else Verdict.WAIT, disks)
+
+    def _difference(self, answers: Answers) -> str:
+        """What of the settings of this replica contradicts what the others have: it begins nothing so."""
+        for other, answer in sorted(answers.items()):
+            if self._groups and answer.groups not in (0, self._groups):
+                return (
+                    f"replica {other} has OVERDB_GROUPS={answer.groups}, this one {self._groups}: correct it "
+                    "where it is wrong, and start that replica again with an empty directory"
+                )
+            mine, theirs = self._others | {self._own}, {member.id for member in answer.members}
+            if self._joins or answer.established or not theirs or mine == theirs:
+                continue
+            return (
+                f"replica {other} has OVERDB_MEMBERS {_names(theirs)}, this one {_names(mine)}: correct it "
+                "where it is wrong, and start that replica again with an empty directory"
+            )
+        return ""
 
     def _evidence(self, answers: Answers) -> Finding | None:
         """What answers prove by themselves; None: these replicas are as fresh as this one, or cannot know."""
@@ -98,3 +123,7 @@ class Founding:
             f"replica {other}, whose log ends at entry {answer.last_index} in term {answer.term}, knows "
             f"replica {self._own} with another disk",
         )
+
+
+def _names(replicas: set[int]) -> str:
+    return ", ".join(map(str, sorted(replicas)))

@@ -1,4 +1,4 @@
-"""A replica among the others: whom it knows, whether it takes part, changes of the members (PROTOCOL 3)."""
+"""Links to the members of the group, and changes of the members (PROTOCOL 3)."""
 
 from __future__ import annotations
 
@@ -6,35 +6,22 @@ import asyncio
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-import structlog
-
 from overdb.internal.v1 import shard_pb2
 from overdb.v1 import kv_pb2
-from overdb_common.addresses import check_reachable_address, split_addresses
-from overdb_common.version import version
+from overdb_common.addresses import check_reachable_address
 from overdb_node import codec
-from overdb_node.founding import Founding, Verdict
+from overdb_node.peer_admission import PeerAdmission
 from overdb_node.raft import errors
 from overdb_node.raft.errors import MembershipRefused, NotCommittedInTerm, NotLeader, Overloaded
 from overdb_node.raft.membership import AddLearner, Change, Promote, Remove
 from overdb_node.raft.types import Configuration, Member
-from overdb_node.storage import founding as disk
-from overdb_node.strangers import Strangers
-from overdb_node.transport.describing import Describer
-from overdb_node.transport.raft_service import UNHEARD, Sender
 
 if TYPE_CHECKING:
     from overdb_node.replica import Replica
 
-_log = structlog.get_logger()
-
-FOUNDING_SECONDS = 0.1  # between two rounds of questions of a fresh replica
-LONELY_SECONDS = 2.0  # between two of one that hears of no leader
 CHANGE_SECONDS_MAX = (
     5.0  # a change waits so long for its commit, unless it is asked with another limit
 )
-WAITING_LOGGED_ROUNDS = 30
-_README = "see 'Changing members' in the README"
 
 _FAILED_PRECONDITION, _ABORTED, _NOT_FOUND = 9, 10, 5
 _CODES: dict[type[Exception], tuple[int, str]] = {
@@ -42,6 +29,7 @@ _CODES: dict[type[Exception], tuple[int, str]] = {
     errors.NotCommittedInTerm: (_ABORTED, "NOT_COMMITTED_IN_TERM"),
     errors.IdRetired: (_FAILED_PRECONDITION, "ID_RETIRED"),
     errors.AddressConflict: (_FAILED_PRECONDITION, "ADDRESS_CONFLICT"),
+    errors.DifferentSettings: (_FAILED_PRECONDITION, "DIFFERENT_SETTINGS"),
     errors.NoSuchMember: (_NOT_FOUND, "NO_SUCH_MEMBER"),
     errors.Damaged: (_FAILED_PRECONDITION, "DAMAGED"),
     errors.TooManyMembers: (_FAILED_PRECONDITION, "TOO_MANY_MEMBERS"),
@@ -52,40 +40,25 @@ _CODES: dict[type[Exception], tuple[int, str]] = {
 
 
 class Membership:
-    """One for each replica. Until ``established`` nothing that others say is taken in, and time stands still
-    for Raft: no vote, no campaign, no acknowledgement."""
+    """One for each replica: its links, and what a leader does to change the members."""
 
     def __init__(self, replica: Replica) -> None:
         self._replica = replica
-        settings = replica.settings
-        found = disk.read(settings.data)
-        self.incarnation = found.incarnation
-        self.founders: dict[int, int] = dict(found.founders or {})
-        self.established = found.founders is not None
-        self.problem = ""
-        self.removed = False
+        self.admission = PeerAdmission(replica)
         self._linked: tuple[Configuration, Configuration] | None = None  # newest, newest committed
-        self._disks: dict[int, int] = {}  # incarnations heard of, by id
-        self._describer = Describer(settings.describe_seconds_max)
-        self._strangers = Strangers(self._ask_members, self._meet)
-        self._task: asyncio.Task[None] | None = None
         self._commits: list[tuple[int, int, asyncio.Future[bool]]] = []  # (index, term, waiter)
 
     # --- life -----------------------------------------------------------------------------------
 
     def start(self) -> None:
         self.follow_configuration()
-        self._task = asyncio.create_task(self._run(), name="membership")
+        self.admission.start()
 
     async def close(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await self.admission.close()
         for _, _, waiter in self._commits:
             if not waiter.done():
                 waiter.set_result(False)
-        await self._strangers.close()
-        await self._describer.close()
 
     def follow_configuration(self) -> None:
         """Called at each turn: links are those of the newest configuration, waiters learn of commits."""
@@ -95,6 +68,7 @@ class Membership:
         if (newest, committed) != self._linked:
             self._linked = newest, committed
             self._replica.peers.update(newest.members, committed.retired)
+            self.admission.starts.forget(committed.retired)
         if self._commits:
             self._commits = [one for one in self._commits if not self._is_decided(*one)]
 
@@ -106,140 +80,6 @@ class Membership:
         known = self._replica.settings.founding_addresses()
         return known.get(own, member.address if member is not None else "")
 
-    # --- who is heard -----------------------------------------------------------------------------
-
-    def admit(self, packet: Sender) -> str:
-        """Why packets of a sender do not count here; "" when they do (PROTOCOL 3.5, 4)."""
-        raft, group = self._replica.raft, self._replica.settings.group
-        sender, incarnation, address = packet.replica_id, packet.incarnation, packet.address
-        if packet.level < (level := self._replica.machine.level):
-            return (
-                f"replica {sender} runs a program that knows level {packet.level}, group {group} is at "
-                f"level {level}: start release {version()} or a newer one there"
-            )
-        if sender in raft.log.configuration_at(raft.commit_index).retired:
-            return f"replica {sender} was removed from group {group}"
-        member = raft.log.configuration.member(sender)
-        noted = (member.incarnation if member is not None else 0) or self.founders.get(sender, 0)
-        noted = noted or self._disks.get(sender, 0)
-        if noted and noted != incarnation:
-            return (
-                f"replica {sender} of group {group} lost its disk (directory {incarnation:x} took the "
-                f"place of {noted:x}): remove it and add a new id; {_README}"
-            )
-        if member is None:
-            if not self._hears_stranger(sender, address):
-                return UNHEARD
-            if address:
-                self._meet(sender, address)
-        if incarnation:
-            self._disks[sender] = incarnation
-        return ""
-
-    def _hears_stranger(self, sender: int, address: str) -> bool:
-        """Whether one that is no member by the own log is heard (PROTOCOL 3.8)."""
-        raft = self._replica.raft
-        if raft.is_leader or raft.voters == [raft.replica_id]:
-            return False  # every change of the members is made here
-        # One that joins and was told of nobody has nobody to ask.
-        return not self.known_addresses() or self._strangers.hears(sender, address)
-
-    def _meet(self, stranger: int, address: str) -> None:
-        """Have a link back to a stranger that is heard."""
-        known = self._replica.settings.founding_addresses().get(stranger, address)
-        if known:
-            self._replica.peers.meet(stranger, known)
-
-    # --- whether it takes part --------------------------------------------------------------------
-
-    async def _run(self) -> None:
-        try:
-            await self._establish()
-            while True:
-                await asyncio.sleep(LONELY_SECONDS)
-                if self._replica.raft.leader_id == 0 or not self._replica.raft.is_voter:
-                    await self._look_whether_removed()
-        except Exception as error:
-            self._replica.fatal(f"membership: {type(error).__name__}: {error}")
-
-    async def _establish(self) -> None:
-        settings = self._replica.settings
-        others = set() if settings.join else set(settings.founding_addresses()) - {settings.node_id}
-        judge = Founding(settings.node_id, self.incarnation, others, joins=settings.join)
-        rounds = 0
-        while not self.established:
-            finding = judge.judge(await self._ask_around())
-            if settings.join and not self.known_addresses():
-                finding = finding.__class__(Verdict.NEW, {})
-            if finding.verdict is Verdict.LOST:
-                self.problem = (
-                    f"replica {settings.node_id} has lost its disk: {finding.reason}. It takes part in "
-                    f"nothing. Remove id {settings.node_id} and join under a new id; {_README}"
-                )
-                _log.error("disk_lost", group=settings.group, problem=self.problem)
-                return
-            if finding.verdict is Verdict.NEW:
-                await asyncio.to_thread(disk.write_founders, settings.data, finding.founders)
-                self.founders = dict(finding.founders)
-                self.established = True
-                self.problem = ""
-                return
-            self.problem = (
-                f"waits to be sure that the group is new: {finding.reason}"
-                if finding.reason
-                else ""
-            )
-            rounds += 1
-            if self.problem and rounds % WAITING_LOGGED_ROUNDS == 0:
-                _log.warning("founding_waits", group=settings.group, problem=self.problem)
-            await asyncio.sleep(FOUNDING_SECONDS)
-
-    async def _look_whether_removed(self) -> None:
-        """One that hears of no leader may have been removed: the others do not write to it any more."""
-        own, raft = self._replica.settings.node_id, self._replica.raft
-        if self.removed or self.problem:
-            return
-        retired = set(raft.log.configuration_at(raft.commit_index).retired)
-        if own not in retired:
-            for answer in (await self._ask_around()).values():
-                retired |= set(answer.retired)
-        if own in retired:
-            self.removed = True
-            self.problem = (
-                f"replica {own} was removed from group {self._replica.settings.group}: it takes part in "
-                "nothing any more, stop it and delete its directory"
-            )
-            _log.error("removed", group=self._replica.settings.group, problem=self.problem)
-            raft.removed()
-
-    def known_addresses(self) -> list[str]:
-        """Of all who may know of the group: members by settings and by the log, and seeds."""
-        replica = self._replica
-        settings = replica.settings
-        own = settings.node_id
-        addresses = [a for i, a in settings.founding_addresses().items() if i != own]
-        members = replica.raft.log.members
-        addresses += [replica.address_of(m) for m in members if m.replica_id != own]
-        return list(dict.fromkeys([*addresses, *split_addresses(settings.seeds)]))
-
-    async def _ask_around(self) -> dict[int, shard_pb2.DescribeResponse]:
-        """What the other replicas of this group say of themselves, by id."""
-        settings = self._replica.settings
-        found = {}
-        for answer in await self._describer.ask(self.known_addresses(), settings.group):
-            same = answer.cluster == settings.cluster and answer.group == settings.group
-            if same and answer.replica_id != settings.node_id:
-                found[answer.replica_id] = answer
-        return found
-
-    async def _ask_members(self) -> dict[int, shard_pb2.DescribeResponse]:
-        """As ``_ask_around``, but without replicas that take part in nothing: what they know is old."""
-        answers = await self._ask_around()
-        retired = {one for answer in answers.values() for one in answer.retired}
-        return {
-            i: answer for i, answer in answers.items() if answer.established and i not in retired
-        }
-
     # --- changes ----------------------------------------------------------------------------------
 
     async def change(
@@ -250,11 +90,11 @@ class Membership:
         deadline = replica.loop.time() + (request.wait_ms / 1000 or CHANGE_SECONDS_MAX)
         try:
             change = self._read(request)
+            await self._refuse_newcomer(change)
         except ValueError as error:
             return shard_pb2.ChangeMembersResponse(error=kv_pb2.Error(code=3, message=str(error)))
-        if change.replica_id in replica.comparing.known_diverged and isinstance(change, Promote):
-            wrong = f"the state of replica {change.replica_id} differs from the others': replace it"
-            return _refused(errors.Damaged(wrong))
+        except MembershipRefused as refused:
+            return _refused(refused)
         if self._hands_over_before(change):
             return self._failure(shard_pb2.Failure.REASON_NOT_LEADER)
         while True:
@@ -282,6 +122,25 @@ class Membership:
             index=index, members=members_of(replica, replica.raft.log.configuration.members)
         )
 
+    async def _refuse_newcomer(self, change: Change) -> None:
+        """Raises MembershipRefused for a replica whose state is wrong, or whose settings contradict this
+        group's. One that does not answer may be added (and is not promoted)."""
+        replica = self._replica
+        member = replica.raft.log.configuration.member(change.replica_id)
+        address = ""
+        if isinstance(change, AddLearner):
+            address = change.address
+        elif isinstance(change, Promote):
+            address = member.address if member is not None and not member.voter else ""
+            if change.replica_id in replica.comparing.known_diverged:
+                wrong = (
+                    f"the state of replica {change.replica_id} differs from the others': replace it"
+                )
+                raise errors.Damaged(wrong)
+        difference = await self.admission.difference(change.replica_id, address) if address else ""
+        if difference:
+            raise errors.DifferentSettings(difference)
+
     def _hands_over_before(self, change: Change) -> bool:
         """Have the next leader remove this one, if there is somebody to lead.
 
@@ -307,10 +166,11 @@ class Membership:
         if kind == "add":
             return AddLearner(request.add.id, check_reachable_address(request.add.address))
         if kind == "promote":
+            admission = self.admission
             known = {
-                **self._disks,
-                **self.founders,
-                self._replica.settings.node_id: self.incarnation,
+                **admission.disks,
+                **admission.founders,
+                self._replica.settings.node_id: admission.incarnation,
             }
             return Promote(request.promote.id, tuple(sorted(known.items())))
         return Remove(request.remove.id, request.remove.force)

@@ -19,6 +19,7 @@ from overdb_common.errors import StartupError
 from overdb_common.version import version
 from overdb_node import direct
 from overdb_node.backend import ReplicaBackend
+from overdb_node.founding_groups import with_founding_groups
 from overdb_node.metrics import NodeMetrics
 from overdb_node.raft.types import Snapshot
 from overdb_node.replica import Replica
@@ -46,6 +47,9 @@ class ReplicaFailed(Exception):  # noqa: N818  # it names what happened
 async def run(settings: NodeSettings, stop: asyncio.Event) -> None:
     """Serve until ``stop`` is set. Raises StartupError, ReplicaFailed."""
     registry = metrics.new_registry("node")
+    settings = await with_founding_groups(settings, stop)
+    if stop.is_set():
+        return
     storage = await _open_when_there_is_room(settings, stop)
     if storage is None:
         return
@@ -143,7 +147,7 @@ async def _serve(settings: NodeSettings, replica: Replica) -> tuple[grpc.aio.Ser
     careful: Any = CarefulServer(server)
     own = Address(settings.cluster, settings.group, settings.node_id)
     raft_pb2_grpc.add_RaftServicer_to_server(
-        RaftService(own, replica.receive, replica.membership.admit), careful
+        RaftService(own, replica.receive, replica.admission), careful
     )
     shard_service = ShardService(ReplicaBackend(replica))
     shard_pb2_grpc.add_ShardServicer_to_server(shard_service, careful)

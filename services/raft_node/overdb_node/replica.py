@@ -31,6 +31,7 @@ from overdb_node.leasing import Promises, elapsed_us
 from overdb_node.machine.machine import Machine
 from overdb_node.membership import Membership
 from overdb_node.metrics import NodeMetrics
+from overdb_node.peer_admission import PeerAdmission
 from overdb_node.proposal_queue import Proposal, ProposalQueue
 from overdb_node.raft.core import Raft
 from overdb_node.raft.errors import NotLeader, Overloaded
@@ -110,8 +111,10 @@ class Replica:
             settings.cluster,
             settings.group,
             settings.node_id,
-            self.membership.incarnation,
+            self.admission.incarnation,
             level_known,
+            groups=settings.groups,
+            start=lambda: self.admission.starts.own,
         )
         self.peers = Peers(own, self.address_of, lambda: self.membership.own_address)
         self.writer = GroupCommit(
@@ -131,7 +134,7 @@ class Replica:
             settings.group,
             settings.groups,
             settings.describe_seconds_max,
-            self.membership.known_addresses,
+            lambda: self.admission.known_addresses(everybody=True),
             lambda: [member.replica_id for member in self.raft.log.members],
             self._own_reply,
             self._raise_level,
@@ -231,6 +234,10 @@ class Replica:
         return self._applier.machine
 
     @property
+    def admission(self) -> PeerAdmission:
+        return self.membership.admission
+
+    @property
     def failed(self) -> bool:
         return self._failed
 
@@ -244,10 +251,13 @@ class Replica:
         """What an operator should know; empty when all is well."""
         damaged = [r for r, p in self.raft.leading.progress.items() if p.damaged]
         if damaged:
-            return f"the log of replica {damaged[0]} contradicts this one: replace that replica"
+            return (
+                f"the logs of replica {damaged[0]} and of this one contradict each other: one of the two is "
+                "wrong, and it is not known which one. Delete neither directory before it is"
+            )
         problems = (
             self.comparing.problem,
-            self.membership.problem,
+            self.admission.problem,
             self.snapshotting.damaged.problem,
             self._disk_problem,
             self.raft.leading.retention.problem,
@@ -315,7 +325,7 @@ class Replica:
         self._ticks += 1
         self._check_disk()
         self._check_stall()
-        if self.membership.established:
+        if self.admission.established:
             if self.settings.read_leases:
                 self.raft.observe(elapsed_us())
             self.raft.tick()
@@ -421,7 +431,7 @@ class Replica:
 
     def receive(self, sender: int, messages: list[Message]) -> None:
         """Take in a packet of another replica."""
-        if self._failed or not self.membership.established:
+        if self._failed or not self.admission.established:
             return
         try:
             for message in messages:
@@ -484,8 +494,9 @@ class Replica:
 
     @property
     def is_readable(self) -> bool:
-        """Whether the data here is what was applied, and right."""
-        return not (self.raft.installing or self.is_stuck or self.comparing.diverged)
+        """Whether the data here is what was applied, right, and not that of an old copy of the directory."""
+        wrong = self.comparing.diverged or self.admission.starts.outdated
+        return not (self.raft.installing or self.is_stuck or wrong)
 
     def refuse(
         self,

@@ -35,7 +35,13 @@ class NodeSettings(ProcessSettings, Limits):
         "go through the routers",
     )
     group: int = Field(0, ge=0, lt=4096, description="Raft group that this replica belongs to")
-    groups: int = Field(2, ge=1, le=4096, description="number of groups of the cluster")
+    groups: int = Field(
+        2,
+        ge=1,
+        le=4096,
+        description="number of groups that the cluster was founded with; with OVERDB_JOIN it is taken from "
+        "the cluster, and compared if it is set",
+    )
     node_id: int = Field(
         ge=1, description="id of this replica, unique in the cluster, never reused"
     )
@@ -194,7 +200,7 @@ class NodeSettings(ProcessSettings, Limits):
                 f"node_id {self.node_id} is among members {sorted(members)}: a replica that joins "
                 "(OVERDB_JOIN) has an id that never was in the group"
             )
-        if self.group >= self.groups:
+        if self.group >= self.groups and (self.says_groups or not self.join):
             raise ValueError(f"group {self.group} does not exist: there are {self.groups} groups")
         if not self.tick_ms <= self.heartbeat_ms < self.election_ms_min <= self.election_ms_max:
             raise ValueError(
@@ -202,6 +208,11 @@ class NodeSettings(ProcessSettings, Limits):
                 f"{self.tick_ms}, {self.heartbeat_ms}, {self.election_ms_min}, {self.election_ms_max}"
             )
         return self
+
+    @property
+    def says_groups(self) -> bool:
+        """Whether the number of groups was set. One that joins need not know it."""
+        return "groups" in self.model_fields_set
 
     @property
     def tick_seconds(self) -> float:

@@ -242,6 +242,8 @@ class Topology:
             return False
         if not 0 < answer.groups <= GROUPS_MAX or answer.group >= answer.groups:
             return False
+        if self._contradicts(address, answer):
+            return False
         self._group_count = answer.groups
         self.on_answer(answer)
         view = self.groups.get(answer.group)
@@ -261,6 +263,25 @@ class Topology:
         if not leads and answer.leader_id:
             self._learn_hint(view, answer)
         return leads
+
+    def _contradicts(self, address: str, answer: shard_pb2.DescribeResponse) -> bool:
+        """Whether nothing that it says may be used: it takes no part (it may be set to another number of
+        groups, own other slots by that, or have an old directory; PROTOCOL 3.9, 3.10), or contradicts those
+        that were heard before."""
+        if answer.start_number and not answer.established:
+            return True
+        if answer.groups == self._group_count or not self._group_count:
+            return False
+        if address not in self._foreign:
+            self._foreign.add(address)
+            _log.error(
+                "contradictory_groups",
+                address=address,
+                groups=answer.groups,
+                known=self._group_count,
+                remedy="correct OVERDB_GROUPS there",
+            )
+        return True
 
     def _learn_members(self, view: GroupView, answer: shard_pb2.DescribeResponse) -> None:
         members = tuple(Member(m.id, m.address, m.voter) for m in answer.members)

@@ -18,11 +18,12 @@ from overdb_node.metrics import NodeMetrics
 from overdb_node.node import open_storage
 from overdb_node.replica import Replica
 from overdb_node.settings import NodeSettings
-from overdb_node.transport.raft_service import Sender
+from overdb_node.transport.peers import Sender
 from overdb_node.transport.shard_service import ShardService
 from overdb_router.router import Router
 from overdb_router.settings import RouterSettings
 from overdb_simulation.disk import PowerLoss, SimulatedDisk
+from overdb_simulation.inodes import DirectoryNode
 from overdb_simulation.loop import Process, current_process
 from overdb_simulation.network import Server
 from overdb_simulation.substitutes import World
@@ -70,10 +71,16 @@ class Node:
         self.level_known = LEVEL  # of the program; 0: one of the release before
         self.lives = 0
         self.wipes = 0
+        self.groups = cluster.groups  # OVERDB_GROUPS there
 
     @property
     def is_up(self) -> bool:
         return self.process is not None and self.process.alive
+
+    @property
+    def problem(self) -> str:
+        """What its process says that an operator should know."""
+        return self.refused or (self.replica.problem if self.replica is not None else "")
 
     def start(self) -> None:
         """Start the process; a directory that it refuses is noted."""
@@ -120,8 +127,12 @@ class Node:
         replica.direct_listen = settings.direct_listen
 
         def hear(sender: Sender, messages: list[Any]) -> None:
-            if not replica.membership.admit(sender):
+            if replica.admission.admit(sender):
+                return
+            if replica.admission.may_count(sender):
                 replica.receive(sender.replica_id, messages)
+            else:  # as if the network had lost it
+                world.loop.create_task(replica.admission.note(sender))
 
         world.network.raft[self.address] = (process, self.replica_id, hear)
         world.note(self.name, "started", last=replica.raft.log.last_index, term=replica.raft.term)
@@ -151,6 +162,13 @@ class Node:
         self.refused = ""
         self.wipes += 1
         self.cluster.world.note(self.name, "wiped")
+
+    def restore(self, copy: DirectoryNode) -> None:
+        """Put an old copy of its disk back. The process must be down."""
+        assert not self.is_up
+        self.disk.restore(copy)
+        self.refused = ""
+        self.cluster.world.note(self.name, "restored from a copy")
 
     def renew(self) -> int:
         """Wipe it, and give it an id that nobody had, to join its group with; return the id."""
@@ -230,7 +248,7 @@ class Cluster:
         return NodeSettings(
             node_id=node.replica_id,
             group=node.group,
-            groups=self.groups,
+            groups=node.groups,
             members=members,
             seeds=",".join(n.address for n in self.nodes),
             listen=node.address,

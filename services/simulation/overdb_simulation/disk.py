@@ -119,6 +119,16 @@ class SimulatedDisk:
         self._top.sync()
         self.used_bytes = 0
 
+    def copy(self) -> DirectoryNode:
+        """All that a process sees on it, for ``restore``."""
+        return self._top.copy({})
+
+    def restore(self, copy: DirectoryNode) -> None:
+        """Put back what it held when the copy was made. No process may use it."""
+        self.crash_process()
+        self._top = copy.copy({})
+        self._count_used_bytes()
+
     def flip_bit(self, random: Random) -> str:
         """Flip a bit of something that counts, cached and durable; say which ("": nothing is there)."""
         return damage.flip_bit(self, random)

@@ -50,6 +50,14 @@ class FileNode:
         else:
             content.extend(bytes(size - len(content)))
 
+    def copy(self, copied: dict[int, Node]) -> FileNode:
+        """A durable file of the same content. ``copied``: by id of the original, for hard links."""
+        node = copied.get(id(self))
+        if not isinstance(node, FileNode):
+            node = copied[id(self)] = FileNode()
+            node.content = bytearray(self.content)
+        return node
+
     def sync(self) -> None:
         if self.older:
             self.older.extend((True, write) for write in self.pending)
@@ -147,6 +155,13 @@ class DirectoryNode:
         change = (removed, added, node)
         _apply(self.entries, change)
         self.journal.append(change)
+
+    def copy(self, copied: dict[int, Node]) -> DirectoryNode:
+        """A durable directory with copies of all that is in it."""
+        node = DirectoryNode()
+        node.entries = {name: child.copy(copied) for name, child in self.entries.items()}
+        node.durable = dict(node.entries)
+        return node
 
     def sync(self) -> None:
         for change in self.journal:

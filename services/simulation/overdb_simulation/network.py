@@ -19,7 +19,7 @@ from typing import Any
 
 import grpc
 
-from overdb_node.transport.raft_service import Sender
+from overdb_node.transport.peers import Sender
 from overdb_simulation.loop import Process, VirtualLoop, current_process
 
 BREAK_SECONDS = 3.0  # how long a link may be cut before TCP and keepalive give a stream up
@@ -626,7 +626,14 @@ class SimulatedPeer:
         waiting, self._waiting = self._waiting, []
         if not self._closed:
             own = self._own
-            sender = Sender(own.replica_id, own.incarnation, self._own_address(), own.level)
+            sender = Sender(
+                own.replica_id,
+                own.incarnation,
+                self._own_address(),
+                own.start(),
+                own.groups,
+                own.level,
+            )
             self._network.send_packet(sender, self.member.address, self.member.replica_id, waiting)
 
     async def close(self) -> None:

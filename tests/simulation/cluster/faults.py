@@ -18,6 +18,7 @@ from overdb_simulation.cluster import Cluster, Node, RouterNode
 from overdb_simulation.network import Weather
 from tests.simulation.cluster.hostile import HostileMessages
 from tests.simulation.cluster.operators import Operators
+from tests.simulation.cluster.restores import Restore, seconds_until_put_back
 from tests.simulation.cluster.suspends import suspend_a_machine, suspend_all_machines
 
 WEATHERS = (
@@ -64,7 +65,9 @@ FAULTS = (
     (4, "kill_client"),
     (3, "upgrade"),
     (2, "wipe_disk"),
+    (3, "restore_directory"),
     (2, "replace_node"),
+    (2, "join_with_other_groups"),
     (3, "send_hostile_messages"),
 )
 
@@ -363,6 +366,49 @@ class Faults:
         self.lost[node] = node.replica_id
         self._later(self._seconds(0.0, 1.0), lambda: self._start(node))
         self._later(self._seconds(1.0, 4.0), lambda: self._replace(node))
+
+    def restore_directory(self) -> None:
+        """Copy a directory, of a running node too, and put the copy back some time later (FAULTS 82)."""
+        node = self._damageable()
+        if node is None:
+            return
+        restarts = self._random.random() < 0.8
+        if restarts:
+            node.kill()
+            self._later(self._seconds(0.0, 0.3), lambda: self._start(node))
+        self._note("copied directory", node.name, restarts=restarts)
+
+        def put_back() -> None:
+            if (
+                not restore.is_possible
+                or node in self.operators.off
+                or node.name in self.damaged_nodes
+            ):
+                keep()
+                return
+            self._note("restored directory", node.name)
+            node.kill()
+            node.restore(restore.copy)
+            self.lost[node] = node.replica_id
+            self._later(self._seconds(0.0, 1.0), lambda: self._start(node))
+            self._later(self._seconds(2.0, 5.0), lambda: self._replace(node))
+
+        def keep() -> None:
+            self._damaged.discard(node.group)
+
+        restore = Restore(
+            self._cluster,
+            node,
+            restarts=restarts,
+            told=lambda: self._later(seconds_until_put_back(self._random), put_back),
+            given_up=keep,
+        )
+
+    def join_with_other_groups(self) -> None:
+        """Replace a node by one that is set to another number of groups at first."""
+        node = self._node()
+        if node.group not in self._damaged and self.operators.replace(node, groups=3):
+            self._note("other groups", node.name)
 
     def _replace(self, node: Node) -> None:
         self.operators.replace(node)

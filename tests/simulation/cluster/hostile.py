@@ -19,7 +19,7 @@ from overdb_node.raft.plausible import implausible
 from overdb_node.raft.types import Entry, EntryKind
 from overdb_node.replica import Replica
 from overdb_node.transport import wire
-from overdb_node.transport.raft_service import Sender
+from overdb_node.transport.peers import Sender
 from overdb_node.transport.shard_service import Answers
 from overdb_simulation.cluster import Cluster, Node
 from tests.unit.machine.hostile_commands import EDGES_32, EDGES_64
@@ -57,11 +57,11 @@ class HostileMessages:
         for _ in range(PACKETS):
             if members and self._random.random() < 0.5:
                 member = self._random.choice(members)
-                known = member.incarnation or replica.membership.founders.get(member.replica_id, 0)
+                known = member.incarnation or replica.admission.founders.get(member.replica_id, 0)
                 self._send_packet(replica, Sender(member.replica_id, known, level=LEVEL), hear)
             else:
                 number = self._random.getrandbits(64)
-                who = Sender(STRANGER, number, "stranger:7410", LEVEL)
+                who = Sender(STRANGER, number, "stranger:7410", level=LEVEL)
                 self._send_packet(replica, who, hear, anything=True)
         self._send_commands(replica)
 

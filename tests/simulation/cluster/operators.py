@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -10,6 +11,7 @@ import overdb
 from overdb_simulation.cluster import Cluster, Node
 
 RETRY_SECONDS = 0.4
+MISTAKE_TRIES = 4
 
 
 class Operators:
@@ -25,21 +27,22 @@ class Operators:
         self.off: set[Node] = set()  # nodes that nobody starts meanwhile
         self._hired = 0
 
-    def replace(self, node: Node) -> bool:
-        """Begin to replace a node; False where another one of its group is being replaced."""
+    def replace(self, node: Node, groups: int = 0) -> bool:
+        """Begin to replace a node; False where another one of its group is being replaced. ``groups``: what
+        OVERDB_GROUPS is by mistake there, until that is said."""
         if node.group in self.busy:
             return False
         self.busy[node.group] = node
         self._hired += 1
 
         async def work(client: overdb.Client) -> None:
-            await self._replace(client, node)
+            await self._replace(client, node, groups)
             await client.close()
 
         self._cluster.client(f"operator{self._hired}", work)
         return True
 
-    async def _replace(self, client: overdb.Client, node: Node) -> None:
+    async def _replace(self, client: overdb.Client, node: Node, groups: int) -> None:
         group, old, note = node.group, node.replica_id, self._cluster.world.note
         # Out first: it may be sound, and lead.
         await _until_done(lambda: client.remove_member(group, old))
@@ -48,14 +51,36 @@ class Operators:
         node.kill()
         await asyncio.sleep(0.2)
         new = node.renew()
-        self.off.discard(node)
-        self._cluster.world.loop.call_soon(node.start, context=self._cluster.outside)
+        if groups:
+            await self._begin_by_mistake(client, node, groups)
+        self._start(node)
         await _until_done(lambda: client.add_member(group, new, node.address))
         note(node.name, "added", replica=new)
         await _until_done(lambda: client.promote_member(group, new, wait=True, timeout=5.0))
         note(node.name, "promoted", replica=new)
         del self.busy[group]
         self._done(node)
+
+    def _start(self, node: Node) -> None:
+        self.off.discard(node)
+        self._cluster.world.loop.call_soon(node.start, context=self._cluster.outside)
+
+    async def _begin_by_mistake(self, client: overdb.Client, node: Node, groups: int) -> None:
+        """Start it with another number of groups, and add it: it must never become a voter so."""
+        node.groups = groups
+        self._start(node)
+        await asyncio.sleep(1.0)
+        for _ in range(MISTAKE_TRIES):
+            with contextlib.suppress(overdb.OverDBError):
+                await client.add_member(node.group, node.replica_id, node.address)
+                await client.promote_member(node.group, node.replica_id)
+                raise AssertionError(f"{node.name} votes with OVERDB_GROUPS={groups}")
+            await asyncio.sleep(RETRY_SECONDS)
+        self._cluster.world.note(node.name, "corrected", problem=node.problem)
+        self.off.add(node)
+        node.groups = self._cluster.groups
+        node.kill()
+        node.wipe()
 
 
 async def _until_done(change: Callable[[], Awaitable[Any]]) -> None:

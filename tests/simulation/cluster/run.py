@@ -224,6 +224,7 @@ class Run:
             and before.vote == raft.vote
             and before.agreed == raft.agreed
             and before.first == raft.log.first_index
+            and before.established == replica.admission.established
         ):
             return
         now = look(replica)

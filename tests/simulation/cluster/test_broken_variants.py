@@ -157,6 +157,23 @@ CASES: list[tuple[Callable[[Patch], None], str, Setting]] = [
 ]
 
 
+_RESTORED = (
+    r"started (with|in term)|entries; \d+ are committed|both lead|gave up: ProtocolViolation"
+    r"|without the committed entry|committed there before|gave its vote|on the disks"
+)
+_RESTORES = Setting(("restore_directory", "isolate", "kill"), (), 0.06)
+CASES += [
+    (variants.starts_not_noted, _RESTORED, _RESTORES),
+    (variants.start_ids_ignored, _RESTORED, _RESTORES),
+    (variants.older_lives_count, _RESTORED, _RESTORES),
+    (
+        variants.other_groups_take_part,
+        r"votes with OVERDB_GROUPS=3|elsewhere",
+        Setting(("join_with_other_groups",)),
+    ),
+]
+
+
 @pytest.mark.parametrize(
     ("variant", "noticed", "setting"), CASES, ids=[case[0].__name__ for case in CASES]
 )

@@ -37,9 +37,9 @@ def _seen(
 ) -> Seen:
     last, last_term = log.last_index, log.last_term
     role = Role.LEADER if leads else Role.FOLLOWER
-    now = Look(term, role, 0, commit, 0, last, last, 0, last, last_term, False)
+    now = Look(term, role, 0, commit, 0, last, last, 0, last, last_term, False, True)
     raft = SimpleNamespace(log=log, is_leader=leads, term=term)
-    replica = SimpleNamespace(raft=raft, membership=SimpleNamespace(established=True))
+    replica = SimpleNamespace(raft=raft)
     return Seen(name, 0, int(name[-1]) + 1, 1, cast("Any", replica), before, now)
 
 

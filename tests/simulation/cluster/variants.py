@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from pytest import MonkeyPatch  # noqa: PT013  # it is the type of every argument here
 
 from overdb_common.level import LEVEL
-from overdb_node import admission, cluster_level
+from overdb_node import admission, cluster_level, peer_admission
 from overdb_node.applying import Applier
 from overdb_node.founding import Finding, Founding, Verdict
 from overdb_node.machine import bounds
 from overdb_node.machine.clock import Clock
 from overdb_node.machine.locks import Locks
 from overdb_node.machine.sessions import Sessions
-from overdb_node.membership import Membership
+from overdb_node.peer_admission import PeerAdmission
 from overdb_node.raft import core
 from overdb_node.raft.types import HardState
 from overdb_node.replica import Replica
+from overdb_node.starts import Starts
 from overdb_node.storage.log import DurableLog
+from overdb_node.storage.starts import Start
+from overdb_node.transport.peers import Sender
 from overdb_router.txn.commit import Commit, State
 from overdb_router.txn.types import Action, Branch, Prepared, Resolve
 from overdb_simulation.data import SimulatedDataStore
@@ -172,17 +176,18 @@ def no_entry_of_the_own_term(patch: MonkeyPatch) -> None:
 
 def another_disk_takes_part(patch: MonkeyPatch) -> None:
     """PROTOCOL 3.5: a replica that lost its disk votes and acknowledges on, under the id that it had."""
-    whole = Membership.admit
+    whole = PeerAdmission.refusal
 
-    def admit(self: Membership, *who: Any) -> str:
+    def refusal(self: PeerAdmission, sender: Sender) -> str:
         self.founders.clear()
-        self._disks.clear()
-        whole(self, *who)
+        self.disks.clear()
+        whole(self, sender)
         return ""
 
-    patch.setattr(Membership, "admit", admit)
+    patch.setattr(PeerAdmission, "refusal", refusal)
     new = Finding(Verdict.NEW, {})
     patch.setattr(Founding, "judge", lambda *_: new)
+    _starts_tell_nothing(patch)
 
 
 def level_raised_alone(patch: MonkeyPatch) -> None:
@@ -198,11 +203,11 @@ def implausible_messages_count(patch: MonkeyPatch) -> None:
 def strangers_are_heard(patch: MonkeyPatch) -> None:
     """Nobody asks whether an unknown id is a member (PROTOCOL 3.8)."""
 
-    def hears(self: Membership, sender: int, address: str) -> bool:
+    def hears(self: PeerAdmission, sender: int, address: str) -> bool:
         self._meet(sender, address)
         return True
 
-    patch.setattr(Membership, "_hears_stranger", hears)
+    patch.setattr(PeerAdmission, "_hears_stranger", hears)
 
 
 def commands_without_bounds(patch: MonkeyPatch) -> None:
@@ -210,3 +215,49 @@ def commands_without_bounds(patch: MonkeyPatch) -> None:
     patch.setattr(admission, "of_router", lambda request, _: (request.commands, []))
     patch.setattr(bounds, "refuse_limits", lambda _: None)
     patch.setattr(bounds, "version_max", lambda _: (1 << 64) - 1)
+
+
+def starts_not_noted(patch: MonkeyPatch) -> None:
+    """PROTOCOL 3.9: nobody notes the starts of the others."""
+    patch.setattr(Starts, "learn", lambda *_: None)
+    patch.setattr(Starts, "may_count", lambda *_: True)
+
+
+def start_ids_ignored(patch: MonkeyPatch) -> None:
+    """PROTOCOL 3.9: of two starts with the same number, both are heard."""
+
+    def objection(self: Starts, replica_id: int, start: Start) -> str:
+        known = self.heard.get(replica_id)
+        return "old" if known is not None and start.number < known.number else ""
+
+    patch.setattr(Starts, "objection", objection)
+    patch.setattr(Starts, "may_count", lambda *_: True)
+    smaller = lambda own, asked, known: known.number > max(own.number, asked.number)  # noqa: E731
+    patch.setattr(peer_admission, "contradiction", smaller)
+
+
+def older_lives_count(patch: MonkeyPatch) -> None:
+    """PROTOCOL 3.9: a start takes part before anybody else has heard of it, and whatever it says counts."""
+    _starts_tell_nothing(patch)
+    patch.setattr(PeerAdmission, "_is_confirmed", lambda *_: True)
+
+
+def _starts_tell_nothing(patch: MonkeyPatch) -> None:
+    patch.setattr(Starts, "objection", lambda *_: "")
+    patch.setattr(Starts, "may_count", lambda *_: True)
+
+    async def never(*_: Any) -> bool:
+        return False
+
+    patch.setattr(PeerAdmission, "_is_outdated", never)
+
+
+def other_groups_take_part(patch: MonkeyPatch) -> None:
+    """PROTOCOL 3.10: a replica takes part with another number of groups than its cluster has."""
+    patch.setattr(Founding, "_difference", lambda *_: "")
+    whole = PeerAdmission.refusal
+
+    def refusal(self: PeerAdmission, sender: Sender) -> str:
+        return whole(self, replace(sender, founding_groups=0))
+
+    patch.setattr(PeerAdmission, "refusal", refusal)

@@ -14,7 +14,7 @@ from overdb.internal.v1 import log_pb2, shard_pb2
 from overdb_common.level import LEVEL
 from overdb_node.cluster_level import OLDER_ROUTER_TICKS, Replied, common_level
 from overdb_node.storage.founding import FORMAT
-from overdb_node.transport.raft_service import Sender
+from overdb_node.transport.peers import Sender
 from tests.unit.node.test_comparing import group
 from tests.unit.node.test_disk_stall import until
 
@@ -86,11 +86,11 @@ def test_a_raised_group_drops_what_an_older_program_says(tmp_path: Path) -> None
             replica = await running.led()
             await until(lambda: replica.machine.level == LEVEL)
             older = Sender(2, incarnation=7, address="127.0.0.1:9", level=LEVEL - 1)
-            refusal = replica.membership.admit(older)
+            refusal = replica.admission.admit(older)
             assert f"replica 2 runs a program that knows level {LEVEL - 1}" in refusal
             assert "or a newer one there" in refusal
             present = replace(older, level=LEVEL)
-            assert "level" not in replica.membership.admit(present)
+            assert "level" not in replica.admission.admit(present)
             node_file = json.loads((tmp_path / "1" / "node.json").read_text())
             assert node_file["format"] == FORMAT
 

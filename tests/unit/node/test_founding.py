@@ -166,3 +166,33 @@ def test_no_flipped_bit_makes_another_disk_of_it(tmp_path: Path) -> None:
                 disk.read(tmp_path)
         path.write_bytes(whole)
     assert disk.read(tmp_path).founders == {1: disk.read(tmp_path).incarnation, 2: 77}
+
+
+def test_founders_with_different_settings_begin_nothing_and_both_values_are_said() -> None:
+    """FAULTS 85: the number of groups decides which slots a group owns from the beginning."""
+    judge = Founding(3, MINE, {1, 2}, joins=False, groups=2)
+    other = fresh(1)
+    other.groups = 4
+    for _ in range(3):
+        found = judge.judge(answers(other, fresh(2)))
+        assert found.verdict is WAIT
+    assert "replica 1 has OVERDB_GROUPS=4, this one 2" in found.reason
+
+
+def test_founders_with_different_lists_of_members_begin_nothing() -> None:
+    judge = Founding(3, MINE, {1, 2}, joins=False)
+    other = fresh(1)
+    other.members.extend(shard_pb2.Member(id=i, voter=True) for i in (1, 2, 3, 4))
+    for _ in range(3):
+        found = judge.judge(answers(other, fresh(2)))
+        assert found.verdict is WAIT
+    assert "replica 1 has OVERDB_MEMBERS 1, 2, 3, 4, this one 1, 2, 3" in found.reason
+
+
+def test_one_who_joins_with_another_number_of_groups_takes_no_part() -> None:
+    judge = Founding(7, 77, set(), joins=True, groups=3)
+    there = begun(1, {1: 11})
+    there.groups = 2
+    found = judge.judge(answers(there))
+    assert found.verdict is WAIT
+    assert "OVERDB_GROUPS=2, this one 3" in found.reason

@@ -294,7 +294,7 @@ def test_a_new_leader_stamps_nothing_of_a_client_before_a_quorum_has_said_its_cl
         replica = Replica(settings, open_storage(settings), metrics, lambda _: None)
         sent = Sent()
         monkeypatch.setattr(replica.peers, "send", sent.send)
-        replica.membership.established = True
+        replica.admission.established = True
         replica.schedule_turn()
         try:
             raft = replica.raft

@@ -226,6 +226,27 @@ def test_a_foreign_cluster_is_not_served() -> None:
     asyncio.run(scenario())
 
 
+@pytest.mark.parametrize("takes_part", [False, True])
+def test_a_replica_that_is_set_to_another_number_of_groups_is_not_heard(takes_part: bool) -> None:
+    """PROTOCOL 3.10: as the first one that answers too, if it takes no part yet."""
+
+    async def scenario() -> None:
+        async with running(groups=2) as cluster:
+            topology = cluster.router.core.topology
+            if not takes_part:
+                topology._group_count = 0
+            answer = await cluster.replicas[0].Describe(shard_pb2.DescribeRequest(), None)
+            answer.groups, answer.start_number, answer.established = 3, 1, takes_part
+            answer.replica_id, answer.term, answer.epoch = 99, 99, 99
+            assert not topology.learn("127.0.0.1:1", answer)
+            assert topology._group_count == (2 if takes_part else 0)
+            leader = topology.leader_of(0)
+            assert leader is not None
+            assert leader.replica_id == cluster.leader().replica_id
+
+    asyncio.run(scenario())
+
+
 def test_an_idle_router_asks_its_leaders_and_nobody_else() -> None:
     async def scenario() -> None:
         async with running() as cluster:

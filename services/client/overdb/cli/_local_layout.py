@@ -277,9 +277,7 @@ class Layout:
             founded = json.loads(self.file.read_text())["founded"]
             shape = int(founded["groups"]), int(founded["replicas"])
         except (OSError, ValueError, KeyError, TypeError):
-            raise Refused(
-                f"{self.file} cannot be read; restore it, or choose another --data"
-            ) from None
+            raise Refused(f"{self.file} cannot be read; choose another --data") from None
         if shape != (self.groups, self.replicas):
             raise Refused(
                 f"{self.directory} was founded with {shape[0]} groups x {shape[1]} replicas, not "

@@ -161,6 +161,10 @@ class Election:
         elif answer.term == raft.term and raft.role is Role.CANDIDATE:
             self._count(sender, answer.granted)
 
+    def has_vote_of(self, voter: int) -> bool:
+        """Whether a replica granted its vote in the newest campaign, which may have been an earlier term."""
+        return self._granted.get(voter, False)
+
     def _count(self, voter: int, granted: bool) -> None:
         raft = self._raft
         self._granted[voter] = granted

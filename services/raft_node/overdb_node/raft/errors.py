@@ -35,6 +35,10 @@ class AddressConflict(MembershipRefused):
     """The id, or the address, belongs to another member."""
 
 
+class DifferentSettings(MembershipRefused):
+    """The replica at the address is set to another cluster, group or number of groups (PROTOCOL 3.10)."""
+
+
 class NoSuchMember(MembershipRefused):
     """The id is not, and never was, a member of this group."""
 

@@ -18,12 +18,15 @@ from overdb_common.level import LEVEL
 from overdb_node.storage import documents
 from overdb_node.storage.files import write_atomically
 
-_IDENTITY = "node.json"
-_FILE = "founders.json"
 _FORMAT = 1  # of founders.json
 # The newest of the directory that this program knows, as node.json has it. A directory is made in format 1
 # and gets the next one when the level of its group is raised: an older program must not apply its log then.
 FORMAT = 1 + LEVEL
+IDENTITY_FILE = "node.json"
+FOUNDERS_FILE = "founders.json"
+# A directory that was restored from a copy, cloned or rolled back has forgotten votes and acknowledgements
+# (PROTOCOL 3.9), so no message of this program advises it.
+REPLACE = "replace this replica by one with a new id: see 'Changing members' in the README"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +46,10 @@ def new_incarnation() -> int:
 
 def read(directory: Path) -> Founding:
     """What a directory that was opened says. Raises StartupError."""
-    incarnation = int(_load(directory / _IDENTITY, "incarnation").get("incarnation", 0))
-    path = directory / _FILE
+    incarnation = int(load(directory / IDENTITY_FILE, "incarnation").get("incarnation", 0))
+    path = directory / FOUNDERS_FILE
     if path.exists():
-        content = _load(path)
+        content = load(path)
         return Founding(incarnation, {int(i): n for i, n in content["founders"].items()})
     return Founding(incarnation, None if incarnation else {})
 
@@ -54,12 +57,13 @@ def read(directory: Path) -> Founding:
 def write_founders(directory: Path, founders: Mapping[int, int]) -> None:
     """Note them for good; fsynced when this returns."""
     content = {"format": _FORMAT, "founders": {str(i): n for i, n in sorted(founders.items())}}
-    write_atomically(directory / _FILE, documents.encode(content))
+    write_atomically(directory / FOUNDERS_FILE, documents.encode(content))
 
 
-def _load(path: Path, checked_if: str = "") -> dict[str, Any]:
+def load(path: Path, checked_if: str = "") -> dict[str, Any]:
+    """Returns the content of one of the small files. Raises StartupError when it is damaged or newer."""
     try:
-        newest = FORMAT if path.name == _IDENTITY else _FORMAT
+        newest = FORMAT if path.name == IDENTITY_FILE else _FORMAT
         content = documents.decode(path.read_text(), newest, checked_if=checked_if)
         found = content["format"]
         if not isinstance(found, int) or found > newest:
@@ -68,7 +72,5 @@ def _load(path: Path, checked_if: str = "") -> dict[str, Any]:
                 "start a newer version of overdb: nothing was changed",
             )
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise StartupError(
-            f"{path} cannot be read ({error})", "restore the directory or replace this replica"
-        ) from None
+        raise StartupError(f"{path} cannot be read ({error})", REPLACE) from None
     return content

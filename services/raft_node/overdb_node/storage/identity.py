@@ -13,7 +13,7 @@ from overdb_common.errors import StartupError
 from overdb_common.version import version
 from overdb_node.storage import documents
 from overdb_node.storage.files import fsync_path, make_directory, write_atomically
-from overdb_node.storage.founding import FORMAT, new_incarnation
+from overdb_node.storage.founding import FORMAT, REPLACE, new_incarnation
 
 _FORMAT_OF_LEVEL_0 = 1
 _FILE = "node.json"
@@ -98,6 +98,15 @@ def note_level(directory: Path, level: int) -> None:
         write_atomically(path, documents.encode({**content, "format": 1 + level}))
 
 
+def groups_of(directory: Path) -> int:
+    """Returns the number of groups that a directory was made with; 0: there is none, or it is damaged."""
+    try:
+        groups = documents.decode((directory / _FILE).read_text(), FORMAT)["groups"]
+    except (OSError, ValueError, KeyError):
+        return 0
+    return groups if isinstance(groups, int) else 0
+
+
 def refuse_newer(path: Path, found: object, newest: int = FORMAT) -> None:
     """Raise StartupError for a file of a format that this program does not know."""
     if not isinstance(found, int) or found > newest:
@@ -111,9 +120,7 @@ def _read(path: Path) -> dict[str, object]:
     try:
         return documents.decode(path.read_text(), FORMAT, checked_if="incarnation")
     except (OSError, ValueError) as error:
-        raise StartupError(
-            f"{path} cannot be read ({error})", "restore the directory or replace this replica"
-        ) from None
+        raise StartupError(f"{path} cannot be read ({error})", REPLACE) from None
 
 
 def _compare(directory: Path, content: dict[str, object], identity: Identity) -> None:
@@ -128,7 +135,7 @@ def _compare(directory: Path, content: dict[str, object], identity: Identity) ->
     except (KeyError, ValueError) as error:
         raise StartupError(
             f"{directory / _FILE} does not say whose directory it is ({error})",
-            "restore the directory or replace this replica",
+            REPLACE,
         ) from None
     if owner != identity:
         raise StartupError(

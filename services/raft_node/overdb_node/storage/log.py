@@ -24,6 +24,7 @@ from overdb_node.raft.types import Entry, HardState
 from overdb_node.storage import frames
 from overdb_node.storage.errors import NoSpace, StorageFailure, means_no_space
 from overdb_node.storage.files import fsync_path
+from overdb_node.storage.founding import REPLACE
 from overdb_node.storage.log_index import LogIndex
 
 SEGMENT_BYTES = 8 << 20
@@ -389,5 +390,5 @@ def _place(entry: Entry, window: EntryWindow, path: Path, offset: int) -> None:
 def _corrupt(path: Path, offset: int, why: str) -> StartupError:
     return StartupError(
         f"{path} is corrupt at offset {offset}: {why}",
-        "nothing was changed; restore the disk, or replace this replica by a new one",
+        f"nothing was changed; {REPLACE}",
     )

@@ -10,6 +10,7 @@ from pathlib import Path
 from overdb_common.errors import StartupError
 from overdb_node.storage import documents
 from overdb_node.storage.files import remove, write_atomically
+from overdb_node.storage.founding import REPLACE
 
 _FILE = "promise.json"
 _FORMAT = 1
@@ -28,8 +29,7 @@ def read(directory: Path) -> int:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise StartupError(
             f"{path} cannot be read ({error})",
-            "restore the directory or replace this replica; if it has stood still for longer than any "
-            "election timeout, the file may be removed",
+            f"{REPLACE}; if it has stood still for longer than any election timeout, the file may be removed",
         ) from None
 
 

@@ -1,6 +1,7 @@
 """Everything that one replica has on disk, and the one file that says which of it counts.
 
-    node.json          whose directory this is
+    node.json          whose directory this is, and its newest start
+    starts.json        how far its start number has grown since, and the starts of other replicas
     CURRENT            log[0], and which log and which data belong to it: the commit point of all changes
     log-<n>/           the durable log; a new generation when an installed snapshot drops it
     data-<n>/          RocksDB; a new one for each installed snapshot
@@ -28,19 +29,20 @@ from overdb_node.machine.clock import clock_of
 from overdb_node.machine.machine import CLOCK_RECORD
 from overdb_node.raft.entry_window import EntryWindow
 from overdb_node.raft.types import Entry, HardState, Member, Snapshot
-from overdb_node.storage import configurations, snapshots
+from overdb_node.storage import configurations, snapshots, starts
 from overdb_node.storage import identity as identities
 from overdb_node.storage.data import DataStore
 from overdb_node.storage.errors import NoSpace, Overtaken, UnreadableEntries, means_no_space
 from overdb_node.storage.files import fsync_path, fsync_tree, remove, write_atomically
+from overdb_node.storage.founding import REPLACE
 from overdb_node.storage.identity import Identity
 from overdb_node.storage.log import DurableLog
 from overdb_node.storage.snapshots import Damage, FileSum, SnapshotReader, Staging, Taken
+from overdb_node.storage.starts import NO_START
 
 EVERY_INDEX = 1 << 62
 _CURRENT = "CURRENT"
 _SNAPSHOTS = "snapshots"
-_REPLACE = "restore the directory from a copy, or replace this replica by one with a new id"
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +106,7 @@ class _Current:
             )
             return cls(first, content["log"], content["data"])
         except (OSError, ValueError, KeyError) as error:
-            raise StartupError(f"{path} is corrupt: {error}", _REPLACE) from None
+            raise StartupError(f"{path} is corrupt: {error}", REPLACE) from None
 
 
 class ReplicaStorage:
@@ -120,6 +122,7 @@ class ReplicaStorage:
         self._data_lock = threading.Lock()
         self._staging: Staging | None = None
         self._readers: dict[str, SnapshotReader] = {}
+        self.start = NO_START  # ``open`` counts one
         base = current.snapshot.index
         window = EntryWindow(
             base, EVERY_INDEX
@@ -134,7 +137,7 @@ class ReplicaStorage:
             if means_no_space(error):
                 raise NoSpace(str(error)) from error
             # rocksdict raises plain Exception for everything that RocksDB reports
-            raise StartupError(f"{directory / current.data}: {error}", _REPLACE) from None
+            raise StartupError(f"{directory / current.data}: {error}", REPLACE) from None
         index, term = self.data.applied()
         self._restore(window, index)
         self.recovered = Recovered(self.log.hard_state, current.snapshot, window, index, term)
@@ -149,7 +152,7 @@ class ReplicaStorage:
             try:
                 again += self.log.read_entries(first, window.evicted_index, 1 << 62)
             except UnreadableEntries as error:
-                raise StartupError(str(error), _REPLACE) from error
+                raise StartupError(str(error), REPLACE) from error
         window.restore(again, applied)
 
     @classmethod
@@ -174,7 +177,13 @@ class ReplicaStorage:
             # what the one before names is.
             fsync_path(directory)
             _remove_debris(directory, current)
-            return cls(directory, current, lock, memory_bytes_max)
+            storage = cls(directory, current, lock, memory_bytes_max)
+            try:
+                storage.start = starts.begin(directory)
+            except OSError:
+                storage.close()
+                raise
+            return storage
         except BaseException:
             lock.close()
             raise
@@ -186,7 +195,7 @@ class ReplicaStorage:
             raise StartupError(
                 f"{self._directory}: the data is at index {recovered.applied_index}, the log has "
                 f"{first.index} to {last}",
-                _REPLACE,
+                REPLACE,
             )
 
     def close(self) -> None:
@@ -385,7 +394,7 @@ def _found(directory: Path, genesis: Snapshot, *, is_new: bool) -> None:
     """Make the first log, data and CURRENT; what an interrupted founding left behind goes first."""
     logs = list(directory.glob("log-*"))
     if not is_new and any(DurableLog.has_frames(path) for path in logs):
-        raise StartupError(f"{directory} has a log and no {_CURRENT}", _REPLACE)
+        raise StartupError(f"{directory} has a log and no {_CURRENT}", REPLACE)
     for path in (*logs, *directory.glob("data-*"), directory / _SNAPSHOTS):
         remove(path)
     DurableLog.create(directory / "log-1", HardState()).close()

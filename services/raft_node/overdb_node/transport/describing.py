@@ -18,14 +18,22 @@ class Describer:
         self._seconds_max = seconds_max
         self._channels: dict[str, grpc.aio.Channel] = {}
 
-    async def ask(self, addresses: Sequence[str], group: int) -> list[shard_pb2.DescribeResponse]:
+    async def ask(
+        self,
+        addresses: Sequence[str],
+        group: int,
+        introduction: shard_pb2.Introduction | None = None,
+    ) -> list[shard_pb2.DescribeResponse]:
         """The answers that came in time, in the order of the addresses."""
+        request = shard_pb2.DescribeRequest(group=group, introduction=introduction)
         for address in set(self._channels) - set(addresses):
             await self._channels.pop(address).close(None)
-        answers = await asyncio.gather(*(self._ask(address, group) for address in addresses))
+        answers = await asyncio.gather(*(self._ask(address, request) for address in addresses))
         return [answer for answer in answers if answer is not None]
 
-    async def _ask(self, address: str, group: int) -> shard_pb2.DescribeResponse | None:
+    async def _ask(
+        self, address: str, request: shard_pb2.DescribeRequest
+    ) -> shard_pb2.DescribeResponse | None:
         channel = self._channels.get(address)
         if channel is None:
             channel = grpc.aio.insecure_channel(address, options=grpc_options.channel_options())
@@ -39,7 +47,7 @@ class Describer:
             response_deserializer=shard_pb2.DescribeResponse.FromString,
         )
         try:
-            return await describe(shard_pb2.DescribeRequest(group=group), timeout=self._seconds_max)
+            return await describe(request, timeout=self._seconds_max)
         except grpc.aio.AioRpcError:
             return None
 

@@ -14,6 +14,7 @@ from overdb_common import grpc_options
 from overdb_common.level import LEVEL
 from overdb_node.raft.messages import Append, Chunk, Message
 from overdb_node.raft.types import Member
+from overdb_node.storage.starts import NO_START, Start
 from overdb_node.transport.wire import encode
 
 _log = structlog.get_logger()
@@ -38,6 +39,20 @@ class Address:
     replica_id: int
     incarnation: int = 0  # number of its directory; another one is another disk (PROTOCOL 3.5)
     level: int = LEVEL  # the newest that its program knows (PROTOCOL 4)
+    groups: int = 0  # that the cluster was founded with
+    start: Callable[[], Start] = Start  # the present one: its number grows (PROTOCOL 3.9)
+
+
+@dataclass(frozen=True, slots=True)
+class Sender:
+    """Who sends a packet, as the packet says. ``address`` is only in the first packet of a stream."""
+
+    replica_id: int
+    incarnation: int
+    address: str = ""
+    start: Start = NO_START
+    founding_groups: int = 0
+    level: int = 0  # the newest that its program knows
 
 
 class Peer:
@@ -145,6 +160,9 @@ class Peer:
         setattr(packet, "from", own.replica_id)  # a keyword in Python
         packet.incarnation = own.incarnation
         packet.level = own.level
+        packet.founding_groups = own.groups
+        start = own.start()
+        packet.start_number, packet.start_id = start.number, start.id
         if not self._introduced:
             packet.address = self._own_address()
             self._introduced = True

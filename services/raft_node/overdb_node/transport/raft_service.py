@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from typing import Protocol
 
 import grpc
 import structlog
 
 from overdb.internal.v1 import raft_pb2, raft_pb2_grpc
 from overdb_node.raft.messages import Message
-from overdb_node.transport.peers import Address
+from overdb_node.storage.starts import Start
+from overdb_node.transport.peers import Address, Sender
 from overdb_node.transport.wire import MalformedMessage, decode
 
 _log = structlog.get_logger()
@@ -19,32 +20,36 @@ _log = structlog.get_logger()
 Receive = Callable[[int, list[Message]], None]
 
 
-@dataclass(frozen=True, slots=True)
-class Sender:
-    """What a packet says of the replica that sent it."""
+class Gate(Protocol):
+    """Decides whose packets count (``peer_admission.PeerAdmission``)."""
 
-    replica_id: int
-    incarnation: int  # number of its directory
-    address: str = ""  # only at the beginning of a stream
-    level: int = 0  # the newest that its program knows
+    def admit(self, sender: Sender) -> str:
+        """Returns why nothing that ``sender`` says counts here, UNHEARD for now, or ""."""
+        ...
+
+    def may_count(self, sender: Sender) -> bool:
+        """Returns whether the sender's start is noted durably."""
+        ...
+
+    async def note(self, sender: Sender) -> bool:
+        """Notes it; returns ``may_count``."""
+        ...
 
 
 UNHEARD = "not known yet"  # the packet counts as lost; the stream goes on
 MESSAGES_MAX = 65_536  # a packet of 4 MiB (``peers.PACKET_BYTES_MAX``) has no more
 REFUSALS_NOTED_MAX = 64
 REFUSALS_SECONDS = 60.0
-# Returns why nothing that this sender says counts here, UNHEARD for now, or "".
-Admit = Callable[[Sender], str]
 
 
 class RaftService(raft_pb2_grpc.RaftServicer):
     """Receives what other replicas send. Packets for another cluster, group or replica end the stream, and so
     do those of removed replicas and of disks that took another one's place."""
 
-    def __init__(self, own: Address, receive: Receive, admit: Admit) -> None:
+    def __init__(self, own: Address, receive: Receive, gate: Gate) -> None:
         self._own = own
         self._receive = receive
-        self._admit = admit
+        self._gate = gate
         self._refused: set[tuple[int, str]] = set()  # logged once: the sender tries again for ever
         self._refused_since = 0.0
 
@@ -54,23 +59,24 @@ class RaftService(raft_pb2_grpc.RaftServicer):
         context: grpc.aio.ServicerContext[raft_pb2.Packet, raft_pb2.PacketReply],
     ) -> None:
         async for packet in request_iterator:
-            difference = self._difference(packet)
+            sender = _sender_of(packet)
+            difference = self._difference(packet, sender)
             if difference == UNHEARD:
                 continue
             if difference:
-                self._report(context.peer(), getattr(packet, "from"), difference)
+                self._report(context.peer(), sender.replica_id, difference)
                 await context.abort(grpc.StatusCode.FAILED_PRECONDITION, difference)
             if len(packet.messages) > MESSAGES_MAX:
-                self._report(
-                    context.peer(), getattr(packet, "from"), "too many messages in a packet"
-                )
+                self._report(context.peer(), sender.replica_id, "too many messages in a packet")
                 continue
             try:
                 decoded = [decode(message) for message in packet.messages]
             except MalformedMessage as error:
-                self._report(context.peer(), getattr(packet, "from"), f"a packet with {error}")
+                self._report(context.peer(), sender.replica_id, f"a packet with {error}")
                 continue
-            self._receive(getattr(packet, "from"), decoded)
+            # The first packet of a life waits for the note of it, and so do those behind it (PROTOCOL 3.9).
+            if self._gate.may_count(sender) or await self._gate.note(sender):
+                self._receive(sender.replica_id, decoded)
 
     def _report(self, peer: str, sender: int, reason: str) -> None:
         """Log a refusal once; of more than a few kinds only some each minute."""
@@ -85,7 +91,7 @@ class RaftService(raft_pb2_grpc.RaftServicer):
         self._refused.add((sender, reason))
         _log.warning("refused_peer", peer=peer, reason=reason)
 
-    def _difference(self, packet: raft_pb2.Packet) -> str:
+    def _difference(self, packet: raft_pb2.Packet, sender: Sender) -> str:
         """Why a packet is not for this replica (PROTOCOL 3.5); empty when it is."""
         own = self._own
         if packet.cluster != own.cluster:
@@ -94,7 +100,17 @@ class RaftService(raft_pb2_grpc.RaftServicer):
             return f"this is group {own.group}, the packet is for group {packet.group}"
         if packet.to != own.replica_id:
             return f"this is replica {own.replica_id}, the packet is for replica {packet.to}"
-        if getattr(packet, "from") == own.replica_id:
+        if sender.replica_id == own.replica_id:
             return f"replica {own.replica_id} is this one: two processes have the same id"
-        sender = Sender(getattr(packet, "from"), packet.incarnation, packet.address, packet.level)
-        return self._admit(sender)
+        return self._gate.admit(sender)
+
+
+def _sender_of(packet: raft_pb2.Packet) -> Sender:
+    return Sender(
+        getattr(packet, "from"),  # a keyword in Python
+        packet.incarnation,
+        packet.address,
+        Start(packet.start_number, packet.start_id),
+        packet.founding_groups,
+        packet.level,
+    )

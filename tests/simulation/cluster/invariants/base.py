@@ -32,6 +32,7 @@ class Look:
     last: int
     last_term: int
     installing: bool
+    established: bool  # it takes part: until then, what is on its disk binds nobody
 
 
 def look(replica: Replica) -> Look:
@@ -49,6 +50,7 @@ def look(replica: Replica) -> Look:
         log.last_index,
         log.last_term,
         raft.installing is not None,
+        replica.admission.established,
     )
 
 
@@ -63,6 +65,11 @@ class Seen:
     replica: Replica
     before: Look | None  # None: its first step
     now: Look
+
+    @property
+    def begins(self) -> bool:
+        """Whether this is the step with which it begins to take part."""
+        return self.now.established and (self.before is None or not self.before.established)
 
 
 @dataclass(slots=True)

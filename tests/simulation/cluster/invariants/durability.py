@@ -12,9 +12,9 @@ class Durability:
 
     def check(self, seen: Seen) -> None:
         now, log = seen.now, seen.replica.raft.log
-        if seen.before is None:
+        if seen.begins:
             self._check_restart(seen)
-        if not now.installing:
+        if now.established and not now.installing:
             self._durable[_disk(seen)] = (now.durable, log.term_at(now.durable) or 0)
 
     def _check_restart(self, seen: Seen) -> None:
@@ -27,4 +27,4 @@ class Durability:
 
 
 def _disk(seen: Seen) -> int:
-    return seen.replica.membership.incarnation
+    return seen.replica.admission.incarnation

@@ -35,8 +35,9 @@ class DurableVotes:
             )
 
     def check(self, seen: Seen) -> None:
-        """How it came back. One that lost its disk takes part in nothing: it need not remember."""
-        if seen.before is not None or not seen.replica.membership.established:
+        """How it came back. One that lost its disk, or has an old one, takes part in nothing: it need not
+        remember."""
+        if not seen.begins:
             return
         now, told = seen.now, self._terms.get(seen.replica_id, 0)
         vote = self._votes.get((seen.replica_id, now.term))

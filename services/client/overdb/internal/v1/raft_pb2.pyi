@@ -30,6 +30,9 @@ class Packet(google.protobuf.message.Message):
     INCARNATION_FIELD_NUMBER: builtins.int
     ADDRESS_FIELD_NUMBER: builtins.int
     LEVEL_FIELD_NUMBER: builtins.int
+    START_NUMBER_FIELD_NUMBER: builtins.int
+    START_ID_FIELD_NUMBER: builtins.int
+    FOUNDING_GROUPS_FIELD_NUMBER: builtins.int
     cluster: builtins.str
     """name of the cluster; another one is refused"""
     group: builtins.int
@@ -46,6 +49,13 @@ class Packet(google.protobuf.message.Message):
     """The newest level that the sender's program knows (PROTOCOL 4); 0: release 0.1.0. A group that is at a newer
     one ends the stream.
     """
+    start_number: builtins.int
+    """The start of the sender that this packet comes from (PROTOCOL 3.9). `start_number` grows for as long as the
+    directory exists; `start_id` is drawn at each start. 0: a program that has no start numbers.
+    """
+    start_id: builtins.int
+    founding_groups: builtins.int
+    """The number of groups that the sender's cluster was founded with (OVERDB_GROUPS). 0: an older program."""
     @property
     def messages(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___RaftMessage]: ...
     def __init__(
@@ -58,8 +68,11 @@ class Packet(google.protobuf.message.Message):
         incarnation: builtins.int = ...,
         address: builtins.str = ...,
         level: builtins.int = ...,
+        start_number: builtins.int = ...,
+        start_id: builtins.int = ...,
+        founding_groups: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["address", b"address", "cluster", b"cluster", "from", b"from", "group", b"group", "incarnation", b"incarnation", "level", b"level", "messages", b"messages", "to", b"to"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["address", b"address", "cluster", b"cluster", "founding_groups", b"founding_groups", "from", b"from", "group", b"group", "incarnation", b"incarnation", "level", b"level", "messages", b"messages", "start_id", b"start_id", "start_number", b"start_number", "to", b"to"]) -> None: ...
 
 global___Packet = Packet
 

@@ -781,18 +781,92 @@ class DescribeRequest(google.protobuf.message.Message):
 
     GROUP_FIELD_NUMBER: builtins.int
     LINEARIZABLE_FIELD_NUMBER: builtins.int
+    INTRODUCTION_FIELD_NUMBER: builtins.int
     group: builtins.int
     linearizable: builtins.bool
     """only a leader confirmed by a quorum answers; `clock` then covers all that was acknowledged"""
+    @property
+    def introduction(self) -> global___Introduction:
+        """only from a replica of the same group"""
+
     def __init__(
         self,
         *,
         group: builtins.int = ...,
         linearizable: builtins.bool = ...,
+        introduction: global___Introduction | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["group", b"group", "linearizable", b"linearizable"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["introduction", b"introduction"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["group", b"group", "introduction", b"introduction", "linearizable", b"linearizable"]) -> None: ...
 
 global___DescribeRequest = DescribeRequest
+
+@typing.final
+class Introduction(google.protobuf.message.Message):
+    """A replica says which start of which directory it is. The receiver notes the start durably, and answers in
+    `starts` what it has noted (PROTOCOL 3.9).
+    """
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    CLUSTER_FIELD_NUMBER: builtins.int
+    FOUNDING_GROUPS_FIELD_NUMBER: builtins.int
+    FROM_FIELD_NUMBER: builtins.int
+    INCARNATION_FIELD_NUMBER: builtins.int
+    START_NUMBER_FIELD_NUMBER: builtins.int
+    START_ID_FIELD_NUMBER: builtins.int
+    ADDRESS_FIELD_NUMBER: builtins.int
+    TERM_FIELD_NUMBER: builtins.int
+    LAST_INDEX_FIELD_NUMBER: builtins.int
+    cluster: builtins.str
+    founding_groups: builtins.int
+    incarnation: builtins.int
+    start_number: builtins.int
+    start_id: builtins.int
+    address: builtins.str
+    """where it is reached, as far as it knows"""
+    term: builtins.int
+    """Set as long as this start takes part in nothing: the term and the end of the log on its disk."""
+    last_index: builtins.int
+    def __init__(
+        self,
+        *,
+        cluster: builtins.str = ...,
+        founding_groups: builtins.int = ...,
+        incarnation: builtins.int = ...,
+        start_number: builtins.int = ...,
+        start_id: builtins.int = ...,
+        address: builtins.str = ...,
+        term: builtins.int | None = ...,
+        last_index: builtins.int = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_term", b"_term", "term", b"term"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_term", b"_term", "address", b"address", "cluster", b"cluster", "founding_groups", b"founding_groups", "from", b"from", "incarnation", b"incarnation", "last_index", b"last_index", "start_id", b"start_id", "start_number", b"start_number", "term", b"term"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_term", b"_term"]) -> typing.Literal["term"] | None: ...
+
+global___Introduction = Introduction
+
+@typing.final
+class Start(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ID_FIELD_NUMBER: builtins.int
+    START_NUMBER_FIELD_NUMBER: builtins.int
+    START_ID_FIELD_NUMBER: builtins.int
+    id: builtins.int
+    """of the replica"""
+    start_number: builtins.int
+    start_id: builtins.int
+    def __init__(
+        self,
+        *,
+        id: builtins.int = ...,
+        start_number: builtins.int = ...,
+        start_id: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["id", b"id", "start_id", b"start_id", "start_number", b"start_number"]) -> None: ...
+
+global___Start = Start
 
 @typing.final
 class DescribeResponse(google.protobuf.message.Message):
@@ -849,6 +923,10 @@ class DescribeResponse(google.protobuf.message.Message):
     DIRECT_ADDRESS_FIELD_NUMBER: builtins.int
     DISK_FREE_BYTES_FIELD_NUMBER: builtins.int
     DISK_RESERVE_BYTES_FIELD_NUMBER: builtins.int
+    START_NUMBER_FIELD_NUMBER: builtins.int
+    START_ID_FIELD_NUMBER: builtins.int
+    STARTS_FIELD_NUMBER: builtins.int
+    OUTDATED_FIELD_NUMBER: builtins.int
     cluster: builtins.str
     group: builtins.int
     groups: builtins.int
@@ -900,6 +978,11 @@ class DescribeResponse(google.protobuf.message.Message):
     """on the file system of its directory"""
     disk_reserve_bytes: builtins.int
     """with less than this it refuses what stores a value"""
+    start_number: builtins.int
+    """of the process that answers; 0: a program that has no start numbers"""
+    start_id: builtins.int
+    outdated: builtins.str
+    """Proof that the directory of the replica that introduces itself lacks what it has acknowledged; empty: none."""
     @property
     def members(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Member]: ...
     @property
@@ -911,6 +994,10 @@ class DescribeResponse(google.protobuf.message.Message):
     @property
     def founders(self) -> google.protobuf.internal.containers.ScalarMap[builtins.int, builtins.int]:
         """incarnations of the founding members, once they are known"""
+
+    @property
+    def starts(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Start]:
+        """the newest start that this replica has heard of each other one"""
 
     def __init__(
         self,
@@ -950,9 +1037,13 @@ class DescribeResponse(google.protobuf.message.Message):
         direct_address: builtins.str = ...,
         disk_free_bytes: builtins.int = ...,
         disk_reserve_bytes: builtins.int = ...,
+        start_number: builtins.int = ...,
+        start_id: builtins.int = ...,
+        starts: collections.abc.Iterable[global___Start] | None = ...,
+        outdated: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["failure", b"failure"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["applied_index", b"applied_index", "clock", b"clock", "clock_offset_us", b"clock_offset_us", "cluster", b"cluster", "commit_index", b"commit_index", "data_bytes", b"data_bytes", "direct_address", b"direct_address", "disk_free_bytes", b"disk_free_bytes", "disk_reserve_bytes", b"disk_reserve_bytes", "durable_index", b"durable_index", "epoch", b"epoch", "established", b"established", "failure", b"failure", "founders", b"founders", "group", b"group", "groups", b"groups", "incarnation", b"incarnation", "last_index", b"last_index", "leader_id", b"leader_id", "level", b"level", "level_known", b"level_known", "level_waits_for", b"level_waits_for", "log_bytes", b"log_bytes", "members", b"members", "members_index", b"members_index", "physical", b"physical", "problem", b"problem", "replica_id", b"replica_id", "retired", b"retired", "role", b"role", "slots", b"slots", "snapshot_index", b"snapshot_index", "term", b"term", "version", b"version", "wall_us", b"wall_us"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["applied_index", b"applied_index", "clock", b"clock", "clock_offset_us", b"clock_offset_us", "cluster", b"cluster", "commit_index", b"commit_index", "data_bytes", b"data_bytes", "direct_address", b"direct_address", "disk_free_bytes", b"disk_free_bytes", "disk_reserve_bytes", b"disk_reserve_bytes", "durable_index", b"durable_index", "epoch", b"epoch", "established", b"established", "failure", b"failure", "founders", b"founders", "group", b"group", "groups", b"groups", "incarnation", b"incarnation", "last_index", b"last_index", "leader_id", b"leader_id", "level", b"level", "level_known", b"level_known", "level_waits_for", b"level_waits_for", "log_bytes", b"log_bytes", "members", b"members", "members_index", b"members_index", "outdated", b"outdated", "physical", b"physical", "problem", b"problem", "replica_id", b"replica_id", "retired", b"retired", "role", b"role", "slots", b"slots", "snapshot_index", b"snapshot_index", "start_id", b"start_id", "start_number", b"start_number", "starts", b"starts", "term", b"term", "version", b"version", "wall_us", b"wall_us"]) -> None: ...
 
 global___DescribeResponse = DescribeResponse
 

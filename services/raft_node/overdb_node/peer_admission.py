@@ -1,0 +1,448 @@
+"""Whose packets count here, and whether this replica takes part itself (PROTOCOL 3.5 to 3.9).
+
+A replica begins to hear, vote and acknowledge only when it knows that its directory is the newest one under
+its id: a fresh directory by ``founding``, one that existed by asking the others (3.9). It goes on asking for
+as long as it runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
+
+import structlog
+
+from overdb.internal.v1 import shard_pb2
+from overdb_common.addresses import split_addresses
+from overdb_common.version import version
+from overdb_node.founding import Finding, Founding, Verdict
+from overdb_node.starts import RENEWAL_SECONDS, Starts, contradiction
+from overdb_node.storage import founding as disk
+from overdb_node.storage.errors import means_no_space
+from overdb_node.storage.starts import Start
+from overdb_node.strangers import Strangers
+from overdb_node.transport.describing import Describer
+from overdb_node.transport.peers import Sender
+from overdb_node.transport.raft_service import UNHEARD
+
+if TYPE_CHECKING:
+    from overdb_node.replica import Replica
+
+_log = structlog.get_logger()
+
+Answers = Mapping[int, shard_pb2.DescribeResponse]
+
+ASKING_SECONDS = 0.1  # between two rounds of questions of one that takes no part yet
+# With a majority heard, the others get so long to object. One that is up answers at once.
+SILENCE_SECONDS = 0.5
+WAITING_LOGGED_ROUNDS = 30
+SEEDS_ROUNDS = (
+    10  # so often the nodes of all groups are asked as well, while too few members answer
+)
+README = "see 'Changing members' in the README"
+
+
+class PeerAdmission:
+    """One for each replica. Until ``established`` nothing that others say is taken in, and time stands still
+    for Raft: no vote, no campaign, no acknowledgement."""
+
+    def __init__(self, replica: Replica) -> None:
+        self._replica = replica
+        settings = replica.settings
+        found = disk.read(settings.data)
+        self.incarnation = found.incarnation
+        self.founders: dict[int, int] = dict(found.founders or {})
+        self.founded = (
+            found.founders is not None
+        )  # on disk: in this life or an earlier one it took part
+        self.established = False  # it takes part now
+        self.starts = Starts(settings.data, replica.storage.start)
+        self.problem = ""
+        self.removed = False
+        self.disks: dict[int, int] = {}  # incarnations heard of, by id
+        self._met: dict[
+            int, str
+        ] = {}  # addresses of those who wrote and are no members by the own log
+        self._is_full = False  # the disk, when something was to be noted last
+        self._describer = Describer(settings.describe_seconds_max)
+        self._members_describer = Describer(settings.describe_seconds_max)
+        self._strangers = Strangers(self._ask_members, self._meet)
+        self._task: asyncio.Task[None] | None = None
+        if self.founded and not self.starts.outdated and self._is_alone():
+            self.established = True
+
+    def start(self) -> None:
+        if self.starts.outdated:
+            self._lost(self.starts.outdated)
+        self._task = asyncio.create_task(self._run(), name="admission")
+
+    async def close(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        with contextlib.suppress(OSError):
+            await self.starts.save()
+        await self._strangers.close()
+        await self._describer.close()
+        await self._members_describer.close()
+
+    # --- who is heard -----------------------------------------------------------------------------
+
+    def admit(self, sender: Sender) -> str:
+        """Why packets of ``sender`` do not count here, UNHEARD for now; "" when they do, as soon as it
+        ``may_count``."""
+        refusal = self.refusal(sender)
+        if refusal:
+            return refusal
+        who = sender.replica_id
+        if self._replica.raft.log.configuration.member(who) is None:
+            if not self._hears_stranger(who, sender.address):
+                return UNHEARD
+            if sender.address:
+                self._meet(who, sender.address)
+        if sender.incarnation:
+            self.disks[who] = sender.incarnation
+        return ""
+
+    def _hears_stranger(self, sender: int, address: str) -> bool:
+        """Whether one that is no member by the own log is heard (PROTOCOL 3.8)."""
+        raft = self._replica.raft
+        if raft.is_leader or raft.voters == [raft.replica_id]:
+            return False  # every change of the members is made here
+        # One that joins and was told of nobody has nobody to ask.
+        known = self.known_addresses(everybody=True, met=False)
+        return not known or self._strangers.hears(sender, address)
+
+    def _meet(self, stranger: int, address: str) -> None:
+        """Have a link back to a stranger that is heard."""
+        known = self._replica.settings.founding_addresses().get(stranger, address)
+        if known:
+            self._met[stranger] = known
+            self._replica.peers.meet(stranger, known)
+
+    def refusal(self, sender: Sender) -> str:
+        """Why nothing that ``sender`` says counts here, or "" (PROTOCOL 3.5, 3.7, 3.9)."""
+        raft, settings = self._replica.raft, self._replica.settings
+        who, group = sender.replica_id, settings.group
+        if sender.level < (level := self._replica.machine.level):
+            return (
+                f"replica {who} runs a program that knows level {sender.level}, group {group} is at level "
+                f"{level}: start release {version()} or a newer one there"
+            )
+        if who in raft.log.configuration_at(raft.commit_index).retired:
+            return f"replica {who} was removed from group {group}"
+        if sender.founding_groups not in (0, settings.groups):
+            return (
+                f"replica {who} has OVERDB_GROUPS={sender.founding_groups}, replica {settings.node_id} has "
+                f"{settings.groups}: correct OVERDB_GROUPS where it is wrong"
+            )
+        member = raft.log.configuration.member(who)
+        noted = (member.incarnation if member is not None else 0) or self.founders.get(who, 0)
+        noted = noted or self.disks.get(who, 0)
+        if noted and noted != sender.incarnation:
+            return (
+                f"replica {who} of group {group} lost its disk (directory {sender.incarnation:x} took the "
+                f"place of {noted:x}): remove it and add a new id; {README}"
+            )
+        objection = self.starts.objection(who, sender.start)
+        if objection:
+            return f"{objection}. Replace replica {who} of group {group} under a new id; {README}"
+        return ""
+
+    def may_count(self, sender: Sender) -> bool:
+        """Whether the sender's start is noted durably; else ``note`` comes first."""
+        return self.starts.may_count(sender.replica_id, sender.start)
+
+    async def note(self, sender: Sender) -> bool:
+        """Note the sender's start durably; False: nothing of it may count now."""
+        try:
+            await self.starts.note(sender.replica_id, sender.start)
+        except OSError as error:
+            self._disk_failed(error)
+        return self.may_count(sender)
+
+    async def introduced(self, who: shard_pb2.Introduction) -> str:
+        """Another replica says which start of which directory it is, and asks what is known of it.
+
+        Returns the proof that its log lacks what it has acknowledged, or "".
+        """
+        settings = self._replica.settings
+        start = Start(who.start_number, who.start_id)
+        sender = Sender(
+            getattr(who, "from"), who.incarnation, who.address, start, who.founding_groups
+        )
+        if who.cluster != settings.cluster or sender.replica_id in (0, settings.node_id):
+            return ""
+        # It may be a fresh directory that was another one before: only packets say which disk takes part.
+        if self.refusal(sender) or not (self.may_count(sender) or await self.note(sender)):
+            return ""
+        return self._lacks(sender.replica_id, who) if who.HasField("term") else ""
+
+    def _lacks(self, replica_id: int, who: shard_pb2.Introduction) -> str:
+        """What a follower has acknowledged to this leader in its term is on the follower's disk, whatever
+        happens to its process. ``who`` takes no part in this life yet: what it said was in an earlier one."""
+        raft = self._replica.raft
+        progress = raft.leading.progress.get(replica_id)
+        if not raft.is_leader or progress is None:
+            return ""
+        if progress.match and (who.term, who.last_index) < (raft.term, progress.match):
+            return (
+                f"it has acknowledged entry {progress.match} in term {raft.term} to replica "
+                f"{raft.replica_id}; its log ends at entry {who.last_index} in term {who.term}"
+            )
+        if raft.election.has_vote_of(replica_id) and who.term < raft.term:
+            return f"it has voted for replica {raft.replica_id} in term {raft.term}; it is in term {who.term}"
+        return ""
+
+    # --- whether it takes part --------------------------------------------------------------------
+
+    async def _run(self) -> None:
+        try:
+            await self._begin()
+            while not self.starts.outdated and self.established:
+                await asyncio.sleep(RENEWAL_SECONDS)
+                await self._renew()
+        except Exception as error:
+            self._replica.fatal(f"admission: {type(error).__name__}: {error}")
+
+    async def _begin(self) -> None:
+        """Ask around until this replica may take part, or must not."""
+        settings, loop = self._replica.settings, self._replica.loop
+        others = set() if settings.join else set(settings.founding_addresses()) - {settings.node_id}
+        judge = Founding(
+            settings.node_id,
+            self.incarnation,
+            others,
+            joins=settings.join,
+            groups=settings.groups,
+        )
+        rounds, since = 0, loop.time()
+        while not self.established and not self.starts.outdated:
+            answers = await self._ask_around(
+                everybody=not self.founded or rounds % SEEDS_ROUNDS == 9
+            )
+            finding = None if self.founded else self._judge(judge, answers)
+            if finding is not None and finding.verdict is Verdict.LOST:
+                self._lost_disk(finding.reason)
+                return
+            if await self._is_outdated(answers):
+                return
+            if finding is None:
+                self.established = self._is_confirmed(answers, loop.time() - since)
+            elif finding.verdict is Verdict.NEW:
+                await self._found(finding)
+            else:
+                self.problem = finding.reason and f"takes no part yet: {finding.reason}"
+            if self.established:
+                self.problem = ""
+                self._replica.schedule_turn()
+                return
+            rounds += 1
+            if self.problem and rounds % WAITING_LOGGED_ROUNDS == 0:
+                _log.warning("founding_waits", group=settings.group, problem=self.problem)
+            await asyncio.sleep(ASKING_SECONDS)
+
+    def _judge(self, judge: Founding, answers: Answers) -> Finding:
+        """One round of a fresh replica."""
+        if self._replica.settings.join and not self.known_addresses(everybody=True):
+            return Finding(Verdict.NEW, {})
+        return judge.judge(answers)
+
+    def _lost_disk(self, reason: str) -> None:
+        settings = self._replica.settings
+        self.problem = (
+            f"replica {settings.node_id} has lost its disk: {reason}. It takes part in nothing. Remove id "
+            f"{settings.node_id} and join under a new id; {README}"
+        )
+        _log.error("disk_lost", group=settings.group, problem=self.problem)
+
+    async def _found(self, finding: Finding) -> None:
+        """The group is new, or this replica is."""
+        await asyncio.to_thread(disk.write_founders, self._replica.settings.data, finding.founders)
+        self.founders = dict(finding.founders)
+        self.founded = self.established = True
+
+    def _is_confirmed(self, answers: Answers, seconds: float) -> bool:
+        """Whether enough others know of this start: all voters, or a majority when the rest is silent.
+
+        They are the voters of the newest configuration that anybody tells: the own one may be old.
+        """
+        log, own = self._replica.raft.log, self._replica.settings.node_id
+        index, voters = log.configuration_index, set(log.configuration.voters)
+        for answer in answers.values():
+            if own in answer.retired:
+                return True  # ``_look_whether_removed`` comes next
+            if answer.established and answer.members_index > index:
+                index = answer.members_index
+                voters = {member.id for member in answer.members if member.voter}
+        # A replica whose own disk was lost knows nothing: its silence would prove nothing.
+        heard = {other for other, answer in answers.items() if answer.established} | {own}
+        if not voters:
+            return len(heard) > 1 or self._is_alone()
+        if voters <= heard:
+            return True
+        self.problem = (
+            f"takes no part yet: waits until a majority of the voters {sorted(voters)} has heard of its "
+            f"start; heard from: {sorted(heard - {own}) or 'nobody'}"
+        )
+        return 2 * len(voters & heard) > len(voters) and seconds >= SILENCE_SECONDS
+
+    async def _renew(self) -> None:
+        """Let the start number grow, and tell the others; they may know of a newer directory by now."""
+        raft = self._replica.raft
+        lonely = raft.leader_id == 0 or not raft.is_voter
+        if not self.known_addresses(everybody=lonely):
+            return
+        try:
+            await self.starts.renew()
+            self._is_full = False
+        except OSError as error:
+            self._disk_failed(error)
+        answers = await self._ask_around(everybody=lonely)
+        if not await self._is_outdated(answers) and lonely:
+            self._look_whether_removed(answers)
+
+    async def _is_outdated(self, answers: Answers) -> bool:
+        """Whether an answer proves that this directory is older than what it has acknowledged."""
+        own = self._replica.settings.node_id
+        for other, answer in sorted(answers.items()):
+            reason = answer.outdated if not self.established else ""
+            for heard in answer.starts:
+                known = Start(heard.start_number, heard.start_id)
+                if heard.id != own:
+                    self.starts.learn(heard.id, known)
+                elif contradiction(self.starts.own, self._asked, known):
+                    reason = (
+                        f"replica {other} has heard its start {known.number} from another process, this is "
+                        f"start {self._asked.number}"
+                    )
+            if reason:
+                self._lost(reason)
+                try:
+                    await self.starts.stay_out(reason)
+                except OSError as error:
+                    self._disk_failed(error)
+                return True
+        return False
+
+    def _lost(self, reason: str) -> None:
+        replica = self._replica
+        own, group = replica.settings.node_id, replica.settings.group
+        self.established = False
+        self.starts.outdated = reason
+        self.problem = (
+            f"the directory of replica {own} is an old copy: {reason}. It takes part in nothing. Replace "
+            f"this replica under a new id; {README}"
+        )
+        _log.error("directory_outdated", group=group, problem=self.problem)
+        replica.stand_aside()
+        replica.raft.step_down()
+
+    def _disk_failed(self, error: OSError) -> None:
+        """Without space nothing is noted and nothing told; any other failure ends the process."""
+        if means_no_space(error):
+            if not self._is_full:
+                _log.warning(
+                    "start_not_noted", group=self._replica.settings.group, reason=str(error)
+                )
+            self._is_full = True
+        else:
+            self._replica.fatal(f"starts.json cannot be written: {error}")
+
+    def _look_whether_removed(self, answers: Answers) -> None:
+        """One that hears of no leader may have been removed: the others do not write to it any more."""
+        own, raft = self._replica.settings.node_id, self._replica.raft
+        if self.removed or self.problem:
+            return
+        retired = set(raft.log.configuration_at(raft.commit_index).retired)
+        for answer in answers.values():
+            retired |= set(answer.retired)
+        if own in retired:
+            self.removed = True
+            self.problem = (
+                f"replica {own} was removed from group {self._replica.settings.group}: it takes part in "
+                "nothing any more, stop it and delete its directory"
+            )
+            _log.error("removed", group=self._replica.settings.group, problem=self.problem)
+            raft.removed()
+
+    # --- asking -----------------------------------------------------------------------------------
+
+    async def difference(self, replica_id: int, address: str) -> str:
+        """What of the settings of the replica at an address contradicts this group's; "": it is silent."""
+        settings = self._replica.settings
+        describer = Describer(settings.describe_seconds_max)
+        answers = await describer.ask([address], settings.group)
+        await describer.close()
+        for answer in answers:
+            theirs = (
+                ("OVERDB_CLUSTER", answer.cluster, settings.cluster),
+                ("OVERDB_GROUPS", answer.groups, settings.groups),
+                ("OVERDB_GROUP", answer.group, settings.group),
+            )
+            for name, value, own in theirs:
+                if answer.replica_id == replica_id and value != own:
+                    return (
+                        f"replica {replica_id} at {address} has {name}={value}, this group {own}: correct it "
+                        "there, and start that replica again with an empty directory"
+                    )
+        return ""
+
+    def _is_alone(self) -> bool:
+        """Whether there is nobody to ask: a group of one, or one that joins and was told of nobody. (A log
+        without members proves nothing: it may be an old copy of one that has them.)"""
+        members = [member.replica_id for member in self._replica.raft.log.members]
+        return members == [self._replica.settings.node_id] or not self.known_addresses(
+            everybody=True
+        )
+
+    def known_addresses(self, *, everybody: bool, met: bool = True) -> list[str]:
+        """Of the members by the log, and of strangers that were ``met``; with ``everybody`` of all nodes that
+        the settings name too."""
+        replica = self._replica
+        settings = replica.settings
+        own = settings.node_id
+        addresses = [replica.address_of(m) for m in replica.raft.log.members if m.replica_id != own]
+        addresses += self._met.values() if met else ()
+        if everybody or not (addresses or self.established):
+            addresses += [a for i, a in settings.founding_addresses().items() if i != own]
+            addresses += split_addresses(settings.seeds)
+        return list(dict.fromkeys(addresses))
+
+    async def _ask_members(self) -> Answers:
+        """What those say that were known before, but for replicas that take part in nothing: they know
+        what was true once."""
+        settings = self._replica.settings
+        addresses = self.known_addresses(everybody=True, met=False)
+        answers = self._same_group(await self._members_describer.ask(addresses, settings.group))
+        retired = {one for answer in answers.values() for one in answer.retired}
+        return {i: a for i, a in answers.items() if a.established and i not in retired}
+
+    def _same_group(self, answers: Iterable[shard_pb2.DescribeResponse]) -> Answers:
+        settings = self._replica.settings
+        return {
+            answer.replica_id: answer
+            for answer in answers
+            if (answer.cluster, answer.group) == (settings.cluster, settings.group)
+            and answer.replica_id != settings.node_id
+        }
+
+    async def _ask_around(self, *, everybody: bool) -> Answers:
+        """What the other replicas of this group say of themselves, and know of this one, by id."""
+        replica, settings = self._replica, self._replica.settings
+        self._asked = self.starts.own
+        who = shard_pb2.Introduction(
+            cluster=settings.cluster,
+            founding_groups=settings.groups,
+            incarnation=self.incarnation,
+            start_number=self._asked.number,
+            start_id=self._asked.id,
+            address=replica.membership.own_address,
+        )
+        setattr(who, "from", settings.node_id)  # a keyword in Python
+        if not self.established:
+            who.term, who.last_index = replica.raft.term, replica.raft.log.last_index
+        addresses = self.known_addresses(everybody=everybody)
+        return self._same_group(await self._describer.ask(addresses, settings.group, who))
