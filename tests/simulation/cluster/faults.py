@@ -16,6 +16,7 @@ from overdb_common.level import LEVEL
 from overdb_node.raft.errors import NotLeader
 from overdb_simulation.cluster import Cluster, Node, RouterNode
 from overdb_simulation.network import Weather
+from tests.simulation.cluster import settings
 from tests.simulation.cluster.hostile import HostileMessages
 from tests.simulation.cluster.operators import Operators
 from tests.simulation.cluster.restores import Restore, seconds_until_put_back
@@ -64,6 +65,7 @@ FAULTS = (
     (3, "pause_router"),
     (4, "kill_client"),
     (3, "upgrade"),
+    (3, "change_settings"),
     (2, "wipe_disk"),
     (3, "restore_directory"),
     (2, "replace_node"),
@@ -352,6 +354,16 @@ class Faults:
             if node is not None and node.is_up:
                 self._note("hostile messages", node.name)
                 self._hostile.strike(node)
+
+    def change_settings(self) -> None:
+        """Restart a node with other limits than it had, and than the other nodes have."""
+        node = self._a_leader() if self._random.random() < 0.5 else self._node()
+        if node is None or node in self.operators.off:
+            return
+        node.limits = settings.draw(self._random)
+        self._note("changed settings", node.name, **node.limits)
+        node.kill()
+        self._start(node)
 
     # --- members ------------------------------------------------------------------------------------
 

@@ -91,6 +91,11 @@ class Recorder:
         return int(self.loop.time() * 1e9)
 
     @property
+    def wall_us(self) -> int:
+        """The wall clock of the client that asks."""
+        return self._world.wall_ns() // 1000
+
+    @property
     def sleeps(self) -> int:
         """How often all machines were suspended. What a scan has begun may be too old after it."""
         return self._world.sleeps

@@ -149,6 +149,11 @@ CASES: list[tuple[Callable[[Patch], None], str, Setting]] = [
         HOSTILE,
     ),
     (
+        variants.floors_of_the_settings,
+        r"the floors of ids and versions went from|ran before, and again|was refused as expired",
+        Setting(("change_settings", "suspend_all_machines"), ("past",), 0.05),
+    ),
+    (
         variants.another_disk_takes_part,
         r"started (with|in term)|entries; \d+ are committed|both lead|refused a message"
         r"|without the committed entry|committed there before|granted its vote|on the disks",

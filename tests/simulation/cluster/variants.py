@@ -14,6 +14,7 @@ from overdb_node.applying import Applier
 from overdb_node.founding import Finding, Founding, Verdict
 from overdb_node.machine import bounds
 from overdb_node.machine.clock import Clock
+from overdb_node.machine.floors import Floors
 from overdb_node.machine.locks import Locks
 from overdb_node.machine.sessions import Sessions
 from overdb_node.peer_admission import PeerAdmission
@@ -213,7 +214,7 @@ def strangers_are_heard(patch: MonkeyPatch) -> None:
 def commands_without_bounds(patch: MonkeyPatch) -> None:
     """What others say is proposed and applied as it is (PROTOCOL 2.11)."""
     patch.setattr(admission, "of_router", lambda request, _: (request.commands, []))
-    patch.setattr(bounds, "refuse_limits", lambda _: None)
+    patch.setattr(bounds, "refuse_limits", lambda *_: None)
     patch.setattr(bounds, "version_max", lambda _: (1 << 64) - 1)
 
 
@@ -261,3 +262,14 @@ def other_groups_take_part(patch: MonkeyPatch) -> None:
         return whole(self, replace(sender, founding_groups=0))
 
     patch.setattr(PeerAdmission, "refusal", refusal)
+
+
+def floors_of_the_settings(patch: MonkeyPatch) -> None:
+    """PROTOCOL 2.10: what has expired and what is kept follows from the limits in force alone."""
+    whole = Floors.follow
+
+    def follow(self: Floors, physical: int, version: int) -> None:
+        self.ids = self.versions = 0
+        whole(self, physical, version)
+
+    patch.setattr(Floors, "follow", follow)

@@ -10,6 +10,7 @@ from tests.simulation.cluster.invariants.durable_quorum import DurableQuorum
 from tests.simulation.cluster.invariants.durable_votes import DurableVotes
 from tests.simulation.cluster.invariants.election_safety import ElectionSafety
 from tests.simulation.cluster.invariants.exactly_once import ExactlyOnce
+from tests.simulation.cluster.invariants.floors import Floors
 from tests.simulation.cluster.invariants.leader_completeness import LeaderCompleteness
 from tests.simulation.cluster.invariants.lease_safety import LeaseSafety
 from tests.simulation.cluster.invariants.locks_held import LocksHeld
@@ -40,4 +41,10 @@ class Invariants:
             votes,
             LocksHeld(),
         ]
-        self.of_entries: list[EntryInvariant] = [equality, ClockGrowth(), self.once, votes]
+        self.of_entries: list[EntryInvariant] = [
+            equality,
+            ClockGrowth(),
+            Floors(),
+            self.once,
+            votes,
+        ]

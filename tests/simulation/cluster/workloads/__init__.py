@@ -3,7 +3,8 @@
 from tests.simulation.cluster.workloads.bank import Bank
 from tests.simulation.cluster.workloads.counters import Counters
 from tests.simulation.cluster.workloads.lists import Lists
+from tests.simulation.cluster.workloads.past import Past
 from tests.simulation.cluster.workloads.registers import Registers
 from tests.simulation.cluster.workloads.ring import Ring
 
-ALL = [Counters, Registers, Lists, Bank, Ring]
+ALL = [Counters, Registers, Lists, Bank, Ring, Past]
