@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from overdb.internal.v1 import shard_pb2
 from overdb.v1 import kv_pb2
+from overdb_common import outcome
 from overdb_node import codec, transaction_codec
 from overdb_node.machine.machine import Machine
 from overdb_node.machine.types import Code, Refused, Transacted, TransactionId
@@ -18,6 +19,8 @@ from overdb_node.transport.shard_service import Answers
 # Values in one answer, a value more at most: a message may have 16 MiB. What finds no room is refused as
 # overload, which clients ask again.
 ANSWER_BYTES_MAX = 8 << 20
+# Of a set, which may come on top: no transaction may read more, over all groups together.
+SET_BYTES_MAX = outcome.ANSWER_BYTES_MAX
 _PORTION = 64
 BLOCKED_MAX = 16_384  # reads that wait for transactions
 _TOO_MANY = Refused(
@@ -236,13 +239,13 @@ def answer_set(
         )
         return
     size = sum(len(one[1]) for one in found if one is not None and one[1] is not None)
-    if size > ANSWER_BYTES_MAX:
+    if size > SET_BYTES_MAX:
         codec.fill_read_refusal(
             out,
             Refused(
                 Code.INVALID_ARGUMENT,
                 f"the values that are read together have {size} bytes in one group, the limit is "
-                f"{ANSWER_BYTES_MAX}: read fewer keys at a time",
+                f"{SET_BYTES_MAX}: read fewer keys at a time",
             ),
         )
         return

@@ -38,6 +38,7 @@ _OUTCOMES = frozenset(map(int, Outcome))
 _VOTES = frozenset(map(int, VoteKind))
 _LISTED_KEYS_MAX = 16
 LISTED_MAX = 1000
+LISTED_BYTES_MAX = 1 << 20  # about; keys may be long
 
 # --- commands ----------------------------------------------------------------------------------------
 
@@ -278,8 +279,13 @@ def open_transactions(machine: Machine) -> shard_pb2.OpenTransactionsResponse:
     found += participant.parked.values()
     found.sort(key=lambda one: one.age)
     response = shard_pb2.OpenTransactionsResponse(count=len(found))
+    size = 0
     for one in found[:LISTED_MAX]:
-        _fill_open(response.transactions.add(), one, machine)
+        entry = response.transactions.add()
+        _fill_open(entry, one, machine)
+        size += entry.ByteSize()
+        if size > LISTED_BYTES_MAX:
+            break
     return response
 
 

@@ -35,6 +35,9 @@ _ROLES = {
 # Answers of replicas by address; None for one that did not answer.
 _Answers = Mapping[str, shard_pb2.DescribeResponse | None]
 
+# Of a list of open transactions: a gRPC client receives 4 MiB, if nobody configured it.
+TRANSACTIONS_BYTES_MAX = 3 << 20
+
 
 class ClusterService(cluster_pb2_grpc.ClusterServicer):
     """Answers from what is asked of the replicas now (Status) or known already (the rest)."""
@@ -115,6 +118,8 @@ class ClusterService(cluster_pb2_grpc.ClusterServicer):
         try:
             wanted = await self._wanted(request, context)
             groups = await asyncio.gather(*map(self._transactions, wanted))
+            for group in groups:
+                _shorten(group, TRANSACTIONS_BYTES_MAX // len(groups))
             return cluster_pb2.TransactionsResponse(groups=groups)
         finally:
             self._leave("Transactions")
@@ -299,6 +304,16 @@ def _no_group(group: int, groups: Mapping[int, GroupView]) -> Refusal:
     known = ", ".join(str(one) for one in sorted(groups)) or "none yet"
     message = f"there is no group {group}; known groups: {known}"
     return Refusal(refusals.NOT_FOUND, message)
+
+
+def _shorten(group: cluster_pb2.GroupTransactions, bytes_max: int) -> None:
+    """Leave out the youngest transactions beyond a size; ``count`` has them still."""
+    size = 0
+    for position, one in enumerate(group.transactions):
+        size += one.ByteSize() + 8
+        if size > bytes_max:
+            del group.transactions[position:]
+            return
 
 
 def _members(view: GroupView) -> cluster_pb2.GroupMembers:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from overdb.v1 import kv_pb2
 
@@ -44,13 +44,21 @@ def only_reads(request: kv_pb2.TransactRequest) -> bool:
     )
 
 
+def branch_of(
+    request: kv_pb2.TransactRequest, reads: Mapping[bytes, kv_pb2.GetResponse]
+) -> tuple[bool, Sequence[kv_pb2.Operation]]:
+    """Return whether all compares hold, and the operations that are to run then."""
+    succeeded = all(holds(compare, reads[compare.key]) for compare in request.compares)
+    return succeeded, request.then if succeeded else request.otherwise
+
+
 def answer(
     request: kv_pb2.TransactRequest, reads: Mapping[bytes, kv_pb2.GetResponse], version: int
 ) -> kv_pb2.TransactResponse:
     """Return the response of a transaction that only reads, from the values of all its keys."""
-    succeeded = all(holds(compare, reads[compare.key]) for compare in request.compares)
+    succeeded, operations = branch_of(request, reads)
     response = kv_pb2.TransactResponse(succeeded=succeeded, version=version)
-    for operation in request.then if succeeded else request.otherwise:
+    for operation in operations:
         read = reads[operation.get.key]
         if read.found:
             response.results.add(found=True, value=read.value, version=read.version)

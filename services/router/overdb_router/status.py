@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from overdb.internal.v1 import log_pb2, shard_pb2
 from overdb.v1 import kv_pb2
-from overdb_common.outcome import outcome_of
+from overdb_common.outcome import ANSWER_BYTES_MAX, outcome_of
 from overdb_router import refusals
 from overdb_router.core import RouterCore
 from overdb_router.exchange import BACKOFF_SECONDS_MAX, BACKOFF_SECONDS_MIN
@@ -89,7 +89,7 @@ def _of_result(results: Sequence[shard_pb2.Result]) -> Response:
     if field == "error":
         return Response(status=_ABORTED)
     if field == "transact":
-        return Response(status=_COMMITTED, response=result.transact)
+        return _fitting(Response(status=_COMMITTED, response=result.transact))
     if field == "put":
         return _committed(result.put.version)
     if field == "delete":
@@ -129,7 +129,14 @@ def _of_votes(votes: _Votes, found: _Found) -> Response | None:
     ):
         return Response(status=_COMMITTED)  # what it read is no longer kept
     response = merge_results(ready, outcome.branch, outcome.commit_version)
-    return Response(status=_COMMITTED, response=response)
+    return _fitting(Response(status=_COMMITTED, response=response))
+
+
+def _fitting(response: Response) -> Response:
+    """Leave the results out where a client could not receive them: votes from before the bound (2.3)."""
+    if response.ByteSize() > ANSWER_BYTES_MAX:
+        del response.response.results[:]
+    return response
 
 
 def _not_committed(known: _Votes, participants: Sequence[int], found: _Found) -> Response:

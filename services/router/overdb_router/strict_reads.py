@@ -5,13 +5,14 @@ They leave nothing behind in any group: no lock, no record, no log entry. So a r
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from overdb.internal.v1 import shard_pb2
 from overdb.sharding import slot_of
 from overdb.v1 import kv_pb2
+from overdb_common.outcome import ANSWER_BYTES_MAX, answer_bytes
 from overdb_router import refusals
-from overdb_router.compares import answer, only_reads
+from overdb_router.compares import answer, branch_of, only_reads
 from overdb_router.dispatcher import Dispatcher
 from overdb_router.double_collect import DoubleCollect, Step
 from overdb_router.operations import Kind, Op, Sink
@@ -67,15 +68,25 @@ class StrictReads:
         self.fallbacks += 1
         self._fallback(op, groups)
 
-    def check_size(self, results: Sequence[kv_pb2.OperationResult]) -> Refusal | None:
-        """What a transaction reads is bounded inside one group, and so it is over several."""
-        size = sum(len(result.value) for result in results)
-        if size <= self._results_bytes_max:
+    def check_size(
+        self, request: kv_pb2.TransactRequest, values: Mapping[bytes, kv_pb2.GetResponse]
+    ) -> Refusal | None:
+        """What a transaction reads is bounded inside one group, and so it is over several.
+
+        Looked at before the answer is made: a key may be named a thousand times.
+        """
+        _, operations = branch_of(request, values)
+        lengths = [len(values[operation.get.key].value) for operation in operations]
+        size, limit = sum(lengths), self._results_bytes_max
+        what = "the values that the transaction reads"
+        if size <= limit:
+            size, limit = sum(map(answer_bytes, lengths)), ANSWER_BYTES_MAX
+            what += ", with what is around them,"
+        if size <= limit:
             return None
         return invalid(
             "then",
-            f"the values that the transaction reads have {size} bytes, the limit is "
-            f"{self._results_bytes_max}; nothing was done: read fewer keys at a time",
+            f"{what} have {size} bytes, the limit is {limit}; nothing was done: read fewer keys at a time",
         )
 
 
@@ -143,11 +154,11 @@ class _StrictRead:
 
     def _answer(self) -> None:
         op = self._op
-        response = answer(self._request, self._values, self._collect.clock)
-        refusal = self._reads.check_size(response.results)
+        refusal = self._reads.check_size(self._request, self._values)
         if refusal is not None:
             op.refuse(refusal)
             return
+        response = answer(self._request, self._values, self._collect.clock)
         op.finish()
         op.sink.answered(op, "transact", shard_pb2.Result(transact=response))
 

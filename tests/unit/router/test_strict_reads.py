@@ -246,6 +246,28 @@ def test_too_much_to_read_is_refused_with_the_limit() -> None:
     asyncio.run(scenario())
 
 
+def test_an_answer_that_a_plain_client_could_not_receive_is_refused() -> None:
+    """Four values of 1 MiB are within the limit of values, and beyond it with what is around them."""
+
+    async def scenario() -> None:
+        async with running() as cluster:
+            a, b = cluster.key_of(0), cluster.key_of(1)
+            cluster.groups[0].state.write(a, b"x" * (1 << 20))
+            cluster.groups[1].state.write(b, b"x" * (1 << 20))
+            response = await cluster.kv.Transact(reading(a, a, b))
+            assert response.ByteSize() < 4 << 20
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await cluster.kv.Transact(reading(a, a, b, b))
+            assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+            assert "with what is around them" in str(refused.value.details())
+            thousand = await asyncio.gather(
+                cluster.kv.Transact(reading(*[a] * 1000, b)), return_exceptions=True
+            )
+            assert "1049624576 bytes" in str(thousand[0])
+
+    asyncio.run(scenario())
+
+
 def test_an_answer_of_another_form_is_refused() -> None:
     async def scenario() -> None:
         async with running() as cluster:
