@@ -1,4 +1,4 @@
-"""Settings that differ between nodes and change while the cluster runs (FAULTS 86)."""
+"""Settings that differ between nodes and change while the cluster runs (FAULTS 85)."""
 
 from __future__ import annotations
 

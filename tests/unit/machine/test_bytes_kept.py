@@ -1,4 +1,4 @@
-"""What is kept for retries is bounded in bytes, and what was read is not kept (PROTOCOL 2.10)."""
+"""What is kept for retries is bounded in bytes, and what was read is not kept (PROTOCOL 2.10; FAULTS 86)."""
 
 from __future__ import annotations
 

@@ -16,7 +16,8 @@ Errors are gRPC status codes, with details of package google.rpc where they help
                        Not run, and it never will.
   UNAVAILABLE          a group has no leader that the router can reach, and this request was never
                        sent to it. Not run; try again.
-  RESOURCE_EXHAUSTED   a queue or a disk is full; the message says which. Not run; try again later.
+  RESOURCE_EXHAUSTED   a queue, a disk, or what is kept for retries is full; the message says which and
+                       what to do. Not run; try again later.
   ABORTED              a rival transaction was in the way. Not run; try again under a new id.
   FAILED_PRECONDITION  an id that is expired or stale, or a version older than what is kept. This
                        copy did not run (a copy under the same id that came before may have).
@@ -534,7 +535,12 @@ global___OperationResult = OperationResult
 
 @typing.final
 class TransactRequest(google.protobuf.message.Message):
-    """Up to 1,024 operations, both branches together, and 4 MiB; at least one compare or operation."""
+    """Up to 1,024 operations, both branches together, and 4 MiB; at least one compare or operation. The answer has
+    up to 4 MiB too, each result counted with its value and 64 bytes: INVALID_ARGUMENT beyond, and nothing is done.
+    Values that were read are not kept for retries: a retry reads them again at the version of the commit. Where
+    old versions are kept for a shorter time than ids are accepted, that may fail: FAILED_PRECONDITION, with the
+    version at which it ran; it never runs again.
+    """
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -646,7 +652,7 @@ class TransactionStatusResponse(google.protobuf.message.Message):
     status: global___TransactionStatusResponse.Status.ValueType
     @property
     def response(self) -> global___TransactResponse:
-        """when committed"""
+        """when committed; without results where those are no longer kept"""
 
     def __init__(
         self,

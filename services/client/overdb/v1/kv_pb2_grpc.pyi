@@ -16,7 +16,8 @@ Errors are gRPC status codes, with details of package google.rpc where they help
                        Not run, and it never will.
   UNAVAILABLE          a group has no leader that the router can reach, and this request was never
                        sent to it. Not run; try again.
-  RESOURCE_EXHAUSTED   a queue or a disk is full; the message says which. Not run; try again later.
+  RESOURCE_EXHAUSTED   a queue, a disk, or what is kept for retries is full; the message says which and
+                       what to do. Not run; try again later.
   ABORTED              a rival transaction was in the way. Not run; try again under a new id.
   FAILED_PRECONDITION  an id that is expired or stale, or a version older than what is kept. This
                        copy did not run (a copy under the same id that came before may have).

@@ -1,4 +1,4 @@
-"""What was said to be over stays over: floors of ids and versions never go back (PROTOCOL 2.10; FAULTS 86).
+"""What was said to be over stays over: floors of ids and versions never go back (PROTOCOL 2.10; FAULTS 85).
 
 And no request runs under an id that its group has refused as expired.
 """

@@ -1,6 +1,6 @@
 """What is promised of the past: a version reads as it was written, an id runs once, or both are refused.
 
-Whatever becomes of the settings that say how long (FAULTS 86).
+Whatever becomes of the settings that say how long (FAULTS 85).
 """
 
 from __future__ import annotations
