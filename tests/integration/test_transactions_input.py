@@ -231,3 +231,40 @@ def test_a_version_of_the_future_is_refused_by_reads_over_groups(
         client.get(b"any", version=ahead)
     with pytest.raises(overdb.InvalidArgument, match="future"):
         list(client.scan(prefix=b"any", version=ahead))
+
+
+def test_an_answer_too_large_over_all_groups_is_refused_and_nothing_is_written(
+    shared_cluster: LocalCluster, client: overdb.sync.Client
+) -> None:
+    """FAULTS 86. Each group alone is within the bound. By a plain stub with gRPC's default limits."""
+    by_group: dict[int, list[bytes]] = {0: [], 1: []}
+    for number in range(100):
+        key = b"large-%d" % number
+        keys = by_group[client.locate(key).group]
+        if len(keys) < 3:
+            client.put(key, b"x" * MIB)
+            keys.append(key)
+    with grpc.insecure_channel(shared_cluster.endpoints[0]) as channel:
+        stub = kv_pb2_grpc.KVStub(channel)
+        few, all_of_them = by_group[0][:2] + by_group[1][:1], by_group[0] + by_group[1]
+        for written, keys in ((b"large-no", all_of_them), (b"large-yes", few)):
+            request = Request(then=[Operation(put=Operation.Put(key=written, value=b"1"))])
+            request.then.extend(Operation(get=Operation.Get(key=key)) for key in keys)
+            _set_id(request, fresh_id())
+            status = kv_pb2.TransactionStatusRequest(id=request.id)
+            if keys is all_of_them:
+                for _ in range(2):
+                    with pytest.raises(grpc.RpcError) as refused:
+                        stub.Transact(request, timeout=10)
+                    assert refused.value.code() is INVALID
+                    assert "4194304" in str(refused.value.details())
+                expected = kv_pb2.TransactionStatusResponse.STATUS_ABORTED
+            else:
+                first = stub.Transact(request, timeout=10)
+                client.put(few[0], b"later")
+                assert stub.Transact(request, timeout=10) == first  # read again, as of then
+                expected = kv_pb2.TransactionStatusResponse.STATUS_COMMITTED
+                assert stub.TransactionStatus(status, timeout=10).response == first
+            assert stub.TransactionStatus(status, timeout=10).status == expected
+    assert client.get(b"large-no") is None
+    assert value_of(client, b"large-yes") == b"1"
