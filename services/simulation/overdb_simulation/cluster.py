@@ -72,6 +72,7 @@ class Node:
         self.lives = 0
         self.wipes = 0
         self.groups = cluster.groups  # OVERDB_GROUPS there
+        self.clock_offset_ns = 0  # of the machine's wall clock: it outlives its processes
 
     @property
     def is_up(self) -> bool:
@@ -89,6 +90,7 @@ class Node:
         self.process = process = Process(self.name)
         process.watched = True
         process.clock_rate = cluster.clock_rate(self)
+        process.clock_offset_ns = self.clock_offset_ns
         cluster.nodes_by_process[process] = self
         self.refused = ""
         self.replica = None

@@ -14,9 +14,11 @@ from random import Random
 import overdb
 from overdb_common.level import LEVEL
 from overdb_node.raft.errors import NotLeader
+from overdb_node.raft.group_time import HEARD_US_MAX
 from overdb_simulation.cluster import Cluster, Node, RouterNode
 from overdb_simulation.network import Weather
 from tests.simulation.cluster import settings
+from tests.simulation.cluster.clocks import Clocks, set_process_clock
 from tests.simulation.cluster.hostile import HostileMessages
 from tests.simulation.cluster.operators import Operators
 from tests.simulation.cluster.restores import Restore, seconds_until_put_back
@@ -30,6 +32,9 @@ WEATHERS = (
     Weather(latency=0.005, jitter=0.02, reordering=0.2),
 )
 
+SMALL_JUMPS = (-5, -0.5, 0.5, 5)  # seconds; of clocks that are not called wrong for it
+JUMPS = (-3650 * 86_400, -86_400, -3600, -120, 120, 3600, 86_400, 3650 * 86_400)
+HEARD_SECONDS = HEARD_US_MAX / 1e6
 INSTALLATION_SECONDS = 4.0  # for which an installation is waited for
 
 
@@ -53,7 +58,10 @@ FAULTS = (
     (3, "fill_disk"),
     (2, "fail_fsync"),
     (2, "damage_disk"),
-    (4, "jump_clock"),
+    (6, "jump_clock"),
+    (2, "jump_router_clock"),
+    (2, "wrong_in_turn"),
+    (2, "wrong_time"),
     (3, "drift_clock"),
     (2, "suspend_all_machines"),
     (3, "suspend_a_machine"),
@@ -77,9 +85,17 @@ FAULTS = (
 class Faults:
     """Draws and carries out faults; ``heal`` ends all of them."""
 
-    def __init__(self, cluster: Cluster, random: Random, only: Collection[str] = ()) -> None:
+    def __init__(
+        self,
+        cluster: Cluster,
+        random: Random,
+        only: Collection[str] = (),
+        clocks: Clocks | None = None,
+    ) -> None:
         """``only``: names of methods, where a run is to have no other faults."""
         self._cluster = cluster
+        self.clocks = clocks or Clocks(cluster)
+        self.time_was_wrong = False  # of a whole group
         cluster.supervise = self._start
         self._world = cluster.world
         self._random = random
@@ -90,6 +106,9 @@ class Faults:
         self.damaged_nodes: set[str] = set()
         self._damaged: set[int] = set()  # groups with a replica whose disk was damaged
         self.lost: dict[Node, int] = {}  # nodes whose disk is empty, and the id that it had
+        self._wrong_groups: set[int] = (
+            set()
+        )  # whose time was wrong, and is not known to be repaired
         self.operators = Operators(cluster, self._replaced)
         self._hostile = HostileMessages(cluster, Random(random.getrandbits(64)))
         self.victim: Callable[[overdb.Client], Awaitable[None]] | None = (
@@ -179,7 +198,7 @@ class Faults:
         broken = [n for n in self._cluster.nodes if n in self.lost or self._is_out_of_order(n)]
         for node in broken:
             self.operators.replace(node)
-        return not broken and not self.operators.busy
+        return not broken and not self.operators.busy and not self._wrong_groups
 
     def explains_fatal(self, node: Node) -> bool:
         """Whether a replica may give up, by what was done to its disk: in that life, and for that once."""
@@ -455,7 +474,7 @@ class Faults:
         servers = [n.name for n in self._cluster.nodes] + [r.name for r in self._cluster.routers]
         return list(dict.fromkeys([*servers, *clients]))
 
-    def _cut(self, kind: str, links: set[tuple[str, str]]) -> None:
+    def _cut(self, kind: str, links: set[tuple[str, str]], seconds: float = 0.0) -> None:
         network = self._world.network
         self._note(kind, links=len(links))
         network.set_cut(links)
@@ -465,7 +484,7 @@ class Faults:
             if network.cut is marker:
                 network.set_cut(())
 
-        self._later(self._seconds(0.5, 5.0), mend)
+        self._later(seconds or self._seconds(0.5, 5.0), mend)
 
     def _apart(self, side: set[str]) -> set[tuple[str, str]]:
         names = self._names()
@@ -582,13 +601,70 @@ class Faults:
         return node
 
     def jump_clock(self) -> None:
-        """Back by any time; ahead by less than what is refused as too far ahead (2.1), all jumps together."""
+        """Of one machine, by anything up to years, for a while or for good; of no second one in its group."""
         node = self._node()
-        if node.process is not None:
-            seconds = self._random.choice((-3600, -5, -0.5, 0.5, 5, 15))
-            self._note("clock jump", node.name, seconds=seconds)
-            offset = node.process.clock_offset_ns + int(seconds * 1e9)
-            node.process.clock_offset_ns = min(offset, 20 * 10**9)
+        if node.group in self._wrong_groups:
+            return
+        others = self.clocks.wrong_in(node.group) - {node}
+        before = node.clock_offset_ns // 1000
+        seconds = self._random.choice(SMALL_JUMPS if others else (*SMALL_JUMPS, *JUMPS))
+        offset = int(seconds * 1e6) if abs(seconds) > 15 else before + int(seconds * 1e6)
+        if abs(seconds) <= 15 and abs(offset) > 15_000_000:
+            offset = 0  # set right, where small ones would have come together
+        self._note("clock jump", node.name, seconds=offset / 1e6)
+        self.clocks.set(node, offset)
+        if self._random.random() < 0.5:
+            self._later(self._seconds(0.5, 4.0), lambda: self.clocks.set(node, 0))
+
+    def jump_router_clock(self) -> None:
+        router = self._random.choice(self._cluster.routers)
+        seconds = self._random.choice((*SMALL_JUMPS, *JUMPS))
+        self._note("router's clock jump", router.name, seconds=seconds)
+        set_process_clock(router.process, int(seconds * 1e6))
+
+    def wrong_in_turn(self) -> None:
+        """One machine's clock is wrong and mended while nobody hears it; then another one's is."""
+        leader = self._a_leader()
+        if leader is None or leader.group in self._wrong_groups:
+            return
+        group = leader.group
+        if self.clocks.wrong_in(group):
+            return
+        first, second = (node for node in self._cluster.group(group) if node is not leader)
+        self._note("wrong in turn", first.name, then=second.name)
+        self._wrong_groups.add(group)
+        self.clocks.set(first, JUMPS[-1] * 1_000_000)
+
+        def leave() -> None:
+            self._cut("isolate the wrong one", self._apart({first.name}), HEARD_SECONDS + 2.0)
+            self.clocks.set(first, 0)
+
+        def end() -> None:
+            self.clocks.set(second, 0)
+            self._wrong_groups.discard(group)
+
+        self._later(0.4, leave)
+        self._later(HEARD_SECONDS + 0.8, lambda: self.clocks.set(second, JUMPS[-1] * 1_000_000))
+        self._later(HEARD_SECONDS + 1.8, end)
+
+    def wrong_time(self) -> None:
+        """All machines of a group are ahead for a while; then an administrator repairs its time."""
+        group = self._random.randrange(self._cluster.groups)
+        if group in self._wrong_groups or self.clocks.wrong_in(group):
+            return
+        seconds = self._random.choice([jump for jump in JUMPS if jump > 0])
+        self._note("wrong time", f"group {group}", seconds=seconds)
+        self.time_was_wrong = True
+        self._wrong_groups.add(group)
+        for node in self._cluster.group(group):
+            self.clocks.set(node, int(seconds * 1e6))
+
+        def mend() -> None:
+            for node in self._cluster.group(group):
+                self.clocks.set(node, 0)
+            self.operators.repair_time(group, lambda: self._wrong_groups.discard(group))
+
+        self._later(self._seconds(0.5, 2.0), mend)
 
     def drift_clock(self) -> None:
         node = self._node()

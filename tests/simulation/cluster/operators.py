@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import overdb
+from overdb_node.machine.machine import TIME_WRONG_US_MIN
 from overdb_simulation.cluster import Cluster, Node
 
 RETRY_SECONDS = 0.4
@@ -41,6 +42,31 @@ class Operators:
 
         self._cluster.client(f"operator{self._hired}", work)
         return True
+
+    def repair_time(self, group: int, done: Callable[[], None]) -> None:
+        """Set a group's time back, as soon as the clocks say so to its leader, unless it is not needed."""
+        self._hired += 1
+
+        def is_right() -> bool:
+            leader, world = self._cluster.leader(group), self._cluster.world
+            true_us = (world.wall_at_start_ns + int(world.loop.time() * 1e9)) // 1000
+            replica = leader.replica if leader is not None else None
+            return replica is not None and replica.machine.physical < true_us + TIME_WRONG_US_MIN
+
+        async def work(client: overdb.Client) -> None:
+            while True:
+                try:
+                    repaired = await client.repair_time(group)
+                    self._cluster.world.note(f"group {group}", "repaired", after=repaired.after_us)
+                    break
+                except overdb.OverDBError as error:
+                    if "is left as it is" in str(error) and is_right():
+                        break
+                    await asyncio.sleep(RETRY_SECONDS)
+            await client.close()
+            done()
+
+        self._cluster.client(f"operator{self._hired}", work)
 
     async def _replace(self, client: overdb.Client, node: Node, groups: int) -> None:
         group, old, note = node.group, node.replica_id, self._cluster.world.note

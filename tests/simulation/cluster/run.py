@@ -17,17 +17,20 @@ from overdb_node.machine.machine import Machine
 from overdb_simulation.cluster import Cluster, Node
 from overdb_simulation.loop import Process, current_process
 from overdb_simulation.substitutes import World, substituted
+from tests.simulation.cluster.clocks import Clocks
 from tests.simulation.cluster.faults import Faults
 from tests.simulation.cluster.history import NO_ANSWER, Recorder
 from tests.simulation.cluster.invariants import Invariants
 from tests.simulation.cluster.invariants.applying import every_entry
 from tests.simulation.cluster.invariants.base import Applied, Look, Seen, Violation, look
 from tests.simulation.cluster.leases import Leases
+from tests.simulation.cluster.patience import patient
 from tests.simulation.cluster.programs import mix_programs
 from tests.simulation.cluster.workloads import ALL
 from tests.simulation.cluster.workloads.counters import Counters
 
 HEALING_SECONDS_MAX = 40.0
+REPAIR_SECONDS = 75.0  # after which a group whose time was set back takes fresh ids again
 CLIENTS = 6
 CLIENT_CLOCKS = 0.5  # seconds, ahead or behind at most
 PAUSES = (0.12, 0.25, 0.3, 0.4)
@@ -91,6 +94,7 @@ class Run:
         self.cluster = cluster = Cluster(world, **self._overrides)
         cluster.own_settings, cluster.clock_rate = self._leases.settings, self._leases.clock_rate
         self._invariants.leases.cluster = cluster
+        self.clocks = self._invariants.time.clocks = Clocks(cluster)
         with substituted(world, cluster.disk_seconds), every_entry(self._on_entry):
             gc.disable()  # a run is short, and its objects are dropped together
             try:
@@ -117,7 +121,7 @@ class Run:
     def _run(self) -> None:
         world, cluster = self.world, self.cluster
         random = Random(world.random.getrandbits(64))
-        self.faults = faults = Faults(cluster, random, self.only)
+        self.faults = faults = Faults(cluster, random, self.only, self.clocks)
         cluster.fatal = self._on_fatal
         world.loop.step_hook = self._on_step
         world.network.on_packet = self._on_packet
@@ -167,16 +171,21 @@ class Run:
             chosen = [kind for kind in ALL if kind.__name__.lower() in self._wanted]
         self.workloads = [kind(self.recorder) for kind in chosen]
         pairs = [w.add_pair for w in self.workloads if isinstance(w, Counters)]
-        self.faults.victim = pairs[0] if pairs else None
+        if pairs:
+            self.faults.victim = lambda client: pairs[0](self._patient(client))
         for number in range(CLIENTS):
             workload = self.workloads[number % len(self.workloads)]
 
             async def work(client: overdb.Client, workload: Any = workload) -> None:
-                await self.recorder.repeat(self.pause, lambda: workload.step(client))
+                mine = self._patient(client)
+                await self.recorder.repeat(self.pause, lambda: workload.step(mine))
 
             process = self.cluster.client(f"client{number}", work, direct=number % 2 == 1)
             # Who is older goes by the clients' clocks: without differences hardly anybody ever waits.
             process.clock_offset_ns = int(random.uniform(-CLIENT_CLOCKS, CLIENT_CLOCKS) * 1e9)
+
+    def _patient(self, client: overdb.Client) -> overdb.Client:
+        return patient(client, lambda: self.faults.time_was_wrong)
 
     def _advance(self, seconds: float) -> None:
         self.world.loop.run_for(seconds)
@@ -261,14 +270,15 @@ class Run:
         recorder, loop = self.recorder, self.world.loop
         self._advance(3.0)  # under load still
         recorder.stopping = True
-        end = loop.time() + HEALING_SECONDS_MAX
+        seconds = HEALING_SECONDS_MAX + (REPAIR_SECONDS if self.faults.time_was_wrong else 0)
+        end = loop.time() + seconds
         while True:
             self._advance(0.25)
             why = self._why_not_converged()
             if not why:
                 break
             if loop.time() > end:
-                raise Violation(f"not healed after {HEALING_SECONDS_MAX:g} s: {why}")
+                raise Violation(f"not healed after {seconds:g} s: {why}")
         self._compare_replicas()
         self._check_workloads()
 
@@ -295,6 +305,8 @@ class Run:
             participant = leader.replica.machine.participant
             if participant.open or participant.parked:
                 return f"group {group} has open transactions"
+            if leader.replica.machine.id_floor > self.faults.clocks.true_us():
+                return f"group {group} takes no fresh ids yet"
             if leader.replica.machine.level < LEVEL:
                 return f"group {group} is at level {leader.replica.machine.level}"
         return ""

@@ -78,6 +78,26 @@ CASES: list[tuple[Callable[[Patch], None], str, Setting]] = [
         r"the clock went from",
         Setting(("jump_clock", "restart_quickly", "hand_over")),
     ),
+    (
+        variants.time_of_the_leader_alone,
+        r"ahead of what two of its machines have said",
+        Setting(("jump_clock", "hand_over")),
+    ),
+    (
+        variants.time_of_the_clock_that_is_ahead,
+        r"ahead of what two of its machines have said",
+        Setting(("jump_clock", "hand_over")),
+    ),
+    (
+        variants.clocks_heard_long_ago_count,
+        r"ahead of what two of its machines have said",
+        Setting(("wrong_in_turn",)),
+    ),
+    (
+        variants.advance_bounded_by_the_own_time,
+        r"is too far ahead",
+        Setting(("wrong_time",), ("bank",)),
+    ),
     (variants.results_not_kept, r"ran at \d+, and again at", ALL_KINDS),
     (variants.commit_at_the_first_vote, r"alarm: .*another outcome|: decided", ALL_KINDS),
     (variants.state_of_its_own, r"clock .* elsewhere", ALL_KINDS),

@@ -16,9 +16,12 @@ from overdb_node.machine import bounds
 from overdb_node.machine.clock import Clock
 from overdb_node.machine.floors import Floors
 from overdb_node.machine.locks import Locks
+from overdb_node.machine.machine import Machine
 from overdb_node.machine.sessions import Sessions
+from overdb_node.machine.types import Advance, Code, Refused
 from overdb_node.peer_admission import PeerAdmission
-from overdb_node.raft import core
+from overdb_node.raft import core, group_time
+from overdb_node.raft.group_time import GroupTime
 from overdb_node.raft.types import HardState
 from overdb_node.replica import Replica
 from overdb_node.starts import Starts
@@ -273,3 +276,31 @@ def floors_of_the_settings(patch: MonkeyPatch) -> None:
         whole(self, physical, version)
 
     patch.setattr(Floors, "follow", follow)
+
+
+def time_of_the_leader_alone(patch: MonkeyPatch) -> None:
+    """FAULTS 81: the leader stamps entries with its own clock, as release 0.1.0 did."""
+    patch.setattr(GroupTime, "median", lambda *arguments: arguments[3])
+
+
+def time_of_the_clock_that_is_ahead(patch: MonkeyPatch) -> None:
+    """FAULTS 81: the largest clock counts, so that time does not stand still."""
+    patch.setattr(group_time, "lower_median", max)
+
+
+def clocks_heard_long_ago_count(patch: MonkeyPatch) -> None:
+    """FAULTS 81 (!): what a replica said before it was cut off goes on counting."""
+    patch.setattr(group_time, "HEARD_US_MAX", 1 << 40)
+
+
+def advance_bounded_by_the_own_time(patch: MonkeyPatch) -> None:
+    """FAULTS 81: a group refuses a version that another group, whose time ran ahead, has issued."""
+    whole = Machine._advance
+
+    def advance(self: Machine, command: Advance) -> Any:
+        latest = self.physical + 60_000_000
+        if command.version > latest:
+            return Refused(Code.INVALID_ARGUMENT, f"version {command.version} is too far ahead")
+        return whole(self, command)
+
+    patch.setattr(Machine, "_advance", advance)

@@ -175,3 +175,16 @@ def test_the_floor_is_kept_when_time_has_caught_up_with_the_versions() -> None:
     assert floor > NOW + 2 * HOUR + 1
     group.restart()
     assert group.machine.retention_floor == floor
+
+
+def test_a_replica_that_restarts_behind_the_repair_comes_to_the_same_state() -> None:
+    """A start makes no mark: only entries do, and all replicas apply the same ones."""
+    groups = [Group(AT_START), Group(AT_START)]
+    for number, group in enumerate(groups):
+        group.one(Configure(AT_START.limits, 1))
+        group.entry(stamp=NOW + DAY)
+        group.one(SetTime(), stamp=NOW + SECOND)
+        if number:
+            group.restart()
+        group.entry(stamp=NOW + 2 * SECOND)
+    assert groups[0].machine.digest() == groups[1].machine.digest()

@@ -41,30 +41,35 @@ class Floors:
 
         ``version`` is the group's clock.
         """
+        if self._settings.level >= 1:
+            self._mark(physical, version)
+        self._rise(physical)
+
+    def _mark(self, physical: int, version: int) -> None:
+        """Where versions are far ahead of time, note now and then where they are."""
+        marks, retention_us = self.marks, self._settings.retention_us
+        if version - physical <= self._settings.ahead_us_max:
+            if marks:
+                self.marks = []
+                self.hold()
+            return
+        if not marks or physical - marks[-1][0] >= retention_us // MARKS:
+            marks.append((physical, version))
+            self.changed = True
+        while len(marks) > 1 and marks[1][0] <= physical - retention_us:
+            marks.pop(0)
+
+    def _rise(self, physical: int) -> None:
         settings = self._settings
         ids = physical - settings.client_id_lifetime_us
         versions = physical - settings.retention_us
         if settings.level < 1:  # release 0.1.0 has no memory of its floors
             self.ids, self.versions = max(ids, 0), max(versions, 0)
             return
+        if self.marks and self.marks[0][0] <= versions:
+            versions = self.marks[0][1]
         self.ids = max(self.ids, ids)
         self.versions = max(self.versions, versions)
-        if version - physical > settings.ahead_us_max:
-            self._follow_marks(physical, version)
-        elif self.marks:
-            self.marks = []
-            self.hold()
-
-    def _follow_marks(self, physical: int, version: int) -> None:
-        """Where versions are far ahead of time: the floor is the version of one retention ago."""
-        marks, retention_us = self.marks, self._settings.retention_us
-        if not marks or physical - marks[-1][0] >= retention_us // MARKS:
-            marks.append((physical, version))
-            self.changed = True
-        while len(marks) > 1 and marks[1][0] <= physical - retention_us:
-            marks.pop(0)
-        if marks[0][0] <= physical - retention_us:
-            self.versions = max(self.versions, marks[0][1])
 
     def hold(self) -> None:
         """Keep the floors where they are. Called before a limit changes."""
@@ -94,10 +99,10 @@ class Floors:
             return b""
         return b"".join(_FORM.pack(*pair) for pair in (self.held, *self.marks))
 
-    def load(self, packed: bytes, physical: int, version: int) -> None:
-        """Take over what ``pack`` wrote."""
+    def load(self, packed: bytes, physical: int) -> None:
+        """Take over what ``pack`` wrote. Marks are made by entries alone: a start makes none (!)."""
         pairs = list(_FORM.iter_unpack(packed)) if packed else [(0, 0)]
         self.held, self.marks = pairs[0], pairs[1:]
         self.ids, self.versions = self.held
-        self.follow(physical, version)
+        self._rise(physical)
         self.changed = False

@@ -118,7 +118,7 @@ class Machine:
         limits = self._reader.record(_LIMITS_RECORD)
         floors = self._settings.load(limits)
         self._limited = limits is not None
-        self._floors.load(floors, self._clock.physical, self._clock.value)
+        self._floors.load(floors, self._clock.physical)
         self._sessions.load()
         self.participant.load()
         self.chain.load(self._reader.record(CHAIN_RECORD))

@@ -11,6 +11,7 @@ from tests.simulation.cluster.invariants.durable_votes import DurableVotes
 from tests.simulation.cluster.invariants.election_safety import ElectionSafety
 from tests.simulation.cluster.invariants.exactly_once import ExactlyOnce
 from tests.simulation.cluster.invariants.floors import Floors
+from tests.simulation.cluster.invariants.group_time import GroupTime
 from tests.simulation.cluster.invariants.leader_completeness import LeaderCompleteness
 from tests.simulation.cluster.invariants.lease_safety import LeaseSafety
 from tests.simulation.cluster.invariants.locks_held import LocksHeld
@@ -41,9 +42,11 @@ class Invariants:
             votes,
             LocksHeld(),
         ]
+        self.time = GroupTime()
         self.of_entries: list[EntryInvariant] = [
             equality,
             ClockGrowth(),
+            self.time,
             Floors(),
             self.once,
             votes,

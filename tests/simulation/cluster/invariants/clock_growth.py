@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from overdb_node.machine.types import Resolve
 from tests.simulation.cluster.invariants.base import Applied, Violation
+from tests.simulation.cluster.invariants.group_time import was_set_back
 
 
 class ClockGrowth:
@@ -20,7 +21,7 @@ class ClockGrowth:
         clock = (machine.clock, machine.physical)
         # By the group's sequence, not the replica's: one that has restarted goes on where it is known to be.
         before = self._clocks.get((group, index - 1), (0, 0))
-        if clock[0] <= before[0] or clock[1] < before[1]:
+        if clock[0] <= before[0] or (clock[1] < before[1] and not was_set_back(applied)):
             raise Violation(
                 f"{applied.name}: the clock went from {before} to {clock} with entry {index}"
             )
