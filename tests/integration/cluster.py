@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -11,18 +12,19 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import grpc
 
 from overdb.internal.v1 import shard_pb2, shard_pb2_grpc
 from overdb.v1 import cluster_pb2, cluster_pb2_grpc
+from overdb_node.raft.election import HANDED_OVER
 from tests.ports import free_ports
 
 T = TypeVar("T")
 
 
-def wait_until(condition: Callable[[], T], what: str, seconds_max: float = 30.0) -> T:
+def wait_until(condition: Callable[[], T], what: str, seconds_max: float = 60.0) -> T:
     """Poll until ``condition()`` is true and return its value; fail with ``what`` after the time."""
     deadline = time.monotonic() + seconds_max
     while True:
@@ -223,7 +225,20 @@ class LocalCluster:
                 return None
             return answer
 
-    def wait_until_serving(self, seconds_max: float = 30.0) -> None:
+    def events(self, name: str) -> list[dict[str, Any]]:
+        """What the nodes have logged under this name, in no order."""
+        return [
+            line
+            for log in self.directory.glob("node-*.log")
+            for line in map(_parsed, log.read_text(errors="replace").splitlines())
+            if line.get("event") == name
+        ]
+
+    def hand_overs(self) -> int:
+        """How many campaigns were begun because a leader asked for it, not because one fell silent."""
+        return sum(one.get("detail") == HANDED_OVER for one in self.events("campaign"))
+
+    def wait_until_serving(self, seconds_max: float = 60.0) -> None:
         def serving() -> bool:
             for process in self.processes:
                 if not process.is_running:
@@ -256,7 +271,16 @@ class LocalCluster:
                     return node_id
             return 0
 
-        return wait_until(found, f"a leader of group {group}", 15)
+        return wait_until(found, f"a leader of group {group}")
+
+
+def _parsed(line: str) -> dict[str, Any]:
+    """A line of a log; nothing of what is none: a traceback, or a line that a kill cut."""
+    try:
+        found = json.loads(line)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 @contextlib.contextmanager

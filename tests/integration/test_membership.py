@@ -13,13 +13,10 @@ import pytest
 import overdb
 from overdb.sync import Client
 from tests.integration.cluster import LocalCluster, wait_until
-from tests.integration.machine_speed import slowness
 from tests.integration.workload import Writers
 from tests.ports import free_ports
 
 pytestmark = pytest.mark.processes
-# An election timeout of 1 to 2 s, perhaps a split vote, and the time to find the new leader.
-OUTAGE_SECONDS_MAX = 8.0
 
 
 def members(client: Client, group: int = 0) -> dict[int, bool]:
@@ -113,7 +110,8 @@ def test_a_lost_disk_is_replaced_under_load(cluster: LocalCluster) -> None:
             await writers.acknowledged_more(500)
             await writers.stop()
             assert writers.written.problems(await writers.read_back()) == []
-            assert writers.written.longest_gap_seconds < OUTAGE_SECONDS_MAX
+            # The first two, and one for the leader that was lost, perhaps after a split vote.
+            assert len(cluster.events("elected")) <= 6
 
     asyncio.run(run())
 
@@ -213,7 +211,6 @@ def test_removing_the_leader_under_load_costs_no_request(cluster: LocalCluster) 
     """FAULTS 47: it hands over at once; writers that retry notice nothing but a moment."""
 
     async def run() -> None:
-        slow = slowness()
         async with (
             Writers(cluster.endpoints) as writers,
             overdb.Client(cluster.endpoints, timeout=20.0) as client,
@@ -228,8 +225,7 @@ def test_removing_the_leader_under_load_costs_no_request(cluster: LocalCluster) 
             written = writers.written
             assert written.problems(await writers.read_back()) == []
             assert written.unknown == 0
-            # TimeoutNow, not an election timeout
-            assert written.longest_gap_seconds < 3.0 * max(slow, slowness())
+            assert cluster.hand_overs() >= 2  # TimeoutNow, not an election timeout
 
     asyncio.run(run())
 

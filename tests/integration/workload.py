@@ -95,7 +95,7 @@ class Writers:
             written.acknowledgements += 1
             await asyncio.sleep(PAUSE_SECONDS)
 
-    async def acknowledged_more(self, count: int, seconds_max: float = 20.0) -> None:
+    async def acknowledged_more(self, count: int, seconds_max: float = 60.0) -> None:
         """Return when ``count`` more writes were acknowledged; fail when it takes too long."""
         goal = self.written.acknowledgements + count
         deadline = asyncio.get_running_loop().time() + seconds_max
@@ -160,7 +160,7 @@ class Adders:
             self.longest_seconds = max(self.longest_seconds, loop.time() - began)
             await asyncio.sleep(5 * PAUSE_SECONDS)  # one costs as much as five puts
 
-    async def more(self, count: int, seconds_max: float = 20.0) -> None:
+    async def more(self, count: int, seconds_max: float = 60.0) -> None:
         """Return when ``count`` more adds are done."""
         goal = sum(self.done) + count
         async with asyncio.timeout(seconds_max):

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 LAST_RESORT_TIMEOUTS = 3
 
 
+HANDED_OVER = "handed over"  # detail of a campaign that a leader asked for
+
+
 class Election:
     """The election timer and the votes of the present campaign."""
 
@@ -89,7 +92,7 @@ class Election:
         self.restart_timer()
         self._granted = {}
         self._own_vote_pending = True
-        raft.emit(EventKind.CAMPAIGN)
+        raft.emit(EventKind.CAMPAIGN, detail=HANDED_OVER if transfer else "")
         log = raft.log
         self._ask(VoteRequest(raft.term, log.last_index, log.last_term, transfer=transfer))
 
