@@ -1,4 +1,4 @@
-"""A replica whose every fdatasync takes 50 ms longer: run in place of ``overdb_node``."""
+"""A replica whose every fdatasync takes 300 ms longer: run in place of ``overdb_node``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 
 from overdb_node.__main__ import main
 
-SLOW_SECONDS = 0.05
+SLOW_SECONDS = 0.3
 _fdatasync = os.fdatasync
 
 

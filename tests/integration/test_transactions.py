@@ -13,15 +13,16 @@ import pytest
 import overdb
 import overdb.sync
 from tests.integration.cluster import LocalCluster, wait_until
+from tests.integration.slow_node import SLOW_SECONDS
 from tests.integration.transactions import (
     fresh_id,
     in_thread,
     keys_of_groups,
-    median,
     pair_of_keys,
     share,
     until,
 )
+from tests.sizes import Sizes
 
 pytestmark = pytest.mark.processes
 
@@ -35,8 +36,8 @@ def client(shared_cluster: LocalCluster) -> Iterator[overdb.sync.Client]:
 # --- one round --------------------------------------------------------------------------------------
 
 
-def test_a_transaction_over_groups_takes_one_replicated_round(tmp_path: Path) -> None:
-    """PROTOCOL 2.3: about as long as a put, where the disk is what takes time."""
+def test_a_transaction_over_groups_takes_one_replicated_round(tmp_path: Path, sizes: Sizes) -> None:
+    """PROTOCOL 2.3: less than two syncs that follow each other, where the disk is what takes time."""
     cluster = LocalCluster(tmp_path, routers=2)
     for node in cluster.nodes.values():
         node.module = "tests.integration.slow_node"
@@ -66,33 +67,22 @@ def test_a_transaction_over_groups_takes_one_replicated_round(tmp_path: Path) ->
         async with overdb.Client(cluster.endpoints, timeout=20.0) as client:
             keys = await keys_of_groups(client, "one-round-", 1)
             both = [overdb.Add(keys[0][0], 1), overdb.Add(keys[1][0], 1)]
-            for _ in range(3):
-                await client.put(keys[0][0], b"0")
-                await client.put(keys[1][0], b"0")
-                await client.transact(then=both)
-            puts, transactions = [], []
-            for number in range(20):
-                await at_rest(client)
-                began = time.monotonic()
-                await client.put(b"%s-put" % keys[number % 2][0], b"%d" % number)
-                puts.append(time.monotonic() - began)
+            for key in (keys[0][0], keys[1][0]):
+                await client.put(key, b"1")
+            await client.transact(then=both)
+            transactions = []
+            for number in range(sizes.pick(quick=4, full=20)):
                 await at_rest(client)
                 began = time.monotonic()
                 done = await client.transact(then=both)
                 transactions.append(time.monotonic() - began)
-                assert [one.value for one in done.results] == [b"%d" % (number + 2)] * 2
-            began = time.monotonic()
-            for _ in range(10):
-                await client.transact(then=both)
-            in_a_row = (time.monotonic() - began) / 10
-        put, transaction = median(puts), median(transactions)
+                assert [one.value for one in done.results] == [b"%d" % (number + 3)] * 2
         print(
-            f"\n  fdatasync slowed by 50 ms: put {put * 1000:.0f} ms, over two groups "
-            f"{transaction * 1000:.0f} ms, ratio {transaction / put:.2f}; one right behind the other "
-            f"on the same keys {in_a_row * 1000:.0f} ms each"
+            f"\n  over two groups, a sync of {SLOW_SECONDS} s: {[f'{s:.2f}' for s in transactions]} s"
         )
-        assert put >= 0.05, "the disk was not slow"
-        assert transaction <= 1.5 * put
+        assert min(transactions) >= SLOW_SECONDS, "the disk was not slow"
+        # Two that follow each other would take so long at the least. Other work of the machine only adds.
+        assert min(transactions) < 2 * SLOW_SECONDS
 
     with cluster:
         asyncio.run(run())
@@ -102,35 +92,33 @@ def test_a_transaction_over_groups_takes_one_replicated_round(tmp_path: Path) ->
 
 
 def test_all_clients_on_the_same_two_keys_get_on_and_none_starves(
-    shared_cluster: LocalCluster,
+    shared_cluster: LocalCluster, sizes: Sizes
 ) -> None:
     """PROTOCOL 2.2, 2.3: age decides, whichever of two routers a transaction comes through."""
-    seconds, count = 8.0, 12
+    enough, count = sizes.pick(quick=360, full=3600), 12
 
     async def run() -> None:
         endpoints = shared_cluster.endpoints
         clients = [overdb.Client(endpoints[n % 2], timeout=15.0) for n in range(count)]
         done = [0] * count
-        longest = [0.0] * count
         aborted = 0
         keys = [key for (key,) in await keys_of_groups(clients[0], f"hot-{time.time_ns()}-", 1)]
 
-        async def add(number: int, until_then: float) -> None:
+        async def add(number: int) -> None:
             nonlocal aborted
-            while (began := time.monotonic()) < until_then:
+            while sum(done) < enough:
                 try:
                     await clients[number].transact(then=[overdb.Add(key, 1) for key in keys])
                 except overdb.Aborted:
                     aborted += 1
                     continue
                 done[number] += 1
-                longest[number] = max(longest[number], time.monotonic() - began)
 
         for client in clients:  # connected and warm
             await client.get(keys[0])
         began = time.monotonic()
-        async with asyncio.timeout(seconds + 30):
-            await asyncio.gather(*(add(n, began + seconds) for n in range(count)))
+        async with asyncio.timeout(240):
+            await asyncio.gather(*(add(n) for n in range(count)))
         took = time.monotonic() - began
         found = await clients[0].transact(then=[overdb.Get(key) for key in keys])
         for client in clients:
@@ -138,11 +126,9 @@ def test_all_clients_on_the_same_two_keys_get_on_and_none_starves(
         print(
             f"\n  {count} clients on two keys of two groups through two routers: "
             f"{sum(done) / took:.0f} transactions/s, {share(done)}, router 0 {sum(done[::2])}, "
-            f"router 1 {sum(done[1::2])}; longest wait {max(longest) * 1000:.0f} ms, "
-            f"{aborted} aborted"
+            f"router 1 {sum(done[1::2])}; {aborted} aborted"
         )
         assert [int(one.value) for one in found.results] == [sum(done)] * 2
-        assert sum(done) >= 40
         assert min(done) * 10 >= max(done)
         assert min(done) > 0
 

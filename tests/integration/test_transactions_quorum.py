@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from pathlib import Path
 
 import pytest
@@ -25,30 +24,26 @@ class Outage:
         self._keys = keys
         self.both = [[overdb.Add(keys[g][n], 1) for g in range(2)] for n in range(3)]
         self.unknown: dict[int, overdb.OutcomeUnknown] = {}
-        self.seconds: list[float] = []
-        self.undisturbed = 0
-        self.slowest = 0.0
+        self.undisturbed = 0  # rounds of the others
+        self.undisturbed_until_then: list[int] = []  # when a transaction ended
 
     async def transact(self, number: int) -> None:
         """It ends by its deadline. Its half in group 0 is there: it must not be told as not run."""
-        began = time.monotonic()
         with pytest.raises(overdb.OutcomeUnknown) as failed:
             await self._client.transact(then=self.both[number], timeout=DEADLINE_SECONDS)
-        self.seconds.append(time.monotonic() - began)
+        self.undisturbed_until_then.append(self.undisturbed)
         self.unknown[number] = failed.value
 
-    async def others(self, until_then: float) -> None:
-        """Single keys and transactions of group 0 alone, on other keys."""
+    async def others(self) -> None:
+        """Single keys and transactions of group 0 alone, on other keys, until all three have ended."""
         one, two = self._keys[0][4:6]
-        while time.monotonic() < until_then or self.undisturbed < 20:
-            began = time.monotonic()
+        while len(self.unknown) < len(self.both) or self.undisturbed < 20:
             await self._client.put(one, b"1")
             done = await self._client.transact(
                 [overdb.Compare.exists(one)], [overdb.Add(one, 1), overdb.Add(two, 1)]
             )
             assert done.succeeded
             assert await self._client.get(one) is not None
-            self.slowest = max(self.slowest, time.monotonic() - began)
             self.undisturbed += 1
 
     async def values(self, number: int) -> list[int]:
@@ -74,10 +69,10 @@ def test_without_quorum_of_one_participant_the_others_work_and_the_end_is_told(
             down = [cluster.nodes[i] for i in cluster.nodes if cluster.group_of(i) == 1][:2]
             for node in down:
                 await in_thread(node.kill)
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(120):
                 await asyncio.gather(
                     *(outage.transact(number) for number in range(3)),
-                    outage.others(time.monotonic() + DEADLINE_SECONDS),
+                    outage.others(),
                 )
             for node in down:
                 node.start()
@@ -86,14 +81,12 @@ def test_without_quorum_of_one_participant_the_others_work_and_the_end_is_told(
             await watch.close()
             states = [await outage.told(number) for number in range(3)]
             print(
-                f"\n  group 1 down: unknown after {[f'{s:.1f}' for s in outage.seconds]} s; meanwhile "
-                f"{outage.undisturbed} rounds of 3 requests in group 0, slowest "
-                f"{outage.slowest * 1000:.0f} ms; all free {took:.1f} s after its replicas were "
-                f"started, then told as {[state.name for state in states]}"
+                f"\n  group 1 down: unknown after {outage.undisturbed_until_then} rounds of 3 requests in "
+                f"group 0; all free {took:.1f} s after its replicas were started, then told as "
+                f"{[state.name for state in states]}"
             )
-            assert max(outage.seconds) < DEADLINE_SECONDS + 2.0
-            # It would be the whole deadline had they waited for group 1.
-            assert outage.slowest < DEADLINE_SECONDS
+            # None of these would have ended before had they waited for group 1.
+            assert min(outage.undisturbed_until_then) >= 3
             await _whole_and_once(outage, states, client)
 
     with LocalCluster(tmp_path, routers=2) as cluster:
