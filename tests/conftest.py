@@ -82,19 +82,19 @@ def pytest_terminal_summary(
         terminalreporter.write_line(f"the same sizes and seeds again: {_replay(config)}")
 
 
-@pytest.hookimpl(tryfirst=True)
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Tests that share a costly fixture share a worker."""
+    if item.nodeid.startswith("tests/containers"):
+        item.add_marker(pytest.mark.xdist_group("containers"))
+    elif "shared_cluster" in getattr(item, "fixturenames", ()):
+        item.add_marker(pytest.mark.xdist_group(item.path.stem))
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Order the tests (see ORDER); tests that share a costly fixture share a worker."""
-
-    def rank(item: pytest.Item) -> int:
-        return next(n for n, folder in enumerate(ORDER) if item.nodeid.startswith(folder))
-
-    items.sort(key=rank)
-    for item in items:
-        if item.nodeid.startswith("tests/containers"):
-            item.add_marker(pytest.mark.xdist_group("containers"))
-        elif "shared_cluster" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+    """Order the tests; see ORDER."""
+    items.sort(
+        key=lambda item: next(n for n, start in enumerate(ORDER) if item.nodeid.startswith(start))
+    )
 
 
 @pytest.fixture(scope="session")
