@@ -18,6 +18,7 @@ class Kind(StrEnum):
     SLOW_FSYNC = "slow-fsync"
     CLOCK_JUMP = "clock-jump"
     RESTART_ALL = "restart-all"
+    HOSTILE = "hostile"
 
 
 class Role(StrEnum):

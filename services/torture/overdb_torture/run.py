@@ -203,7 +203,9 @@ class Run:
         while problem and loop.time() - began < CONVERGE_SECONDS_MAX:
             await asyncio.sleep(0.2)
             problem = await self._not_yet(client)
-        if problem:
+        if self._cluster.complaints:
+            self.record.not_converged = self._cluster.complaints[0]
+        elif problem:
             self.record.not_converged = f"after {CONVERGE_SECONDS_MAX:g} s {problem}"
         else:
             self.record.convergence_seconds = loop.time() - began

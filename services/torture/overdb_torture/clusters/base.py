@@ -34,6 +34,7 @@ class Cluster(ABC):
     processes: Sequence[Process]
     possible: frozenset[Kind]
     why_not: str  # why the other kinds are not possible here, and what to do for them
+    complaints: Sequence[str] = ()  # processes that did not survive what they must survive
 
     def adapted(self, fault: Planned) -> Planned:
         """The fault as it can be done here, of those that are possible."""

@@ -15,6 +15,7 @@ from overdb_torture import control
 from overdb_torture.clusters.base import Cluster, NotCarriedOut, Process, Unusable
 from overdb_torture.control import LinkFaults, NodeFaults
 from overdb_torture.faults import APART, DEAF, DRIFT, LAGGING, MUTE, REFUSED, Kind, Planned
+from overdb_torture.hostile import Stranger, Target
 
 _ALWAYS = frozenset({Kind.KILL, Kind.PAUSE, Kind.RESTART_ALL})
 _TAKEN_SECONDS_MAX = 3.0
@@ -48,6 +49,9 @@ class LocalCluster(Cluster):
         )
         self._paused: set[int] = set()
         self._killed: dict[str, int] = {}
+        self._strangers: list[tuple[Stranger, asyncio.Task[None]]] = []
+        self.complaints: list[str] = []
+        self._beset: dict[str, int | None] = {}  # pids of those that strangers write to
 
     # --- hurting and healing ----------------------------------------------------------------------
 
@@ -60,6 +64,8 @@ class LocalCluster(Cluster):
                 self._paused.add(self._signal(victim, signal.SIGSTOP))
         elif fault.kind is Kind.PARTITION:
             await self._cut(self._links_of(fault, victims))
+        elif fault.kind is Kind.HOSTILE:
+            self._begin_hostile(fault, victims)
         else:
             await self._hurt(victims, node_faults(fault))
 
@@ -70,16 +76,58 @@ class LocalCluster(Cluster):
             self._continue()
         elif fault.kind is Kind.PARTITION:
             await self._cut({})
+        elif fault.kind is Kind.HOSTILE:
+            await self._end_hostile()
         else:
             await self._hurt(victims, NodeFaults())
 
     async def heal(self) -> None:
         self._continue()
+        await self._end_hostile()
         if self._faults is not None:
             control.ask_links(self._faults, {})
             for process in self.processes:
                 if process.node_id:
                     control.ask_node(self._faults, process.node_id, NodeFaults())
+
+    # --- strangers --------------------------------------------------------------------------------
+
+    def _begin_hostile(self, fault: Planned, victims: Sequence[Process]) -> None:
+        content = control.read_json(self._file)
+        nodes = {int(node["node_id"]): node for node in content["nodes"]}
+        for victim in victims:
+            node = nodes[victim.node_id]
+            members = tuple(i for i, one in nodes.items() if one["group"] == node["group"])
+            target = Target(
+                str(content["cluster"]),
+                victim.node_id,
+                victim.group,
+                members,
+                str(node["address"]),
+                str(node.get("direct_address", "")),
+            )
+            stranger = Stranger(target, int(fault.draw * (1 << 32)) + victim.node_id)
+            self._strangers.append((stranger, asyncio.create_task(stranger.run())))
+        self._beset = {victim.name: self._pids().get(victim.name) for victim in victims}
+
+    async def _end_hostile(self) -> None:
+        """Raises NotCarriedOut when a stranger got no answer at all."""
+        strangers, self._strangers = self._strangers, []
+        beset, self._beset = self._beset, {}
+        for stranger, _ in strangers:
+            stranger.stopping = True
+        ended = await asyncio.gather(*(task for _, task in strangers), return_exceptions=True)
+        for error in ended:
+            if isinstance(error, Exception):
+                raise error
+        pids = self._pids()
+        self.complaints += [
+            f"{name} ended under messages of a stranger, see its log"
+            for name, pid in beset.items()
+            if pids.get(name) != pid
+        ]
+        if any(not stranger.answered for stranger, _ in strangers):
+            raise NotCarriedOut("a node answered no stranger")
 
     # --- signals ----------------------------------------------------------------------------------
 
