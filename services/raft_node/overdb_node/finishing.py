@@ -58,7 +58,9 @@ class Finisher:
     def __init__(self, replica: Replica) -> None:
         self._replica = replica
         settings = replica.settings
-        self._groups = Groups(split_addresses(settings.seeds))
+        self._groups = Groups(
+            split_addresses(settings.seeds), lambda: (settings.cluster, settings.groups)
+        )
         self._open = Overdue(settings.finish_seconds)
         self._unforgotten = Overdue(settings.forget_seconds)
         # One at a time for each set of groups: one that does not answer holds up its own alone.

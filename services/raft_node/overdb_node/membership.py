@@ -137,7 +137,9 @@ class Membership:
                     f"the state of replica {change.replica_id} differs from the others': replace it"
                 )
                 raise errors.Damaged(wrong)
-        difference = await self.admission.difference(change.replica_id, address) if address else ""
+        difference = (
+            await self.admission.others.difference(change.replica_id, address) if address else ""
+        )
         if difference:
             raise errors.DifferentSettings(difference)
 

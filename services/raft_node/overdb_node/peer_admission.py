@@ -9,21 +9,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import structlog
 
 from overdb.internal.v1 import shard_pb2
-from overdb_common.addresses import split_addresses
 from overdb_common.version import version
-from overdb_node.founding import Finding, Founding, Verdict
+from overdb_node.founding import Answers, Finding, Founding, Verdict
+from overdb_node.group_peers import GroupPeers
 from overdb_node.starts import RENEWAL_SECONDS, Starts, contradiction
 from overdb_node.storage import founding as disk
 from overdb_node.storage.errors import means_no_space
 from overdb_node.storage.starts import Start
 from overdb_node.strangers import Strangers
-from overdb_node.transport.describing import Describer
 from overdb_node.transport.peers import Sender
 from overdb_node.transport.raft_service import UNHEARD
 
@@ -31,8 +29,6 @@ if TYPE_CHECKING:
     from overdb_node.replica import Replica
 
 _log = structlog.get_logger()
-
-Answers = Mapping[int, shard_pb2.DescribeResponse]
 
 ASKING_SECONDS = 0.1  # between two rounds of questions of one that takes no part yet
 # With a majority heard, the others get so long to object. One that is up answers at once.
@@ -62,15 +58,11 @@ class PeerAdmission:
         self.problem = ""
         self.removed = False
         self.disks: dict[int, int] = {}  # incarnations heard of, by id
-        self._met: dict[
-            int, str
-        ] = {}  # addresses of those who wrote and are no members by the own log
         self._is_full = False  # the disk, when something was to be noted last
-        self._describer = Describer(settings.describe_seconds_max)
-        self._members_describer = Describer(settings.describe_seconds_max)
-        self._strangers = Strangers(self._ask_members, self._meet)
+        self.others = GroupPeers(replica)
+        self._strangers = Strangers(self.others.ask_members, self._meet)
         self._task: asyncio.Task[None] | None = None
-        if self.founded and not self.starts.outdated and self._is_alone():
+        if self.founded and not self.starts.outdated and not self.others.addresses(everybody=True):
             self.established = True
 
     def start(self) -> None:
@@ -85,8 +77,7 @@ class PeerAdmission:
         with contextlib.suppress(OSError):
             await self.starts.save()
         await self._strangers.close()
-        await self._describer.close()
-        await self._members_describer.close()
+        await self.others.close()
 
     # --- who is heard -----------------------------------------------------------------------------
 
@@ -112,14 +103,14 @@ class PeerAdmission:
         if raft.is_leader or raft.voters == [raft.replica_id]:
             return False  # every change of the members is made here
         # One that joins and was told of nobody has nobody to ask.
-        known = self.known_addresses(everybody=True, met=False)
+        known = self.others.addresses(everybody=True, met=False)
         return not known or self._strangers.hears(sender, address)
 
     def _meet(self, stranger: int, address: str) -> None:
         """Have a link back to a stranger that is heard."""
         known = self._replica.settings.founding_addresses().get(stranger, address)
         if known:
-            self._met[stranger] = known
+            self.others.met[stranger] = known
             self._replica.peers.meet(stranger, known)
 
     def refusal(self, sender: Sender) -> str:
@@ -220,9 +211,10 @@ class PeerAdmission:
         )
         rounds, since = 0, loop.time()
         while not self.established and not self.starts.outdated:
-            answers = await self._ask_around(
-                everybody=not self.founded or rounds % SEEDS_ROUNDS == 9
-            )
+            # The members first: the settings may name the nodes of many groups.
+            some = self.founded and rounds % SEEDS_ROUNDS != SEEDS_ROUNDS - 1
+            everybody = not (some and self.others.addresses(everybody=False))
+            answers = await self._ask_around(everybody=everybody)
             finding = None if self.founded else self._judge(judge, answers)
             if finding is not None and finding.verdict is Verdict.LOST:
                 self._lost_disk(finding.reason)
@@ -246,7 +238,7 @@ class PeerAdmission:
 
     def _judge(self, judge: Founding, answers: Answers) -> Finding:
         """One round of a fresh replica."""
-        if self._replica.settings.join and not self.known_addresses(everybody=True):
+        if self._replica.settings.join and not self.others.addresses(everybody=True):
             return Finding(Verdict.NEW, {})
         return judge.judge(answers)
 
@@ -280,7 +272,7 @@ class PeerAdmission:
         # A replica whose own disk was lost knows nothing: its silence would prove nothing.
         heard = {other for other, answer in answers.items() if answer.established} | {own}
         if not voters:
-            return len(heard) > 1 or self._is_alone()
+            return len(heard) > 1 or not self.others.addresses(everybody=True)
         if voters <= heard:
             return True
         self.problem = (
@@ -293,7 +285,7 @@ class PeerAdmission:
         """Let the start number grow, and tell the others; they may know of a newer directory by now."""
         raft = self._replica.raft
         lonely = raft.leader_id == 0 or not raft.is_voter
-        if not self.known_addresses(everybody=lonely):
+        if not self.others.addresses(everybody=lonely):
             return
         try:
             await self.starts.renew()
@@ -368,67 +360,6 @@ class PeerAdmission:
             _log.error("removed", group=self._replica.settings.group, problem=self.problem)
             raft.removed()
 
-    # --- asking -----------------------------------------------------------------------------------
-
-    async def difference(self, replica_id: int, address: str) -> str:
-        """What of the settings of the replica at an address contradicts this group's; "": it is silent."""
-        settings = self._replica.settings
-        describer = Describer(settings.describe_seconds_max)
-        answers = await describer.ask([address], settings.group)
-        await describer.close()
-        for answer in answers:
-            theirs = (
-                ("OVERDB_CLUSTER", answer.cluster, settings.cluster),
-                ("OVERDB_GROUPS", answer.groups, settings.groups),
-                ("OVERDB_GROUP", answer.group, settings.group),
-            )
-            for name, value, own in theirs:
-                if answer.replica_id == replica_id and value != own:
-                    return (
-                        f"replica {replica_id} at {address} has {name}={value}, this group {own}: correct it "
-                        "there, and start that replica again with an empty directory"
-                    )
-        return ""
-
-    def _is_alone(self) -> bool:
-        """Whether there is nobody to ask: a group of one, or one that joins and was told of nobody. (A log
-        without members proves nothing: it may be an old copy of one that has them.)"""
-        members = [member.replica_id for member in self._replica.raft.log.members]
-        return members == [self._replica.settings.node_id] or not self.known_addresses(
-            everybody=True
-        )
-
-    def known_addresses(self, *, everybody: bool, met: bool = True) -> list[str]:
-        """Of the members by the log, and of strangers that were ``met``; with ``everybody`` of all nodes that
-        the settings name too."""
-        replica = self._replica
-        settings = replica.settings
-        own = settings.node_id
-        addresses = [replica.address_of(m) for m in replica.raft.log.members if m.replica_id != own]
-        addresses += self._met.values() if met else ()
-        if everybody or not (addresses or self.established):
-            addresses += [a for i, a in settings.founding_addresses().items() if i != own]
-            addresses += split_addresses(settings.seeds)
-        return list(dict.fromkeys(addresses))
-
-    async def _ask_members(self) -> Answers:
-        """What those say that were known before, but for replicas that take part in nothing: they know
-        what was true once."""
-        settings = self._replica.settings
-        addresses = self.known_addresses(everybody=True, met=False)
-        answers = self._same_group(await self._members_describer.ask(addresses, settings.group))
-        retired = {one for answer in answers.values() for one in answer.retired}
-        return {i: a for i, a in answers.items() if a.established and i not in retired}
-
-    def _same_group(self, answers: Iterable[shard_pb2.DescribeResponse]) -> Answers:
-        settings = self._replica.settings
-        return {
-            answer.replica_id: answer
-            for answer in answers
-            if (answer.cluster, answer.group) == (settings.cluster, settings.group)
-            and answer.replica_id != settings.node_id
-        }
-
     async def _ask_around(self, *, everybody: bool) -> Answers:
         """What the other replicas of this group say of themselves, and know of this one, by id."""
         replica, settings = self._replica, self._replica.settings
@@ -444,5 +375,4 @@ class PeerAdmission:
         setattr(who, "from", settings.node_id)  # a keyword in Python
         if not self.established:
             who.term, who.last_index = replica.raft.term, replica.raft.log.last_index
-        addresses = self.known_addresses(everybody=everybody)
-        return self._same_group(await self._describer.ask(addresses, settings.group, who))
+        return await self.others.ask(who, everybody=everybody)

@@ -134,7 +134,7 @@ class Replica:
             settings.group,
             settings.groups,
             settings.describe_seconds_max,
-            lambda: self.admission.known_addresses(everybody=True),
+            lambda: self.admission.others.addresses(everybody=True),
             lambda: [member.replica_id for member in self.raft.log.members],
             self._own_reply,
             self._raise_level,

@@ -41,8 +41,8 @@ class Log:
 class Setup:
     """Replica 1 of three, started again on a directory that was founded; the others are what a test says."""
 
-    def __init__(self, directory: Path, log: Log | None = None) -> None:
-        members = ",".join(f"{i}={address}" for i, address in ADDRESSES.items())
+    def __init__(self, directory: Path, log: Log | None = None, members: str = "") -> None:
+        members = members or ",".join(f"{i}={address}" for i, address in ADDRESSES.items())
         told: dict[str, Any] = {"node_id": 1, "groups": 2, "members": members, "data": directory}
         settings = NodeSettings(**told)
         if identity.claim(directory, Identity(settings.cluster, 0, 2, 1)):
@@ -137,8 +137,17 @@ def test_the_voters_are_those_of_the_newest_configuration_that_is_told(tmp_path:
     assert not setup.confirmed(older)
 
 
-def test_a_group_of_one_asks_nobody(tmp_path: Path) -> None:
-    assert Setup(tmp_path, Log(voters=(1,))).admission.established
+def test_a_group_of_one_asks_those_that_it_was_told_of_once(tmp_path: Path) -> None:
+    """Its directory may be a copy from before the others were taken in."""
+    setup = Setup(tmp_path, Log(voters=(1,)))
+    assert not setup.admission.established
+    assert setup.confirmed()
+    members = [shard_pb2.Member(id=i, voter=True) for i in (1, 7, 8)]
+    assert not setup.confirmed(established(7, members=members, members_index=6))
+
+
+def test_one_that_was_told_of_nobody_asks_nobody(tmp_path: Path) -> None:
+    assert Setup(tmp_path, Log(voters=(1,)), members="1=a:1").admission.established
 
 
 def test_one_that_was_removed_goes_on_to_find_that_out(setup: Setup) -> None:
