@@ -38,16 +38,21 @@ LAGGING = "lagging"  # everything to and from it takes 50 to 250 ms longer
 REPORTED = "reported"  # there is no free space; files that exist can be written
 REFUSED = "refused"  # every write to the log fails
 JUMP = "jump"
+FOR_GOOD = "for-good"  # a jump that lasts until the next fault of a clock, or the end
 DRIFT = "drift"
 
 _WAYS: dict[Kind, tuple[str, ...]] = {
     Kind.PARTITION: (APART, APART, MUTE, DEAF, LAGGING),
     Kind.DISK_FULL: (REPORTED, REPORTED, REFUSED),
-    Kind.CLOCK_JUMP: (JUMP, JUMP, DRIFT),
+    Kind.CLOCK_JUMP: (JUMP, JUMP, FOR_GOOD, DRIFT),
 }
-# A wall clock that is more than a minute off has start times refused (PROTOCOL 2.1): that is promised
-# and would only stop the load.
-_CLOCK_SECONDS_MAX = 45.0
+_CLOCK_SECONDS = (
+    45.0,
+    120.0,
+    3600.0,
+    86_400.0,
+    3650 * 86_400.0,
+)  # the longest of each size of a jump
 _SLOT_SECONDS_MAX = 5.0  # a fault and the calm behind it
 _SLOT_SECONDS_MIN = 2.0  # in less, nothing would come of most kinds
 _CALM_BEFORE_SECONDS = 1.0
@@ -125,7 +130,9 @@ def _amount(kind: Kind, way: str, random: Random) -> float:
         return random.choice([0.03, 0.1, 0.3, 1.0])
     if kind is Kind.CLOCK_JUMP:
         ahead = random.choice([-1, 1])
-        return ahead * (random.uniform(0.5, _CLOCK_SECONDS_MAX) if way == JUMP else 0.5)
+        return ahead * (
+            0.5 if way == DRIFT else random.uniform(0.5, 1.0) * random.choice(_CLOCK_SECONDS)
+        )
     if way == LAGGING:
         return random.uniform(0.05, 0.25)
     return 0.0

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 
 from overdb_torture.clusters.base import Cluster, NotCarriedOut, Process
-from overdb_torture.faults import DRIFT, Kind, Planned, Role
+from overdb_torture.faults import DRIFT, FOR_GOOD, Kind, Planned, Role
 from overdb_torture.recorder import FaultRecord, Recorder
 
 
@@ -79,7 +79,7 @@ def in_words(fault: Planned) -> str:
         return f"{fault.amount * 1000:g} ms"
     if fault.kind is Kind.CLOCK_JUMP:
         unit = " s a second" if fault.way == DRIFT else " s"
-        return f"{fault.amount:+.1f}{unit}"
+        return f"{fault.amount:+.1f}{unit}" + (", for good" if fault.way == FOR_GOOD else "")
     if fault.amount:
         return f"{fault.way}, {fault.amount * 1000:.0f} ms"
     return fault.way

@@ -21,7 +21,7 @@ from overdb_torture.clusters import compose
 from overdb_torture.clusters.base import NotCarriedOut, Unusable
 from overdb_torture.clusters.compose import ComposeCluster
 from overdb_torture.clusters.local import LocalCluster
-from overdb_torture.faults import APART, DEAF, LAGGING, MUTE, Kind, Planned, Role
+from overdb_torture.faults import APART, DEAF, FOR_GOOD, JUMP, LAGGING, MUTE, Kind, Planned, Role
 from tests.unit.local.supervised import wait_until
 
 
@@ -194,6 +194,41 @@ async def test_a_fault_inside_of_a_node_is_asked_of_it_alone(processes: Processe
     assert not (processes.faults_directory / "node-1.json").exists()
     await cluster.end(fault(Kind.SLOW_FSYNC, amount=0.3), [cluster.processes[2]])
     assert control.read_json(processes.faults_directory / "node-3.json")["slow_fsync_seconds"] == 0
+
+
+async def test_a_clock_that_is_wrong_for_good_stays_so_until_the_next_fault_of_a_clock(
+    processes: Processes,
+) -> None:
+    """Through other faults of its node too: nobody sets a clock because a disk is slow."""
+    cluster = LocalCluster(processes.directory)
+
+    def offset(number: int) -> float:
+        asked = control.read_json(processes.faults_directory / f"node-{number}.json")
+        return float(asked["clock_offset_seconds"])
+
+    async def suffer(one: Planned, number: int) -> None:
+        wishes = control.Watched(processes.faults_directory, f"node-{number}")
+        wishes.changed()
+
+        async def take() -> None:
+            while not (content := wishes.changed()):
+                await asyncio.sleep(0.01)
+            wishes.taken(content)
+
+        taking = asyncio.create_task(take())
+        await cluster.begin(one, [cluster.processes[number - 1]])
+        await taking
+        await cluster.end(one, [cluster.processes[number - 1]])
+
+    await suffer(fault(Kind.CLOCK_JUMP, FOR_GOOD, 86_400.0), 2)
+    assert offset(2) == 86_400.0
+    await suffer(fault(Kind.SLOW_FSYNC, amount=0.3), 2)
+    assert offset(2) == 86_400.0
+    await suffer(fault(Kind.CLOCK_JUMP, JUMP, -120.0), 3)
+    assert (offset(2), offset(3)) == (0.0, 0.0)
+    await suffer(fault(Kind.CLOCK_JUMP, FOR_GOOD, 5.0), 1)
+    await cluster.heal()
+    assert offset(1) == 0.0
 
 
 # --- containers -------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import itertools
 import pytest
 
 from overdb_torture.clusters.base import Process
-from overdb_torture.faults import DRIFT, Kind, Planned, Role, plan_faults
+from overdb_torture.faults import DRIFT, FOR_GOOD, JUMP, Kind, Planned, Role, plan_faults
 from overdb_torture.injector import victims_of
 
 SEEDS = range(200)
@@ -43,11 +43,14 @@ def test_nothing_to_do_without_kinds_or_time() -> None:
     assert plan_faults((Kind.KILL,), 1.0, 2, 1) == ()
 
 
-def test_clocks_stay_within_what_the_cluster_promises_to_take() -> None:
-    for seed in SEEDS:
-        for fault in plan_faults((Kind.CLOCK_JUMP,), 100, 2, seed):
-            seconds = fault.ends - fault.begins if fault.way == DRIFT else 1.0
-            assert 0 < abs(fault.amount * seconds) < 60  # OVERDB_AHEAD_SECONDS_MAX
+def test_clocks_are_off_by_seconds_and_by_years_both_ways_for_a_while_and_for_good() -> None:
+    drawn = [fault for seed in SEEDS for fault in plan_faults((Kind.CLOCK_JUMP,), 100, 2, seed)]
+    jumps = [fault for fault in drawn if fault.way != DRIFT]
+    assert all(abs(fault.amount) == 0.5 for fault in drawn if fault.way == DRIFT)
+    for least, most in ((0.5, 45), (60, 120), (43_200, 86_400), (1e8, 3650 * 86_400)):
+        for sign in (-1, 1):
+            assert any(least <= sign * fault.amount <= most for fault in jumps), (least, most, sign)
+    assert {fault.way for fault in jumps} == {JUMP, FOR_GOOD}
 
 
 CLUSTER = [

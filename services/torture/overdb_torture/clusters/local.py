@@ -8,13 +8,24 @@ import fcntl
 import os
 import signal
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from overdb_torture import control
 from overdb_torture.clusters.base import Cluster, NotCarriedOut, Process, Unusable
 from overdb_torture.control import LinkFaults, NodeFaults
-from overdb_torture.faults import APART, DEAF, DRIFT, LAGGING, MUTE, REFUSED, Kind, Planned
+from overdb_torture.faults import (
+    APART,
+    DEAF,
+    DRIFT,
+    FOR_GOOD,
+    LAGGING,
+    MUTE,
+    REFUSED,
+    Kind,
+    Planned,
+)
 from overdb_torture.hostile import Stranger, Target
 
 _ALWAYS = frozenset({Kind.KILL, Kind.PAUSE, Kind.RESTART_ALL})
@@ -48,6 +59,7 @@ class LocalCluster(Cluster):
             "" if faults else "start the cluster with `make run FAULTS=1` (overdb local --faults)"
         )
         self._paused: set[int] = set()
+        self._clocks: dict[int, float] = {}  # node id -> seconds that its clock is off for good
         self._killed: dict[str, int] = {}
         self._strangers: list[tuple[Stranger, asyncio.Task[None]]] = []
         self.complaints: list[str] = []
@@ -67,6 +79,10 @@ class LocalCluster(Cluster):
         elif fault.kind is Kind.HOSTILE:
             self._begin_hostile(fault, victims)
         else:
+            if fault.kind is Kind.CLOCK_JUMP:  # no two machines of a group are wrong at once
+                await self._set_clocks_right()
+            if fault.way == FOR_GOOD:
+                self._clocks = dict.fromkeys((one.node_id for one in victims), fault.amount)
             await self._hurt(victims, node_faults(fault))
 
     async def end(self, fault: Planned, victims: Sequence[Process]) -> None:
@@ -81,9 +97,15 @@ class LocalCluster(Cluster):
         else:
             await self._hurt(victims, NodeFaults())
 
+    async def _set_clocks_right(self) -> None:
+        wrong = [process for process in self.processes if process.node_id in self._clocks]
+        self._clocks = {}
+        await self._hurt(wrong, NodeFaults())
+
     async def heal(self) -> None:
         self._continue()
         await self._end_hostile()
+        self._clocks = {}
         if self._faults is not None:
             control.ask_links(self._faults, {})
             for process in self.processes:
@@ -189,7 +211,9 @@ class LocalCluster(Cluster):
     async def _hurt(self, victims: Sequence[Process], faults: NodeFaults) -> None:
         assert self._faults is not None
         for victim in victims:
-            revision = control.ask_node(self._faults, victim.node_id, faults)
+            offset = self._clocks.get(victim.node_id, faults.clock_offset_seconds)
+            suffered = replace(faults, clock_offset_seconds=offset)
+            revision = control.ask_node(self._faults, victim.node_id, suffered)
             if faults != NodeFaults():  # a node that its full disk has ended is told at its start
                 await self._until_taken(control.node_file(victim.node_id), revision)
 
