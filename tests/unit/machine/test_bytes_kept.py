@@ -255,6 +255,8 @@ def test_client_ids_by_the_thousand_are_refused_and_expire() -> None:
     refused(group.one(Put(b"p", b"1", request(1, of=done + 1))), Code.RESOURCE_EXHAUSTED)
     known = Put(b"p", b"1", request(1, of=1))
     assert isinstance(group.one(known), Written)  # what ran is answered
+    refused(group.one(Put(b"p", b"2", request(2, of=1))), Code.RESOURCE_EXHAUSTED, "not run")
+    assert group.value(b"p") == b"1"
     later = NOW + HOUR + SECOND
     for _ in range(done // 16 + 2):
         group.entry(stamp=later)
