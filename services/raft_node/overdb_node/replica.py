@@ -347,18 +347,12 @@ class Replica:
         self.timekeeper.tick()
         ready = self.raft.installing is None and not self._proposals
         if ready and self.timekeeper.should_move_time(self.machine):
-            self._propose_nothing()
+            self.propose_stamp()
         if self.timekeeper.should_hand_over():
             with contextlib.suppress(NotLeader, ValueError):  # nobody answers: at a later tick
                 best = self.best_follower()
                 if best in self.timekeeper.clocks_that_are_right():
                     self.transfer_to(best)
-
-    def _propose_nothing(self) -> None:
-        """Log an entry for its stamp alone."""
-        unread = Answers()
-        unread.closed = True
-        self.propose(_NOTHING, 0, unread)
 
     async def refresh_clock(self) -> bool:
         """Have the group's time applied before a version is chosen from its clock (PROTOCOL 2.7).
@@ -613,7 +607,7 @@ class Replica:
         """Have an entry without commands put into the log: its stamp moves the group's time."""
         unread = Answers()
         unread.closed = True
-        self.propose(b"", 0, unread)
+        self.propose(_NOTHING, 0, unread)
 
     def _propose_waiting(self) -> None:
         begins = self._begins_term()

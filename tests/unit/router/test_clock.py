@@ -156,8 +156,13 @@ def test_status_tells_the_clocks_of_replicas_and_of_the_router(
             assert sorted(offsets) == [-20 * SECOND, 0, 0, 0, 0, 0]
             for replica in cluster.replicas:
                 replica.group_time_us = NOW + DAY
+            lonely = cluster.groups[1].replicas[2]
+            lonely.group_time_us = NOW  # it says nothing of its clock, as in a group of its own
             await ask()
             assert answer.router_problem == ""
+            told = {one.id: one.problem for group in answer.groups for one in group.replicas}
+            assert [one for one, problem in told.items() if problem] == [lonely.replica_id]
+            assert "86400 s behind those of the others" in told[lonely.replica_id]
 
     asyncio.run(scenario())
 
