@@ -237,7 +237,10 @@ ON_A_FULL_DISK = [
     (log_pb2.Command(transact=kv_pb2.TransactRequest(then=[_GET], otherwise=[_PUT])), "stores"),
     (log_pb2.Command(transact=kv_pb2.TransactRequest(then=[_DELETE, _ADD])), "stores"),
     (log_pb2.Command(transact=kv_pb2.TransactRequest(then=[_Operation()])), "stores"),
+    (log_pb2.Command(transact=kv_pb2.TransactRequest(then=[_GET])), "upkeep"),
     (log_pb2.Command(prepare=log_pb2.Prepare(then=[_GET], otherwise=[_DELETE])), "frees"),
+    (log_pb2.Command(prepare=log_pb2.Prepare(then=[_GET])), "upkeep"),
+    (log_pb2.Command(prepare=log_pb2.Prepare()), "upkeep"),
     (log_pb2.Command(prepare=log_pb2.Prepare(then=[_PUT])), "stores"),
     (log_pb2.Command(advance=log_pb2.Advance(version=1)), "upkeep"),
     (log_pb2.Command(resolve=log_pb2.Resolve(attempt=1)), "upkeep"),
@@ -254,25 +257,23 @@ ON_A_FULL_DISK = [
 def test_a_full_disk_takes_what_frees_or_finishes(command: log_pb2.Command, kind: str) -> None:
     """FAULTS 84: `advance` was missing, and one full group failed the scans of all."""
     commands = log_pb2.Commands(commands=[command]).SerializeToString()
-    assert codec.stores_values(commands) == (kind == "stores")
-    assert codec.is_upkeep(commands) == (kind == "upkeep")
+    assert codec.need_of(commands).name.lower() == kind
 
 
 def test_a_message_stores_when_one_of_its_commands_does() -> None:
     put = log_pb2.Command(put=kv_pb2.PutRequest(key=b"k"))
     advance = log_pb2.Command(advance=log_pb2.Advance(version=1))
     both = log_pb2.Commands(commands=[advance, put]).SerializeToString()
-    assert codec.stores_values(both)
-    assert not codec.is_upkeep(both)
-    assert codec.stores_values(b"\xff")
-    assert not codec.is_upkeep(b"\xff")
+    assert codec.need_of(both) is codec.Need.STORES
+    assert codec.need_of(b"\xff") is codec.Need.STORES
+    assert codec.need_of(b"") is codec.Need.UPKEEP
 
 
 def test_what_a_full_disk_does_is_decided_for_every_command() -> None:
     known = {field.name for field in log_pb2.Command.DESCRIPTOR.oneofs_by_name["command"].fields}
     decided = {command.WhichOneof("command") for command, _ in ON_A_FULL_DISK}
     assert known == decided - {None}, (
-        "add the new command to ON_A_FULL_DISK, and to codec._UPKEEP if it is one"
+        "add the new command to ON_A_FULL_DISK, and to codec._UPKEEP if it is"
     )
 
 

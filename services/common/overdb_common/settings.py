@@ -41,6 +41,7 @@ _OF_OTHER_PROGRAMS = frozenset(
         "IMAGE",
         "BASE_IMAGE",
         "REQUIRE_DOCKER",
+        "REQUIRE_MOUNTS",
     )
 )
 _PREFIXES_OF_OTHER_PROGRAMS = ("OVERDB_CLI_", "OVERDB_TEST_")

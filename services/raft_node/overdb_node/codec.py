@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from enum import IntEnum
 from typing import Any
 
 from google.protobuf.message import DecodeError
@@ -114,31 +115,6 @@ SET_TIME = log_pb2.Commands(
 ).SerializeToString()
 
 
-def stores_values(commands: bytes) -> bool:
-    """Returns whether any of these commands stores a value. A node that runs out of disk refuses it.
-
-    Whatever frees or finishes something is taken, and so is a transaction that only compares, reads and
-    deletes. A command that this program does not know counts as one that stores.
-    """
-    try:
-        parsed = log_pb2.Commands.FromString(commands)
-    except DecodeError:
-        return True
-    return any(map(_stores_value, parsed.commands))
-
-
-def is_upkeep(commands: bytes) -> bool:
-    """Returns whether all of these commands are the cluster's own. They are taken on any disk.
-
-    They finish transactions, move clocks and change limits. Other groups wait for them.
-    """
-    try:
-        parsed = log_pb2.Commands.FromString(commands)
-    except DecodeError:
-        return False
-    return all(command.WhichOneof("command") in _UPKEEP for command in parsed.commands)
-
-
 def takes_part(commands: bytes) -> bool:
     """Returns whether any of these commands belongs to a transaction over several groups."""
     try:
@@ -151,20 +127,40 @@ def takes_part(commands: bytes) -> bool:
 _TAKE_PART = frozenset(("prepare", "resolve", "inquire", "forget"))
 
 
-def _stores_value(command: log_pb2.Command) -> bool:
-    kind = command.WhichOneof("command")
+class Need(IntEnum):
+    """What a command needs of a disk (PROTOCOL 1.4)."""
+
+    UPKEEP = (
+        0  # finishes transactions, moves clocks, compares, or only reads: other groups wait for it
+    )
+    FREES = 1  # deletes: a tombstone now, room later
+    STORES = 2  # a value
+
+
+def need_of(commands: bytes) -> Need:
+    """Returns the most that any of these commands needs. What this program does not know stores."""
+    try:
+        parsed = log_pb2.Commands.FromString(commands)
+    except DecodeError:
+        return Need.STORES
+    return max(map(_need, parsed.commands), default=Need.UPKEEP)
+
+
+def _need(command: log_pb2.Command) -> Need:
+    kind = command.WhichOneof("command") or ""
+    part: kv_pb2.TransactRequest | log_pb2.Prepare
     if kind == "transact":
-        part: kv_pb2.TransactRequest | log_pb2.Prepare = command.transact
+        part = command.transact
     elif kind == "prepare":
         part = command.prepare
     else:
-        return kind != "delete" and kind not in _UPKEEP
-    operations = (*part.then, *part.otherwise)
-    return any(operation.WhichOneof("operation") not in _READ_OR_FREE for operation in operations)
+        return _NEEDS.get(kind, Need.STORES)
+    operations = (operation.WhichOneof("operation") for operation in (*part.then, *part.otherwise))
+    return max((_NEEDS.get(kind or "", Need.STORES) for kind in operations), default=Need.UPKEEP)
 
 
-_UPKEEP = frozenset(("advance", "resolve", "inquire", "forget", "compare", "configure", "set_time"))
-_READ_OR_FREE = frozenset(("get", "delete"))
+_UPKEEP = ("advance", "resolve", "inquire", "forget", "compare", "configure", "set_time", "get")
+_NEEDS = {"delete": Need.FREES, **dict.fromkeys(_UPKEEP, Need.UPKEEP)}
 
 
 # --- results -----------------------------------------------------------------------------------------

@@ -33,6 +33,7 @@ class DiskSpace:
         self._sharers_set = sharers  # 0: those beside this directory are counted
         self._sharers = max(1, sharers)
         self.free_bytes = 0
+        self._taken_bytes = 0
         self.state = DiskState.FREE
         self.reclaims = False  # room is made without being asked for
         self.count_sharers()
@@ -52,12 +53,15 @@ class DiskSpace:
         if not self._sharers_set:
             self._sharers = max(1, _replicas_beside(self._directory))
 
-    def look(self, compaction_bytes: int) -> bool:
+    def look(self, compaction_bytes: int, memory_bytes: int) -> bool:
         """Look at the file system; return whether ``state`` has changed.
 
         ``compaction_bytes``: room that a compaction of this replica may take while it runs.
+        ``memory_bytes``: what its data has in memory. It takes that much when it is flushed, and without a
+        flush no log can go: so it counts as taken already, and as much of each sharer.
         """
         self.free_bytes = shutil.disk_usage(self._directory).free
+        self._taken_bytes = memory_bytes * self._sharers
         before = self.state
         self.state = DiskState.FREE
         if self._is_below(self.full_bytes, before is DiskState.FULL):
@@ -69,7 +73,9 @@ class DiskSpace:
         return self.state is not before
 
     def _is_below(self, limit: int, was_below: bool) -> bool:
-        return self.free_bytes < limit + (limit // _HYSTERESIS if was_below else 0)
+        return self.free_bytes - self._taken_bytes < limit + (
+            limit // _HYSTERESIS if was_below else 0
+        )
 
     def fits(self, size: int) -> bool:
         """Whether so many bytes leave something for small entries."""
@@ -77,8 +83,11 @@ class DiskSpace:
 
     @property
     def snapshot_bytes_max(self) -> int | None:
-        """The largest snapshot that can be taken from the leader: it is staged, then unpacked beside that."""
-        return max(0, self.free_bytes - self.reserve_bytes) // 2 if self.reserve_bytes else None
+        """The largest snapshot that can be taken from the leader: it is staged, then unpacked beside that.
+
+        It may use the reserve: it takes the place of all that is here.
+        """
+        return max(0, self.free_bytes - self.full_bytes // 2) // 2 if self.reserve_bytes else None
 
     @property
     def problem(self) -> str:

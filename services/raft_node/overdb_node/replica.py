@@ -53,6 +53,7 @@ from overdb_node.transport.shard_service import Answers, OneAnswer
 _log = structlog.get_logger()
 DISK_CHECK_TICKS = 10  # a second, at the default tick
 SHARERS_TICKS = 600
+ENVELOPE_BYTES = 32  # of an entry, around its commands, at most
 _NOT_LEADER = shard_pb2.Failure.REASON_NOT_LEADER
 _NOTHING = b""  # commands of an entry that has none
 _DAMAGES = (
@@ -148,6 +149,7 @@ class Replica:
         self._failed = False
         self._ticker: asyncio.TimerHandle | None = None
         self.direct_listen = ""  # where direct clients are served, once they are
+        self._stopped_by = ("", "")  # why the log and the data wait for room; empty: they do not
         self.disk = DiskSpace(settings.data, settings.disk_free_bytes_min, settings.disk_sharers)
         self._ticks = 0
 
@@ -279,7 +281,11 @@ class Replica:
             return "disk full (the data cannot be written): it answers nothing until there is room"
         raft = self.raft
         if self.disk.state is DiskState.FREE and raft.is_leader and self.disk_full:
-            return "most replicas of this group have no room on their disks: see their problems"
+            taken = "deletes are taken" if self.disk_state is DiskState.LOW else "deletes too"
+            return (
+                f"the disks of most replicas of group {self.settings.group} are full: puts are refused, "
+                f"{taken}. overdb status says which, and what to do"
+            )
         return self.disk.problem
 
     @property
@@ -392,8 +398,12 @@ class Replica:
         state = self.disk_state
         if state is DiskState.FREE:
             return ""
-        full = state is DiskState.FULL
-        takes = codec.is_upkeep(commands) if full else not codec.stores_values(commands)
+        need = codec.need_of(commands)
+        if state is DiskState.FULL:
+            small = len(commands) <= self.raft.settings.small_entry_bytes - ENVELOPE_BYTES
+            takes = need is codec.Need.UPKEEP and small
+        else:
+            takes = need is not codec.Need.STORES
         return "" if takes else f"replica {self.settings.node_id}: {self._disk_problem}"
 
     def _check_disk(self) -> None:
@@ -401,7 +411,8 @@ class Replica:
         disk, raft = self.disk, self.raft
         if self._ticks % SHARERS_TICKS == 0:
             disk.count_sharers()
-        if disk.look(self.storage.data.tables.compaction_bytes):
+        tables = self.storage.data.tables
+        if disk.look(tables.compaction_bytes, tables.memory_bytes):
             _log.warning(
                 "disk_space",
                 state=disk.state.name.lower(),
@@ -409,6 +420,11 @@ class Replica:
                 reserve_bytes=disk.reserve_bytes,
             )
         raft.set_room(disk.state, disk.snapshot_bytes_max)
+        stops = (self.writer.no_space, "no room to write the data" if self.is_stuck else "")
+        if stops != self._stopped_by:
+            self._stopped_by = stops
+            if any(stops):
+                _log.error("disk_full", log=stops[0], data=stops[1])
         if self._ticks % DISK_CHECK_TICKS == 0:
             self.reclaiming.allow_compaction()
             if disk.state is not DiskState.FREE:

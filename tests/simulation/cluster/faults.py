@@ -55,7 +55,9 @@ FAULTS = (
     (6, "change_weather"),
     (3, "slow_disk"),
     (3, "stall_disk"),
-    (3, "fill_disk"),
+    (2, "fill_disk"),
+    (2, "fill_the_leaders_disk"),
+    (2, "fill_the_disks_of_a_group"),
     (2, "fail_fsync"),
     (2, "damage_disk"),
     (6, "jump_clock"),
@@ -101,7 +103,6 @@ class Faults:
         self._random = random
         self.counts: Counter[str] = Counter()
         self.refusals: list[str] = []  # starts that should have succeeded
-        self._full_in: dict[str, int] = {}  # nodes whose disk was full -> in which life at last
         self._fsync_fails: set[str] = set()  # nodes that give up over this, once
         self.damaged_nodes: set[str] = set()
         self._damaged: set[int] = set()  # groups with a replica whose disk was damaged
@@ -205,8 +206,7 @@ class Faults:
         if node.name in self._fsync_fails and not node.disk.fail_fsyncs:
             self._fsync_fails.discard(node.name)
             return True
-        full = node.disk.full or self._full_in.get(node.name) == node.lives
-        return full or node.name in self.damaged_nodes
+        return node.name in self.damaged_nodes
 
     def _replaced(self, node: Node) -> None:
         """It is as good as new."""
@@ -556,14 +556,30 @@ class Faults:
         self._later(self._seconds(0.1, 1.0), lambda: setattr(node, "slow_seconds", 0.0))
 
     def fill_disk(self) -> None:
-        node = self._node()
-        self._note("full disk", node.name)
-        node.disk.full = True
+        self._fill("full disk", [self._node()])
+
+    def fill_the_leaders_disk(self) -> None:
+        node = self._a_leader()
+        if node is not None:
+            self._fill("full disk of a leader", [node])
+
+    def fill_the_disks_of_a_group(self) -> None:
+        group = self._random.randrange(self._cluster.groups)
+        self._fill("full disks of a group", self._cluster.group(group))
+
+    def _fill(self, kind: str, nodes: list[Node]) -> None:
+        """Something else takes all but a few bytes of the disks, none or so many that a write ends in its
+        middle, or as much as leaves the replicas a part of their reserves. Nobody ends for it."""
+        self._note(kind, ",".join(node.name for node in nodes))
+        for node in nodes:
+            leave = self._random.choice((0, 0, 700, 9000, 100_000, 400_000, 900_000))
+            node.disk.others_bytes = 0
+            node.disk.others_bytes = max(0, node.disk.free_bytes - leave)
 
         def free() -> None:
-            node.disk.full = False
-            self._full_in[node.name] = node.lives
-            self._start(node)
+            for node in nodes:
+                node.disk.others_bytes = 0
+                self._start(node)
 
         self._later(self._seconds(), free)
 

@@ -28,12 +28,16 @@ from tests.simulation.cluster.patience import patient
 from tests.simulation.cluster.programs import mix_programs
 from tests.simulation.cluster.workloads import ALL
 from tests.simulation.cluster.workloads.counters import Counters
+from tests.simulation.cluster.workloads.hoard import Hoard
 
 HEALING_SECONDS_MAX = 40.0
 REPAIR_SECONDS = 75.0  # after which a group whose time was set back takes fresh ids again
 CLIENTS = 6
 CLIENT_CLOCKS = 0.5  # seconds, ahead or behind at most
 PAUSES = (0.12, 0.25, 0.3, 0.4)
+HOARD_ROOM_BYTES = (1_500_000, 2_500_000)  # the reserve is 1 MiB
+HOARDERS = 3  # clients, besides the others
+HOARDING_PAUSE = 0.05
 
 
 @dataclass
@@ -70,6 +74,7 @@ class Run:
         only: Collection[str] = (),
         workloads: Collection[str] = (),
         leases: bool | None = None,
+        hoards: bool | None = None,
         **overrides: Any,
     ) -> None:
         self.seed = seed
@@ -87,6 +92,10 @@ class Run:
         self._invariants = Invariants()
         self._looks: dict[Node, tuple[int, Look]] = {}
         self.violation = ""
+        # Large values, small disks, and a retention that ends within the run.
+        self.hoards = Random(f"hoards {seed}").random() < 0.3 if hoards is None else hoards
+        if self.hoards:
+            self._overrides = {"retention_seconds": 3, **self._overrides}
 
     def run(self) -> Outcome:
         began = time.perf_counter()
@@ -169,6 +178,9 @@ class Run:
         chosen = random.sample(ALL, random.randint(2, len(ALL)))
         if self._wanted:
             chosen = [kind for kind in ALL if kind.__name__.lower() in self._wanted]
+        if self.hoards:
+            self._keep_disks_small(random)
+            chosen = [*chosen, Hoard]
         self.workloads = [kind(self.recorder) for kind in chosen]
         pairs = [w.add_pair for w in self.workloads if isinstance(w, Counters)]
         if pairs:
@@ -184,8 +196,22 @@ class Run:
             # Who is older goes by the clients' clocks: without differences hardly anybody ever waits.
             process.clock_offset_ns = int(random.uniform(-CLIENT_CLOCKS, CLIENT_CLOCKS) * 1e9)
 
+        for number in range(HOARDERS if self.hoards else 0):
+            self.cluster.client(f"hoarder{number}", self._hoard)
+
     def _patient(self, client: overdb.Client) -> overdb.Client:
         return patient(client, lambda: self.faults.time_was_wrong)
+
+    async def _hoard(self, client: overdb.Client) -> None:
+        hoard = self.workloads[-1]
+        await self.recorder.repeat(HOARDING_PAUSE, lambda: hoard.step(self._patient(client)))
+
+    def _keep_disks_small(self, random: Random) -> None:
+        """Some disks have room for a few seconds of hoarding, and no more is ever added: what makes room is
+        the end of the retention, and deletes."""
+        for node in self.cluster.nodes:
+            if random.random() < 0.6:
+                node.disk.capacity_bytes = node.disk.used_bytes + random.randint(*HOARD_ROOM_BYTES)
 
     def _advance(self, seconds: float) -> None:
         self.world.loop.run_for(seconds)

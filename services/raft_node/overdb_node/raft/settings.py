@@ -43,7 +43,7 @@ class RaftSettings:
     committed_bytes_max: int = 4 << 20
     chunk_retry_ticks: int = 20
     promote_lag_entries_max: int = 256
-    small_entry_bytes: int = 256
+    small_entry_bytes: int = 1024
     log_memory_bytes_max: int = 48 << 20
     unapplied_bytes_max: int = 64 << 20
     fetch_bytes_max: int = 4 << 20
