@@ -1,11 +1,11 @@
 """Makes room on disk without being asked: moves time, removes old versions, compacts, replaces the snapshot.
 
-Space must not come back only as a by-product of more writes. So an idle group finishes: its leader proposes
-one entry that only has a stamp, once everything that was written is older than the retention; each replica
-then makes a last pass of version GC, compacts what that removed, and replaces a snapshot that keeps table
-files which the data does not need any more. After that nothing happens until the next write.
+Space must not come back only as a by-product of more writes. So an idle group finishes: its time goes on
+(PROTOCOL 2.1). Once everything that was written is older than the retention, each replica makes a last pass
+of version GC, compacts what that removed, and replaces a snapshot that keeps table files which the data does
+not need any more. After that nothing happens until the next write.
 
-A replica that runs out of disk does the same at once, and as long as there is something to remove.
+A replica that runs out of disk does the same at once, and moves time itself where it leads.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from overdb_node.machine.settings import LIMITS
 from overdb_node.storage.errors import means_no_space
 from overdb_node.sweeping import Range, Sweeper, joined
 
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
 
 _log = structlog.get_logger()
 STAMP_SECONDS = 1.0  # between two entries without commands, at least
-STAMP_SECONDS_MAX = 60.0  # where they do not help: the leader's clock is behind the group's
 RETRY_SECONDS = 5.0
 SECONDS_BETWEEN_SNAPSHOTS = 10.0
 SECONDS_BETWEEN_RISKS = 60.0  # compactions that may not fit
@@ -50,7 +48,6 @@ class Reclaiming:
         self._next_risk = 0.0
         self._next_snapshot = 0.0
         self._next_stamp = 0.0
-        self._stamp_pause = STAMP_SECONDS
         self._next_look = 0.0
         self._had_sessions = False
         self._pinned_bytes = 0  # by the snapshot, when it was last looked at
@@ -92,33 +89,17 @@ class Reclaiming:
     # --- time -------------------------------------------------------------------------------------
 
     def _move_time(self, reclaims: bool) -> None:
-        """Propose an entry without commands when old versions or sessions can only go by its stamp."""
+        """Propose an entry without commands where its stamp lets old versions go (PROTOCOL 2.12)."""
         replica, now = self._replica, self._loop.time()
-        if not replica.raft.serves or now < self._next_stamp:
-            return
-        physical, stamp = replica.machine.physical, replica.stamp()
-        wanted = self._wanted_time(physical, stamp, reclaims)
-        if not wanted:
-            self._stamp_pause = STAMP_SECONDS
-            return
-        self._next_stamp = now + self._stamp_pause
-        if not reclaims:
-            self._stamp_pause = min(2 * self._stamp_pause, STAMP_SECONDS_MAX)
-        replica.propose_stamp()
+        if replica.raft.serves and now >= self._next_stamp and self._needs_entry(reclaims):
+            self._next_stamp = now + STAMP_SECONDS
+            replica.propose_stamp()
 
-    def _wanted_time(self, physical: int, stamp: int, reclaims: bool) -> bool:
-        """Whether an entry with this stamp would let something go that is kept now."""
-        limits = dict(zip(LIMITS, self._replica.machine.limits, strict=False))
-        written, log = self.sweeper.written, self._replica.raft.log
-        if not self.sweeper.is_done:
-            removable = written + limits["retention_us"]
-            if physical < removable < stamp:
-                return True
-            if reclaims and physical < removable and stamp > physical + STAMP_SECONDS * 1e6:
-                return True
-        if self._replica.machine.sessions_open:
-            expired = written + limits["client_id_lifetime_us"] + limits["ahead_us_max"]
-            if physical < expired < stamp:
+    def _needs_entry(self, reclaims: bool) -> bool:
+        replica, log = self._replica, self._replica.raft.log
+        if reclaims and not self.sweeper.is_done:
+            moves = replica.stamp() > replica.machine.physical + STAMP_SECONDS * 1e6
+            if moves and replica.machine.retention_floor < self.sweeper.written:
                 return True
         # Nothing was applied behind the snapshot: a newer one needs an entry.
         return self._wants_snapshot(reclaims) and log.last_index == log.first_index
