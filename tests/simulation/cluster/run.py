@@ -36,6 +36,7 @@ CLIENTS = 6
 CLIENT_CLOCKS = 0.5  # seconds, ahead or behind at most
 PAUSES = (0.12, 0.25, 0.3, 0.4)
 HOARD_ROOM_BYTES = (1_500_000, 2_500_000)  # the reserve is 1 MiB
+HOARD_CHUNK_BYTES = 16_384  # snapshots are large: in small chunks they take the time of all else
 HOARDERS = 3  # clients, besides the others
 HOARDING_PAUSE = 0.05
 
@@ -101,6 +102,8 @@ class Run:
         began = time.perf_counter()
         world = self.world
         self.cluster = cluster = Cluster(world, **self._overrides)
+        if self.hoards:
+            cluster.chunk_bytes = HOARD_CHUNK_BYTES
         cluster.own_settings, cluster.clock_rate = self._leases.settings, self._leases.clock_rate
         self._invariants.leases.cluster = cluster
         self.clocks = self._invariants.time.clocks = Clocks(cluster)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import pytest
 
+from tests.simulation.cluster import full_disk_variants as full
 from tests.simulation.cluster import variants
 from tests.simulation.cluster.run import Outcome, Run
 from tests.simulation.transactions import test_variants as of_transactions
@@ -30,6 +31,7 @@ class Setting:
     workloads: tuple[str, ...] = ()
     pause: float = 0.0  # seconds between two steps of a client; 0: drawn
     leases: bool = False  # in all seeds, not in some
+    hoards: bool = False  # likewise
 
     def run(self, seed: int) -> Outcome:
         return Run(
@@ -39,11 +41,15 @@ class Setting:
             workloads=self.workloads,
             pause=self.pause,
             leases=self.leases or None,
+            hoards=self.hoards or None,
         ).run()
 
 
 ALL_KINDS = Setting()
 READS = ("registers",)
+FULL = Setting(
+    ("fill_disk", "fill_the_leaders_disk", "fill_the_disks_of_a_group"), READS, hoards=True
+)
 HOSTILE = Setting(("send_hostile_messages",))
 # The broken build, what must be said of it (a regular expression), the setting.
 CASES: list[tuple[Callable[[Patch], None], str, Setting]] = [
@@ -168,6 +174,12 @@ CASES: list[tuple[Callable[[Patch], None], str, Setting]] = [
         r"the limit is 1|no longer kept|gave up|expired|not healed|alarm",
         HOSTILE,
     ),
+    (full.room_only_with_writes, r"disk (nearly )?full", FULL),
+    (full.old_versions_stay, r"disk (nearly )?full", FULL),
+    (full.no_room_is_fatal, r"gave up: .*No space left", FULL),
+    (full.scans_are_refused, r"a scan was refused by a full disk|not healed|healed cluster", FULL),
+    (full.transfers_keep_off_the_reserve, r"disk (nearly )?full|caught up", FULL),
+    (full.memory_is_not_counted, r"disk (nearly )?full", FULL),
     (
         variants.floors_of_the_settings,
         r"the floors of ids and versions went from|ran before, and again|was refused as expired",

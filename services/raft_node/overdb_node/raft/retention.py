@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from overdb_node.raft.output import EventKind
 from overdb_node.raft.progress import Progress
+from overdb_node.raft.types import DiskState
 
 if TYPE_CHECKING:
     from overdb_node.raft.core import Raft
@@ -45,6 +46,8 @@ class Retention:
             return False
         if progress.silent_ticks > self._raft.settings.keep_silent_ticks:
             return False  # it is down: a snapshot is what it will need
+        if progress.disk == DiskState.FULL and not _runs(progress):
+            return False  # it takes nothing: for as long as that lasts nothing need be kept (1.4)
         if progress.position >= self._raft.log.first_index:
             return True
         return self._is_streamed_to(progress)
@@ -54,6 +57,8 @@ class Retention:
         transfer = progress.transfer
         if transfer is None or transfer.rests or self._raft.leading.snapshots.is_withheld:
             return False
+        if progress.disk != DiskState.FREE and not transfer.runs:
+            return False  # it may have no room for this one: a newer one may be small enough (1.4)
         return transfer.index == self._raft.log.first_index
 
     # --- time -------------------------------------------------------------------------------------
@@ -128,3 +133,7 @@ class Retention:
             f"replica {replica} does not catch up: {why}; it is sent a new snapshot after a rest"
             for replica, why in self.given_up.items()
         )
+
+
+def _runs(progress: Progress) -> bool:
+    return progress.transfer is not None and progress.transfer.runs
