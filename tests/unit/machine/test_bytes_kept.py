@@ -144,6 +144,15 @@ def test_a_value_that_is_gone_from_this_disk_is_not_made_up() -> None:
     refused(group.one(command), Code.FAILED_PRECONDITION, "no longer kept")
 
 
+def test_an_older_value_is_not_taken_for_the_one_that_was_read() -> None:
+    group = with_values(Group(), 1)
+    group.one(Put(b"v0", b"newer" * 100, request(8, of=98)))
+    command = transact(request(1), get(b"v0"), add(b"n", 1))
+    read = transacted(group.one(command)).results[0]
+    del group.store.versions[b"v0"][read.version]
+    refused(group.one(command), Code.FAILED_PRECONDITION, "no longer kept")
+
+
 def test_level_0_keeps_what_release_0_1_0_keeps() -> None:
     group = with_values(Group(MachineSettings(level=0)), 1)
     command = transact(request(1), get(b"v0"))

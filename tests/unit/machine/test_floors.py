@@ -187,3 +187,14 @@ def test_when_time_is_set_back_what_may_have_run_has_expired_and_the_rest_has_no
     assert group.machine.retention_floor == versions
     assert group.machine.id_floor == NOW + (age + 60) * SECOND
     assert client(1) < client(1, group.machine.id_floor)
+
+
+def test_before_the_first_limits_of_a_log_no_floor_counts() -> None:
+    """They would follow from what each process was started with: replicas would come apart."""
+    groups = [Group(replace(one, level=1)) for one in (SHORT, LONG)]
+    for group in groups:
+        group.entry(stamp=NOW + HOUR)
+        group.one(Configure(LONG.limits, 1), stamp=NOW + HOUR)
+    short, long = (group.machine for group in groups)
+    assert short.retention_floor == long.retention_floor == NOW
+    assert groups[0].store.names == groups[1].store.names

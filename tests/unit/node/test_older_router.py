@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 
@@ -34,15 +35,12 @@ def test_who_decides_transactions_in_a_raised_group(
 ) -> None:
     proposed: list[bytes] = []
     refused: list[tuple[Any, ...]] = []
-    replica: Any = SimpleNamespace(
-        settings=SimpleNamespace(group=0, node_id=1),
-        machine=SimpleNamespace(level=group_level, clock=1),
-        raft=SimpleNamespace(serves=True),
-        refuse_for_disk=lambda _: None,
-        look_for_older_router=lambda _: None,
-        propose=lambda commands, *_: proposed.append(commands),
-        refuse=lambda *what: refused.append(what),
-    )
+    replica: Any = MagicMock()  # what the backend asks beside is not of this test
+    replica.settings = SimpleNamespace(group=0, node_id=1)
+    replica.machine = SimpleNamespace(level=group_level, clock=1)
+    replica.refuse_for_disk.return_value = ""
+    replica.propose = lambda commands, *_: proposed.append(commands)
+    replica.refuse = lambda *what: refused.append(what)
     commands = log_pb2.Commands(commands=[command]).SerializeToString()
     request = shard_pb2.ShardRequest(sequence=5, commands=commands, count=1, level=router_level)
 
