@@ -58,6 +58,18 @@ def test_a_cluster_of_its_own_stands_four_kinds_of_faults(tmp_path: Path) -> Non
     assert len(history) > 500
 
 
+def test_a_cluster_of_its_own_stands_a_stranger_at_its_ports(tmp_path: Path) -> None:
+    report, kept = tmp_path / "report", tmp_path / "kept"
+    options = ["--seconds", "9", "--faults", "hostile", "--seed", "4", "--directory", str(kept)]
+    done = torture(report, *options)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "ALL RIGHT" in done.stdout
+    logs = "".join(log.read_text() for log in (kept / "data" / "logs").glob("*.log"))
+    assert "is beyond the last one" in logs  # a forged packet has come as far as Raft
+    assert "outcomes_refused" in logs
+    assert "Traceback" not in logs
+
+
 def test_a_plain_cluster_is_hurt_by_signals_only_and_says_what_it_takes(
     local: Supervised, tmp_path: Path
 ) -> None:

@@ -9,7 +9,7 @@ from random import Random
 
 from overdb.internal.v1 import log_pb2
 from overdb.v1 import kv_pb2
-from overdb_node.machine.settings import LIMITS
+from overdb_node.machine.settings import BYTE_LIMITS, LIMITS
 from tests.unit.machine.helpers import HOUR, NOW, SECOND, client
 
 EDGES_32 = (0, 1, 2, 3, (1 << 31) - 1, 1 << 31, (1 << 32) - 1)
@@ -139,6 +139,8 @@ class Hostile:
         if random.random() < 0.5:  # as an attacker who means to be taken
             for name in LIMITS:
                 setattr(out, name, 1)
+        for name in BYTE_LIMITS:
+            setattr(out, name, random.choice(EDGES_64))
         out.level = random.choice((0, 0, 1))
 
     # --- parts ----------------------------------------------------------------------------------------

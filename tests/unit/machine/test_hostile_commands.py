@@ -13,7 +13,7 @@ import pytest
 from overdb.internal.v1 import shard_pb2
 from overdb_node import codec, transaction_codec
 from overdb_node.machine.machine import MachineSettings
-from overdb_node.machine.types import Refused
+from overdb_node.machine.types import Configure, Refused
 from tests.unit.machine.helpers import Group
 from tests.unit.machine.hostile_commands import Hostile
 
@@ -35,8 +35,11 @@ def run(seed: int, level: int) -> None:
 
 def _replicas(group: int, level: int) -> list[Group]:
     small = {"operations_max": 30, "unacknowledged_per_client_max": 8, "parked_keys_max": 6}
-    settings = MachineSettings(group=group, groups=2, level=level, **small)  # type: ignore[arg-type]
-    return [Group(settings) for _ in range(3)]
+    settings = MachineSettings(group=group, groups=2, level=0, **small)  # type: ignore[arg-type]
+    replicas = [Group(settings) for _ in range(3)]
+    for replica in replicas:  # as a leader does before anything else
+        replica.one(Configure(settings.limits, level))
+    return replicas
 
 
 def _apply(replicas: list[Group], payload: bytes) -> None:

@@ -8,20 +8,30 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from overdb_node import codec
 from overdb_node.machine.machine import MachineSettings
+from overdb_node.machine.settings import LIMITS
 from overdb_node.machine.types import (
     Advance,
     Code,
     Command,
     Compare,
+    CompareReplicas,
+    Configure,
     Delete,
+    Forget,
+    Inquire,
     Operation,
     OperationKind,
     Operator,
+    Outcome,
+    Prepare,
     Put,
     RequestId,
+    Resolve,
     Target,
     Transact,
+    TransactionId,
 )
 from tests.unit.machine.helpers import NOW, Group, put, refused, request, transact
 
@@ -49,6 +59,11 @@ COMPARES = st.builds(
     st.one_of(st.sampled_from(Target), st.integers(0, 300)),
     st.one_of(st.binary(max_size=3), U64, st.booleans()),
 )
+U32 = st.one_of(st.integers(0, 2), st.sampled_from([(1 << 31) - 1, 1 << 31, (1 << 32) - 1]))
+GROUPS = st.one_of(
+    st.just((0, 1)), st.lists(U32, max_size=4).map(tuple), st.just(tuple(range(5000)))
+)
+TRANSACTIONS = st.builds(TransactionId, CLIENTS, U64)
 COMMANDS: st.SearchStrategy[Command] = st.one_of(
     st.builds(Put, KEYS, st.binary(max_size=20), IDS),
     st.builds(Delete, KEYS, IDS),
@@ -60,16 +75,61 @@ COMMANDS: st.SearchStrategy[Command] = st.one_of(
         st.lists(OPERATIONS, max_size=4).map(tuple),
     ),
     st.builds(Advance, U64),
+    st.builds(
+        Prepare,
+        IDS,
+        U32,
+        GROUPS,
+        U64,
+        st.lists(COMPARES, max_size=2).map(tuple),
+        st.lists(OPERATIONS, max_size=3).map(tuple),
+        st.lists(OPERATIONS, max_size=3).map(tuple),
+        GROUPS,
+        GROUPS,
+    ),
+    st.builds(Resolve, TRANSACTIONS, U32, st.sampled_from(Outcome), U64),
+    st.builds(Inquire, IDS, U32, U64, GROUPS),
+    st.builds(Forget, TRANSACTIONS, U32),
+    st.builds(CompareReplicas),
+    st.builds(Configure, st.tuples(*(U64 for _ in LIMITS)), U32, st.tuples(U64, U64)),
 )
 
 
+def _entry(commands: list[bytes], stamp: int) -> bytes:
+    """An envelope of commands whose own bytes are anything."""
+    lengths = (b"\x0a" + bytes([len(one)]) + one for one in commands)
+    return codec.encode_envelope(stamp, b"".join(lengths))
+
+
+ENTRIES_OF_BYTES = st.one_of(
+    st.binary(max_size=60),
+    st.builds(_entry, st.lists(st.binary(max_size=40), max_size=4), U64),
+)
+
+
+@pytest.mark.parametrize("level", [0, 1])
 @settings(max_examples=300, deadline=None)
-@given(st.lists(st.tuples(U64, st.lists(COMMANDS, max_size=5)), max_size=6))
-def test_apply_is_total(entries: list[tuple[int, list[Command]]]) -> None:
-    group = Group(MachineSettings(key_bytes_max=10, value_bytes_max=10, operations_max=4))
+@given(entries=st.lists(st.tuples(U64, st.lists(COMMANDS, max_size=5)), max_size=6))
+def test_apply_is_total(level: int, entries: list[tuple[int, list[Command]]]) -> None:
+    limits = MachineSettings(key_bytes_max=10, value_bytes_max=10, operations_max=4, level=0)
+    group = Group(limits)
+    group.one(Configure(limits.limits, level))  # as a leader does before anything else
     for stamp, commands in entries:
         results = group.entry(*commands, stamp=stamp)
         assert len(results) == len(commands)
+    digest = group.machine.digest()
+    group.restart()
+    assert group.machine.digest() == digest
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(ENTRIES_OF_BYTES, max_size=4))
+def test_an_entry_of_any_bytes_is_applied(payloads: list[bytes]) -> None:
+    group = Group(MachineSettings(level=0))
+    group.one(Configure(group.settings.limits, 1))
+    for payload in payloads:
+        stamp, commands = codec.decode_envelope(payload)
+        assert len(group.entry(*commands, stamp=stamp)) == len(commands)
     digest = group.machine.digest()
     group.restart()
     assert group.machine.digest() == digest

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 
+from overdb_node.machine.clock import EXHAUSTED
 from overdb_node.machine.settings import BYTE_LIMITS, LIMITS, MachineSettings
 from overdb_node.machine.types import Code, Inquire, Prepare, Refused
 
@@ -17,7 +18,7 @@ VERSION_MAX = 1 << 63
 # An Advance ends where stamps do: counting on from there, no vote comes to what a commit may not say.
 ADVANCE_MAX = 1 << 62
 # The same for entries from before level 1, which old replicas have applied: from here on a clock runs out.
-VERSION_MAX_AT_LEVEL_0 = (1 << 64) - (1 << 32)
+VERSION_MAX_AT_LEVEL_0 = EXHAUSTED - (1 << 32)
 ATTEMPT_MAX = (1 << 31) - 1
 GROUPS_MAX = 4096  # as many as there are slots
 POSITIONS_MAX = 1 << 20

@@ -7,6 +7,7 @@ import struct
 _FORM = struct.Struct(">QQ")
 STAMP_MAX = 1 << 62  # a stamp beyond counts as this: the clock has room to count on in its 64 bits
 EXHAUSTED = (1 << 64) - (1 << 32)  # no clock comes here by counting
+LEAD_US_MAX = 3_600_000_000
 
 
 class Clock:
@@ -25,8 +26,8 @@ class Clock:
         stamp = min(stamp, STAMP_MAX)
         if self.value >= EXHAUSTED:
             # Release 0.1.0 has applied a forged commit, and ended at every entry behind it. Only the keys of
-            # that commit have versions up there.
-            self.value = self.physical
+            # that commit have versions up there; all others are not that far ahead of physical time.
+            self.value = self.physical + LEAD_US_MAX
         self.value = max(self.value + 1, stamp)
         self.physical = max(self.physical, stamp)
         self.stamp = stamp
