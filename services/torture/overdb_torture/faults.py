@@ -19,6 +19,7 @@ class Kind(StrEnum):
     CLOCK_JUMP = "clock-jump"
     RESTART_ALL = "restart-all"
     HOSTILE = "hostile"
+    RESTORE = "restore"
 
 
 class Role(StrEnum):
@@ -121,6 +122,8 @@ def _draw(
     role = random.choice(roles)
     # Now and then in all groups at once: transactions have their participants change together.
     hit = every_group if random.random() < 0.25 else (random.randrange(groups),)
+    if kind is Kind.RESTORE:
+        hit = hit[:1]  # it takes longer than others
     way = random.choice(_WAYS.get(kind, ("",)))
     return Planned(kind, begins, ends, role, hit, way, _amount(kind, way, random), random.random())
 

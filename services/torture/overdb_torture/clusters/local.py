@@ -7,7 +7,7 @@ import contextlib
 import fcntl
 import os
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,10 +27,13 @@ from overdb_torture.faults import (
     Planned,
 )
 from overdb_torture.hostile import Stranger, Target
+from overdb_torture.old_copies import SAID, OldCopy, described
 
 _ALWAYS = frozenset({Kind.KILL, Kind.PAUSE, Kind.RESTART_ALL})
 _TAKEN_SECONDS_MAX = 3.0
 _RESTARTED_SECONDS_MAX = 20.0
+_KNOWN_SECONDS_MAX = 10.0
+_EXCHANGES_MAX = 5
 _POLL_SECONDS = 0.02
 
 
@@ -54,11 +57,13 @@ class LocalCluster(Cluster):
         ] + [Process(str(router["name"])) for router in content["routers"]]
         faults = content.get("faults_directory")
         self._faults = Path(faults) if faults else None
-        self.possible = frozenset(Kind) if faults else _ALWAYS
+        # Only a cluster of its own has a directory exchanged (``own_cluster``).
+        self.possible = frozenset(Kind) - {Kind.RESTORE} if faults else _ALWAYS
         self.why_not = (
             "" if faults else "start the cluster with `make run FAULTS=1` (overdb local --faults)"
         )
         self._paused: set[int] = set()
+        self._copies: list[OldCopy] = []
         self._clocks: dict[int, float] = {}  # node id -> seconds that its clock is off for good
         self._killed: dict[str, int] = {}
         self._strangers: list[tuple[Stranger, asyncio.Task[None]]] = []
@@ -78,6 +83,8 @@ class LocalCluster(Cluster):
             await self._cut(self._links_of(fault, victims))
         elif fault.kind is Kind.HOSTILE:
             self._begin_hostile(fault, victims)
+        elif fault.kind is Kind.RESTORE:
+            self._copies = [await asyncio.to_thread(self._copied, victims[0])]
         else:
             if fault.kind is Kind.CLOCK_JUMP:  # no two machines of a group are wrong at once
                 await self._set_clocks_right()
@@ -94,6 +101,8 @@ class LocalCluster(Cluster):
             await self._cut({})
         elif fault.kind is Kind.HOSTILE:
             await self._end_hostile()
+        elif fault.kind is Kind.RESTORE:
+            await self._restore(victims[0])
         else:
             await self._hurt(victims, NodeFaults())
 
@@ -150,6 +159,62 @@ class LocalCluster(Cluster):
         ]
         if any(not stranger.answered for stranger, _ in strangers):
             raise NotCarriedOut("a node answered no stranger")
+
+    # --- old copies of directories ------------------------------------------------------------------
+
+    def _copied(self, victim: Process) -> OldCopy:
+        data = self._file.parent
+        return OldCopy(data / victim.name, data / f"{victim.name}-copy")
+
+    async def _restore(self, victim: Process) -> None:
+        """Put the copy in the node's place, see that it stays out, and give the node its directory back."""
+        copies, self._copies = self._copies, []
+        if not copies:
+            raise NotCarriedOut(f"{victim.name} could not be copied")
+        copy, addresses = copies[0], self._addresses(victim)
+        if not await _until_async(lambda: self._all_know(copy, victim), _KNOWN_SECONDS_MAX):
+            raise NotCarriedOut(
+                "not all others have heard of a later start: nothing could tell the copy"
+            )
+        await self._exchanged(victim, copy.put_back)
+        try:
+            stays_out = await _until_async(
+                lambda: _has_found_out(addresses[victim.node_id]), _RESTARTED_SECONDS_MAX
+            )
+        finally:
+            await self._exchanged(victim, copy.undo)
+        if not stays_out:
+            self.complaints.append(f"{victim.name} runs on an old copy of its directory")
+
+    def _addresses(self, victim: Process) -> dict[int, str]:
+        """Of the nodes of its group, by id."""
+        nodes = control.read_json(self._file)["nodes"]
+        return {int(n["node_id"]): str(n["address"]) for n in nodes if n["group"] == victim.group}
+
+    async def _all_know(self, copy: OldCopy, victim: Process) -> bool:
+        for node_id, address in self._addresses(victim).items():
+            if node_id == victim.node_id:
+                continue
+            answer = await described(address)
+            starts = [] if answer is None else [s for s in answer.starts if s.id == victim.node_id]
+            if not starts or starts[0].start_number <= copy.start_number:
+                return False
+        return True
+
+    async def _exchanged(self, victim: Process, exchange: Callable[[], None]) -> None:
+        """Kill the node and exchange its directory before it is started again."""
+        for _ in range(_EXCHANGES_MAX):
+            self._killed[victim.name] = self._signal(victim, signal.SIGKILL)
+            with contextlib.suppress(BlockingIOError):  # it was started again first
+                await _until(
+                    lambda: not is_supervised(self._killed[victim.name]), _TAKEN_SECONDS_MAX
+                )
+                exchange()
+                break
+            await self._wait_for_restart()
+        else:
+            raise NotCarriedOut(f"the directory of {victim.name} is never free")
+        await self._wait_for_restart()
 
     # --- signals ----------------------------------------------------------------------------------
 
@@ -262,6 +327,21 @@ async def _until(condition: Callable[[], bool], seconds_max: float) -> bool:
     loop = asyncio.get_running_loop()
     deadline = loop.time() + seconds_max
     while not condition():
+        if loop.time() > deadline:
+            return False
+        await asyncio.sleep(_POLL_SECONDS)
+    return True
+
+
+async def _has_found_out(address: str) -> bool:
+    answer = await described(address)
+    return answer is not None and SAID in answer.problem
+
+
+async def _until_async(condition: Callable[[], Awaitable[bool]], seconds_max: float) -> bool:
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + seconds_max
+    while not await condition():
         if loop.time() > deadline:
             return False
         await asyncio.sleep(_POLL_SECONDS)

@@ -15,6 +15,7 @@ from typing import IO
 from overdb_torture import control
 from overdb_torture.clusters.base import Unusable
 from overdb_torture.clusters.local import LocalCluster
+from overdb_torture.faults import Kind
 
 _START_SECONDS_MAX = 90.0
 _STOP_SECONDS_MAX = 20.0
@@ -51,6 +52,7 @@ async def own_cluster(
             cluster.description = (
                 f"a cluster of its own, {groups} groups x {replicas} replicas, {routers} routers"
             )
+            cluster.possible |= {Kind.RESTORE}
             yield cluster
         finally:
             await _stop(process, directory / "data")
