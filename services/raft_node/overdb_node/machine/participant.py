@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 from overdb_common.outcome import COUNTING_LEVEL
-from overdb_node.machine import bounds, kept, transact, validation
+from overdb_node.machine import bounds, id_refusals, kept, transact, validation
 from overdb_node.machine.clock import Clock
+from overdb_node.machine.id_refusals import reused, told
 from overdb_node.machine.locks import Locker, Locks
 from overdb_node.machine.overlay import Overlay
 from overdb_node.machine.records import (
@@ -21,7 +22,7 @@ from overdb_node.machine.records import (
     unpack_parked,
     unpack_transaction,
 )
-from overdb_node.machine.sessions import BYTES_LEVEL, Sessions, reused, told
+from overdb_node.machine.sessions import BYTES_LEVEL, Sessions
 from overdb_node.machine.settings import MachineSettings
 from overdb_node.machine.slots import Slots
 from overdb_node.machine.store import Reader
@@ -226,7 +227,7 @@ class Participant:
             foreign = self._foreign_use(command.id)
             if foreign is not None:
                 return foreign
-            refusal = self._sessions.refuse_form(command.id) or self._refuse_to_store(command.id)
+            refusal = id_refusals.malformed(command.id) or self._refuse_to_store(command.id)
             if refusal is not None:
                 return refusal
             if self._sessions.is_gone(identity_of(command.id)):
@@ -474,7 +475,7 @@ class Participant:
         if stored is None:
             if self._foreign_use(command.id) is not None or self._is_gone(identity_of(command.id)):
                 return refused
-            if self._sessions.refuse_form(command.id) is not None:
+            if id_refusals.malformed(command.id) is not None:
                 return refused
             refusal = self._refuse_to_store(command.id)
             if refusal is not None:
@@ -534,7 +535,7 @@ class Participant:
         if not self._checks:
             return None
         return (
-            self._sessions.refuse_form(request)
+            id_refusals.malformed(request)
             or self._refuse_to_store(request)
             or bounds.refuse_attempt(attempt)
         )

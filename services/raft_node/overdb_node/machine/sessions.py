@@ -6,21 +6,12 @@ import heapq
 import struct
 from collections.abc import Callable
 
-from overdb_node.machine import kept, packing
+from overdb_node.machine import id_refusals, kept, packing
 from overdb_node.machine.floors import Floors
+from overdb_node.machine.id_refusals import ahead, created_us, malformed, name_of, reused, told
 from overdb_node.machine.settings import MachineSettings
 from overdb_node.machine.store import Reader
-from overdb_node.machine.types import (
-    Code,
-    Deleted,
-    Refused,
-    RequestId,
-    Result,
-    Transacted,
-    TransactionId,
-    Untimely,
-    Written,
-)
+from overdb_node.machine.types import Code, Refused, RequestId, Result, TransactionId, Untimely
 
 _NUMBER = struct.Struct(">Q")
 ENTRY_PREFIX = b"d"  # + log index: all results of that entry
@@ -138,7 +129,7 @@ class Sessions:
             if number < session.acknowledged_below:
                 return Refused(
                     Code.FAILED_PRECONDITION,
-                    f"request {_name(request)} is stale: its client has acknowledged every number "
+                    f"request {name_of(request)} is stale: its client has acknowledged every number "
                     f"below {session.acknowledged_below}; it was not run again",
                 )
             if session.acknowledged_below < acknowledged_below <= number:
@@ -149,7 +140,7 @@ class Sessions:
         if refusal is not None or session is not None:
             return refusal
         if started_at > physical + self._settings.ahead_us_max:
-            return _ahead(request, physical, self._settings.ahead_us_max)
+            return ahead(request, physical, self._settings.ahead_us_max)
         self._open(client_id, acknowledged_below)
         self._touched[client_id] = None
         return None
@@ -165,30 +156,13 @@ class Sessions:
         session = self._sessions.get(identity.client_id)
         if session is not None and identity.request_number < session.acknowledged_below:
             return True
-        return _created_us(identity.client_id) < self._floors.ids
+        return created_us(identity.client_id) < self._floors.ids
 
     def open(self, request: RequestId) -> None:
         """See to it that the client's acknowledgements and its expiry are noticed."""
         if request.client_id not in self._sessions:
             self._open(request.client_id, request.acknowledged_below)
             self._touched[request.client_id] = None
-
-    def refuse_form(self, request: RequestId) -> Refused | None:
-        """Why no request can have such an id, wherever and whenever it is asked."""
-        client_id, number, _, acknowledged_below = request
-        if len(client_id) != 16 or client_id[6] >> 4 != 7:
-            return Refused(
-                Code.INVALID_ARGUMENT,
-                f"id.client_id {client_id.hex()[:40]} ({len(client_id)} bytes) is no UUID of version 7 "
-                "(16 bytes)",
-            )
-        if number < 1 or acknowledged_below > number:
-            return Refused(
-                Code.INVALID_ARGUMENT,
-                f"id.request_number {number} must be at least 1 and not below "
-                f"id.acknowledged_below {acknowledged_below}",
-            )
-        return None
 
     def refuse_beyond(self, client_id: bytes, physical: int) -> Refused | None:
         """Why nothing is to be kept under an id of this client, not even that it was refused.
@@ -198,22 +172,22 @@ class Sessions:
         """
         settings = self._settings
         most = physical + settings.ahead_us_max + settings.client_id_lifetime_us
-        if _created_us(client_id) <= most:
+        if created_us(client_id) <= most:
             return None
         return Untimely.at(
             physical,
             Code.INVALID_ARGUMENT,
-            f"client id {client_id.hex()[:40]} is from {(_created_us(client_id) - physical) / 1e6:.0f} s "
+            f"client id {client_id.hex()[:40]} is from {(created_us(client_id) - physical) / 1e6:.0f} s "
             "ahead of this group's time; nothing was stored. Set the client's clock",
         )
 
     def _refuse_id(self, request: RequestId, physical: int) -> Refused | None:
-        refusal = self.refuse_form(request)
+        refusal = malformed(request)
         if refusal is not None:
             return refusal
         client_id, number, started_at, _ = request
         settings = self._settings
-        created = _created_us(client_id)
+        created = created_us(client_id)
         if created < self._floors.ids:
             return Untimely.at(
                 physical,
@@ -224,7 +198,7 @@ class Sessions:
                 "new id, and if that is refused too, set the clock of the machine that made it",
             )
         if max(created, started_at) > physical + settings.ahead_us_max:
-            return _ahead(request, physical, settings.ahead_us_max)
+            return ahead(request, physical, settings.ahead_us_max)
         return None
 
     def keep(self, request: RequestId, fingerprint: int, result: int | Result) -> None:
@@ -301,13 +275,8 @@ class Sessions:
         """Why nothing more is kept for anybody; None: there is room."""
         if not self._is_full():
             return None
-        return Refused(
-            Code.RESOURCE_EXHAUSTED,
-            f"{self.bytes_kept} bytes are kept for retries of {len(self._sessions)} client ids and for "
-            f"transactions, the limit is {self._settings.result_bytes_max}; not run. Retry later: room comes "
-            "back as clients acknowledge what they have, and as ids expire; make one client and use it for "
-            "many requests",
-        )
+        limit = self._settings.result_bytes_max
+        return id_refusals.full(self.bytes_kept, len(self._sessions), limit)
 
     def acknowledge_by(self, request: RequestId) -> None:
         """Take in what a request acknowledges, before it is known whether it runs."""
@@ -328,21 +297,16 @@ class Sessions:
         settings, count = self._settings, len(session.results)
         size = session.extra_bytes + count * kept.RESULT_BYTES
         if count >= settings.unacknowledged_per_client_max:
-            has = f"{count} results that it has not acknowledged"
-            limit = f"{settings.unacknowledged_per_client_max}"
+            has, limit = f"{count} results", settings.unacknowledged_per_client_max
         else:
-            has = f"{size} bytes of results and transactions that it has not acknowledged"
-            limit = f"{settings.result_bytes_per_client_max}"
-        return Refused(
-            Code.RESOURCE_EXHAUSTED,
-            f"client {client_id.hex()} has {has}, the limit is {limit}; not run: send acknowledged_below, "
-            "or take a new client id",
-        )
+            has = f"{size} bytes of results and transactions"
+            limit = settings.result_bytes_per_client_max
+        return id_refusals.unacknowledged(client_id, has, limit)
 
     # --- forgetting -------------------------------------------------------------------------------
 
     def _open(self, client_id: bytes, acknowledged_below: int) -> None:
-        created = _created_us(client_id)
+        created = created_us(client_id)
         self._sessions[client_id] = session = Session(created, acknowledged_below)
         self._measure(session)
         heapq.heappush(self._by_creation, (created, client_id))
@@ -425,43 +389,3 @@ class Sessions:
 
 def _find_nobody(_: bytes) -> None:
     return None
-
-
-def _created_us(client_id: bytes) -> int:
-    """Creation time that a UUIDv7 carries, in microseconds since the epoch."""
-    return int.from_bytes(client_id[:6], "big") * 1000
-
-
-def _name(request: RequestId) -> str:
-    return f"{request.client_id.hex()}/{request.request_number}"
-
-
-def reused(request: RequestId, by: str) -> Refused:
-    """``by``: what the id was used for before."""
-    return Refused(
-        Code.INVALID_ARGUMENT,
-        f"request id {_name(request)} was used before for a different request: {by}. This one was not "
-        "run: take a new request_number",
-    )
-
-
-def told(result: Result) -> str:
-    """What ran under an id, as far as its result says."""
-    if isinstance(result, Written):
-        return f"a put that wrote version {result.version}"
-    if isinstance(result, Deleted):
-        return f"a delete at version {result.version}"
-    if isinstance(result, Transacted):
-        return f"a transaction in one group at version {result.version}"
-    return "a request that was refused"
-
-
-def _ahead(request: RequestId, physical: int, ahead_us_max: int) -> Refused:
-    latest = max(_created_us(request.client_id), request.started_at)
-    return Untimely.at(
-        physical,
-        Code.INVALID_ARGUMENT,
-        f"request {_name(request)} is from {(latest - physical) / 1e6:.0f} s ahead of this group's time "
-        f"(id.started_at or the time in id.client_id), the limit is {ahead_us_max // 1_000_000} s; set "
-        "the client's clock",
-    )
