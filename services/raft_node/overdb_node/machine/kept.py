@@ -61,6 +61,7 @@ def _without_value(
     if (
         operation.kind is not OperationKind.GET
         or result.version == own_version
+        or not result.found
         or is_small(operation.key, result.value)
     ):
         return result
