@@ -19,6 +19,7 @@ from overdb_node.raft.types import DiskState
 _MIB = 1 << 20
 _HYSTERESIS = 8  # a state is left with an eighth more than it is entered with
 _FULL_PART = 4  # of the reserve
+_LAST_PART = 32  # of the reserve: left by what makes room, for small entries meanwhile
 
 
 class DiskSpace:
@@ -79,7 +80,7 @@ class DiskSpace:
 
     def fits(self, size: int) -> bool:
         """Whether so many bytes leave something for small entries."""
-        return self.free_bytes - size >= self.full_bytes // 2
+        return self.free_bytes - size >= self.reserve_bytes // _LAST_PART
 
     @property
     def snapshot_bytes_max(self) -> int | None:
@@ -87,7 +88,9 @@ class DiskSpace:
 
         It may use the reserve: it takes the place of all that is here.
         """
-        return max(0, self.free_bytes - self.full_bytes // 2) // 2 if self.reserve_bytes else None
+        if not self.reserve_bytes:
+            return None
+        return max(0, self.free_bytes - self.reserve_bytes // _LAST_PART) // 2
 
     @property
     def problem(self) -> str:

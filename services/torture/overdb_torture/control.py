@@ -35,7 +35,7 @@ class NodeFaults:
 
     slow_fsync_seconds: float = 0.0  # longer that each fsync and fdatasync takes
     disk_reported_full: bool = False  # what the node is told of free space: none
-    disk_refuses_writes: bool = False  # ENOSPC at each write to the log: the node must end itself
+    disk_refuses_writes: bool = False  # ENOSPC at each write to the log: it waits for room
     clock_offset_seconds: float = 0.0  # its wall clock is so far ahead, or behind
     clock_drift: float = 0.0  # and gets so many seconds further ahead, each second
 

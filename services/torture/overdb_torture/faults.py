@@ -28,6 +28,7 @@ class Role(StrEnum):
     LEADER = "leader"
     FOLLOWER = "follower"
     ROUTER = "router"
+    GROUP = "group"  # all of its nodes
     EVERYBODY = "everybody"
 
 
@@ -37,7 +38,7 @@ MUTE = "mute"  # it hears the others and reaches none
 DEAF = "deaf"  # it reaches the others and hears none
 LAGGING = "lagging"  # everything to and from it takes 50 to 250 ms longer
 REPORTED = "reported"  # there is no free space; files that exist can be written
-REFUSED = "refused"  # every write to the log fails
+REFUSED = "refused"  # every write to the log finds no room, and is tried again
 JUMP = "jump"
 FOR_GOOD = "for-good"  # a jump that lasts until the next fault of a clock, or the end
 DRIFT = "drift"
@@ -83,8 +84,8 @@ def plan_faults(
 
     Rounds: each kind once, in an order of its own in each round, so that a short run has all of them. The
     first round meets leaders, where a fault does most; later ones meet followers and routers too.
-    One at a time, and at most one node in each group at once (but for RESTART_ALL): no group loses its
-    majority for longer than an election takes.
+    One at a time, and at most one node in each group at once (but for RESTART_ALL, and full disks, where
+    reads go on): no group loses its majority for longer than an election takes.
     """
     time_left = seconds - _CALM_BEFORE_SECONDS
     if not kinds or time_left < _SLOT_SECONDS_MIN:
@@ -119,12 +120,14 @@ def _draw(
     roles = [Role.LEADER] if first else [Role.LEADER, Role.LEADER, Role.FOLLOWER]
     if kind in (Kind.KILL, Kind.PAUSE) and not first:
         roles.append(Role.ROUTER)
+    if kind is Kind.DISK_FULL and not first:
+        roles.append(Role.GROUP)
     role = random.choice(roles)
     # Now and then in all groups at once: transactions have their participants change together.
     hit = every_group if random.random() < 0.25 else (random.randrange(groups),)
     if kind is Kind.RESTORE:
         hit = hit[:1]  # it takes longer than others
-    way = random.choice(_WAYS.get(kind, ("",)))
+    way = REPORTED if role is Role.GROUP else random.choice(_WAYS.get(kind, ("",)))
     return Planned(kind, begins, ends, role, hit, way, _amount(kind, way, random), random.random())
 
 

@@ -57,7 +57,7 @@ class Injector:
 def victims_of(
     fault: Planned, processes: Sequence[Process], leaders: Sequence[int]
 ) -> list[Process]:
-    """Whom a fault meets: one node in each of its groups, a router, or everybody."""
+    """Whom a fault meets: one node or all in each of its groups, a router, or everybody."""
     if fault.role is Role.EVERYBODY:
         return list(processes)
     if fault.role is Role.ROUTER:
@@ -66,6 +66,9 @@ def victims_of(
     victims: list[Process] = []
     for group in fault.groups:
         members = [process for process in processes if process.group == group]
+        if fault.role is Role.GROUP:
+            victims += members
+            continue
         leading = leaders[group] if group < len(leaders) else 0
         wanted = [m for m in members if (m.node_id == leading) is (fault.role is Role.LEADER)]
         among = wanted or members

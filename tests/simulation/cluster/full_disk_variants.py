@@ -7,8 +7,6 @@ from pytest import MonkeyPatch  # noqa: PT013  # it is the type of every argumen
 from overdb_node.disk_space import DiskSpace
 from overdb_node.reclaiming import Reclaiming
 from overdb_node.replica import Replica
-from overdb_node.storage.errors import NoSpace, StorageFailure
-from overdb_node.storage.group_commit import GroupCommit
 from overdb_node.sweeping import Sweeper
 
 
@@ -21,19 +19,6 @@ def room_only_with_writes(patch: MonkeyPatch) -> None:
 def old_versions_stay(patch: MonkeyPatch) -> None:
     """2.12: version GC waits for more writes."""
     patch.setattr(Sweeper, "tick", lambda *_, **__: None)
-
-
-def no_room_is_fatal(patch: MonkeyPatch) -> None:
-    """1.4: a write of the log that finds no room ends the replica, as one whose fsync failed."""
-    whole = GroupCommit._turn
-
-    def turn(self: GroupCommit) -> bool:
-        try:
-            return whole(self)
-        except NoSpace as error:
-            raise StorageFailure(str(error)) from error
-
-    patch.setattr(GroupCommit, "_turn", turn)
 
 
 def scans_are_refused(patch: MonkeyPatch) -> None:
@@ -52,13 +37,3 @@ def transfers_keep_off_the_reserve(patch: MonkeyPatch) -> None:
         "snapshot_bytes_max",
         property(lambda disk: max(0, disk.free_bytes - disk.reserve_bytes) // 2),
     )
-
-
-def memory_is_not_counted(patch: MonkeyPatch) -> None:
-    """1.4: without room for a flush no log can go."""
-    whole = DiskSpace.look
-
-    def look(self: DiskSpace, compaction_bytes: int, _: int) -> bool:
-        return whole(self, compaction_bytes, 0)
-
-    patch.setattr(DiskSpace, "look", look)

@@ -176,10 +176,8 @@ CASES: list[tuple[Callable[[Patch], None], str, Setting]] = [
     ),
     (full.room_only_with_writes, r"disk (nearly )?full", FULL),
     (full.old_versions_stay, r"disk (nearly )?full", FULL),
-    (full.no_room_is_fatal, r"gave up: .*No space left", FULL),
     (full.scans_are_refused, r"a scan was refused by a full disk|not healed|healed cluster", FULL),
     (full.transfers_keep_off_the_reserve, r"disk (nearly )?full|caught up", FULL),
-    (full.memory_is_not_counted, r"disk (nearly )?full", FULL),
     (
         variants.floors_of_the_settings,
         r"the floors of ids and versions went from|ran before, and again|was refused as expired",

@@ -92,7 +92,7 @@ def test_a_snapshot_is_taken_if_it_fits_twice(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     disk = Disk(monkeypatch, tmp_path)
-    disk.look(116)
+    disk.look(104)
     assert disk.space.snapshot_bytes_max == 50 * MIB
 
 

@@ -14,6 +14,7 @@ import overdb
 from overdb.ids import RequestId
 from overdb_torture.history import Outcome
 from overdb_torture.recorder import Record, Recorder
+from overdb_torture.workloads.bank import Bank
 from overdb_torture.workloads.base import Worker
 from overdb_torture.workloads.counters import Counters
 from overdb_torture.workloads.registers import OPERATIONS_PER_KEY_MAX, Registers
@@ -116,3 +117,29 @@ async def test_the_history_is_one_line_for_each_operation(tmp_path: Path) -> Non
         ("write", "t/k", None, "maybe"),
     ]
     assert lines[2]["ended"] is None
+
+
+@pytest.mark.parametrize(
+    ("error", "unexpected"),
+    [
+        (overdb.ResourceExhausted("group 0: replica 1: disk full (0 MiB free)"), 1),
+        (overdb.ResourceExhausted("32 calls are open on this connection"), 0),
+        (overdb.Unavailable("nobody"), 0),
+    ],
+)
+async def test_a_scan_that_a_full_disk_refuses_is_a_fault_of_the_store(
+    error: overdb.OverDBError, unexpected: int
+) -> None:
+    class Refusing:
+        def scan(self, *_: object) -> Refusing:
+            return self
+
+        def __aiter__(self) -> Refusing:
+            return self
+
+        async def __anext__(self) -> object:
+            raise error
+
+    worker = worker_of(Refusing())  # type: ignore[arg-type]
+    await Bank(b"t/")._look_at_snapshot(worker)
+    assert len(worker.recorder.record.unexpected) == unexpected
