@@ -21,6 +21,7 @@ from typing import Any, cast
 import grpc
 import grpc.aio
 
+from overdb import _forks
 from overdb._call import ENTRY_BYTES, Answer, Call, Entry, result_of
 from overdb._direct import Direct
 from overdb._endpoints import Router, Routers, backoff_seconds, connection_trouble
@@ -91,7 +92,26 @@ class Batcher:
         self._surveyed_at = 0.0
         self._closed = False
         self._direct = Direct(routers, limits, self) if direct else None
-        self._carrier = self._loop.create_task(self._carry(), name="overdb-batch")
+        # None once it is closed: its exception holds the frames that hold the stream (see ``_forks``).
+        self._carrier: asyncio.Task[None] | None = self._loop.create_task(
+            self._carry(), name="overdb-batch"
+        )
+        _forks.add(self, self._loop)
+
+    # -- forks (_forks.Pausable) ---------------------------------------------------------------
+
+    async def pause(self) -> None:
+        """Let go of all connections until ``resume``; what was sent and not answered is sent again then."""
+        self._routers.hold()
+        if self._direct is not None:
+            await self._direct.pause()
+        await self._routers.pause()
+        while self._stream is not None or self._survey is not None:  # noqa: ASYNC110  # a few turns
+            await asyncio.sleep(0)
+
+    def resume(self) -> None:
+        """Connect again."""
+        self._routers.resume()
 
     # -- taking requests in -------------------------------------------------------------------
 
@@ -210,11 +230,12 @@ class Batcher:
             self._stream = self._router = None
             stream.cancel()
             trouble = await self._end_of(reader)
+            del stream, reader
         return trouble
 
     def _cancelled(self) -> bool:
         """Whether the carrier itself is to end."""
-        return self._carrier.cancelling() > 0
+        return self._carrier is not None and self._carrier.cancelling() > 0
 
     async def _end_of(self, reader: asyncio.Task[str]) -> str:
         """Wait for the reader of a stream that has ended or was cancelled; return its reason."""
@@ -523,6 +544,7 @@ class Batcher:
 
     async def close(self) -> None:
         """End the tasks and every open call: what was sent is unknown, the rest was not run."""
+        _forks.remove(self)
         self._closed = True
         tasks = [task for task in (self._carrier, self._survey) if task is not None]
         for task in tasks:
@@ -536,6 +558,7 @@ class Batcher:
         if self._direct is not None:
             await self._direct.close()
         await asyncio.wait(tasks, timeout=self._limits.close_seconds_max)
+        self._carrier = self._survey = self._direct = None
         await self._routers.close()
 
 

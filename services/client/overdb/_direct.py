@@ -111,7 +111,10 @@ class Link:
         self.on_foreign_slot: Callable[[], None] = lambda: None
         self.ready: asyncio.Future[bool] = self._loop.create_future()
         self.ended = False
-        self.task = self._loop.create_task(self._run(), name=f"overdb-direct-{group}")
+        # None once it has ended: its exception holds the frames that hold the stream (see ``_forks``).
+        self.task: asyncio.Task[None] | None = self._loop.create_task(
+            self._run(), name=f"overdb-direct-{group}"
+        )
 
     # -- what the client calls ----------------------------------------------------------------------
 
@@ -143,7 +146,8 @@ class Link:
     def end(self) -> None:
         """Take nothing more in, and give back what has no answer."""
         self.ended = True
-        self.task.cancel()
+        if self.task is not None:
+            self.task.cancel()
 
     @property
     def serves(self) -> bool:
@@ -175,6 +179,7 @@ class Link:
                 self.ready.set_result(False)
             self._give_all_back()
             await channel.close()
+            del channel, stub
 
     async def _leads(self, stub: shard_pb2_grpc.ShardAsyncStub) -> bool:
         """Ask the replica whether it leads this group of this cluster, and for its slots."""
@@ -190,7 +195,8 @@ class Link:
     async def _exchange(self, stub: shard_pb2_grpc.ShardAsyncStub) -> None:
         stream: _Stream = stub.Exchange()
         writing = self._loop.create_task(self._write(stream), name=f"overdb-direct-{self.group}")
-        writing.add_done_callback(lambda _: stream.cancel())  # a link that cannot send is none
+        # A link that cannot send is none.
+        writing.add_done_callback(lambda _, stream=stream: stream.cancel())  # type: ignore[misc]
         self.ready.set_result(True)
         try:
             while True:
@@ -203,8 +209,10 @@ class Link:
             stream.cancel()
             writing.cancel()
             await asyncio.wait((writing,))
-            if not writing.cancelled() and (error := writing.exception()) is not None:
-                raise error
+            failed = None if writing.cancelled() else writing.exception()
+            del stream, writing, stub
+            if failed is not None:
+                raise failed
 
     def _give_all_back(self) -> None:
         """Every call that is here travels through the router from now on."""
@@ -367,7 +375,9 @@ class Direct:
         self._wanted = asyncio.Event()
         self._wanted.set()
         self._fruitless = 0  # links in a row that were lost before they brought an answer
-        self._task = asyncio.get_running_loop().create_task(self._keep(), name="overdb-leaders")
+        self._task: asyncio.Task[None] | None = asyncio.get_running_loop().create_task(
+            self._keep(), name="overdb-leaders"
+        )
 
     def link_for(self, call: Call) -> Link | None:
         """Return the link that can answer this call, None for the router."""
@@ -389,13 +399,23 @@ class Direct:
         for link in self._links.values():
             link.check_silence(now)
 
+    async def pause(self) -> None:
+        """End all links; ``_keep`` opens them again once there may be a connection to the router."""
+        while tasks := [link.task for link in self._links.values() if link.task is not None]:
+            for link in self._links.values():
+                link.end()
+            await asyncio.wait(tasks)
+
     async def close(self) -> None:
         """End all links. Their calls are given back."""
-        tasks = [self._task, *(link.task for link in self._links.values())]
-        self._task.cancel()
+        tasks = [link.task for link in self._links.values() if link.task is not None]
+        if self._task is not None:
+            self._task.cancel()
+            tasks.append(self._task)
         for link in self._links.values():
             link.end()
         await asyncio.wait(tasks, timeout=self._limits.close_seconds_max)
+        self._task = None
 
     # -- where the leaders are ------------------------------------------------------------------------
 
@@ -461,16 +481,18 @@ class Direct:
         link = self._links[group] = Link(group, cluster, address, self._limits, self._calls)
         link.on_foreign_slot = link.end  # its map is old: begin anew
         link.ready.add_done_callback(lambda _: self._map_slots())
-        link.task.add_done_callback(lambda _: self._lost(link))
+        assert link.task is not None
+        link.task.add_done_callback(lambda task: self._lost(link, task))
         return link
 
-    def _lost(self, link: Link) -> None:
+    def _lost(self, link: Link, task: asyncio.Task[None]) -> None:
+        link.task = None
         if not link.ready.done():  # it was ended before it began
             link.ready.set_result(False)
         self._fruitless = 0 if link.fruitful else min(self._fruitless + 1, 16)
-        if not link.task.cancelled() and (error := link.task.exception()) is not None:
+        if not task.cancelled() and (error := task.exception()) is not None:
             asyncio.get_running_loop().call_exception_handler(
-                {"message": f"link to {link.address} failed", "exception": error, "task": link.task}
+                {"message": f"link to {link.address} failed", "exception": error, "task": task}
             )
         self._map_slots()
         self._wanted.set()

@@ -12,6 +12,7 @@ import asyncio
 import random
 import re
 import string
+import weakref
 from collections.abc import Sequence
 from enum import Enum
 from typing import cast
@@ -19,6 +20,7 @@ from typing import cast
 import grpc
 import grpc.aio
 
+from overdb import _forks
 from overdb._limits import Limits
 from overdb.errors import InvalidArgument
 from overdb.v1 import cluster_pb2_grpc, kv_pb2_grpc
@@ -70,7 +72,16 @@ class Health(Enum):
 class Router:
     """One connection to one router."""
 
-    __slots__ = ("_check", "address", "channel", "closing", "cluster", "kv", "trouble")
+    __slots__ = (
+        "__weakref__",
+        "_check",
+        "address",
+        "channel",
+        "closing",
+        "cluster",
+        "kv",
+        "trouble",
+    )
 
     def __init__(self, address: str, limits: Limits) -> None:
         self.address = address
@@ -112,9 +123,17 @@ class Router:
             return Health.SILENT  # the connection was given up under the question
         return Health.SERVING if answer == _SERVING else Health.ANSWERING
 
+    @property
+    def closed(self) -> bool:
+        """Whether it holds nothing of gRPC's any more."""
+        return not hasattr(self, "channel")
+
     async def close(self, grace_seconds: float | None = None) -> None:
-        """End the connection and everything on it."""
-        await self.channel.close(grace_seconds)
+        """End the connection and everything on it, and let go of all that is gRPC's (see ``_forks``)."""
+        if not self.closed:
+            channel = self.channel
+            del self.channel, self.kv, self.cluster, self._check
+            await channel.close(grace_seconds)
 
 
 class Routers:
@@ -132,6 +151,9 @@ class Routers:
         self._current: Router | None = None
         self._searching = asyncio.Lock()
         self._closing: set[asyncio.Task[None]] = set()
+        self._open: weakref.WeakSet[Router] = weakref.WeakSet()  # with a connection, in use or not
+        self._may_connect = asyncio.Event()
+        self._may_connect.set()
 
     @property
     def connected(self) -> bool:
@@ -145,10 +167,13 @@ class Routers:
         """
         if self._current is not None:
             return self._current
+        await self._may_connect.wait()
         async with self._searching:
             failures = 0
             while self._current is None:
-                self._current = await self._search(None)
+                await self._may_connect.wait()
+                found = await self._search(None)
+                self._current = None if found is None or found.closing else found
                 if self._current is None:
                     await asyncio.sleep(backoff_seconds(self._limits, failures))
                     failures += 1
@@ -183,6 +208,8 @@ class Routers:
             ):
                 return False
             found = await self._search(router if health is Health.ANSWERING else None)
+            if found is not None and found.closing:
+                found = None
             if self._current is not router or found is router or found is None:
                 if found is not None and found is not router:
                     await found.close()
@@ -201,9 +228,11 @@ class Routers:
         troubles = []
         try:
             for _ in self.addresses:
+                if not self._may_connect.is_set():
+                    break
                 address = self.addresses[self._next % len(self.addresses)]
                 self._next += 1
-                router = Router(address, self._limits)
+                router = self._opened(address)
                 health = Health.SILENT
                 try:
                     health = await router.health(self._limits.connect_seconds_max)
@@ -225,13 +254,37 @@ class Routers:
             if spare is not None and spare is not chosen:
                 await spare.close()
 
+    def _opened(self, address: str) -> Router:
+        router = Router(address, self._limits)
+        self._open.add(router)
+        return router
+
+    def hold(self) -> None:
+        """Make no connections until ``resume``."""
+        self._may_connect.clear()
+
+    async def pause(self) -> None:
+        """End all connections, and make none until ``resume``: the process is about to fork."""
+        self.hold()
+        while any(not router.closed for router in self._open) or self._closing:
+            for router in list(self._open):
+                self.abandon(router)
+            await asyncio.sleep(0)
+        await _forks.calls_ended()
+
+    def resume(self) -> None:
+        """Connections may be made again."""
+        self._may_connect.set()
+
     async def close(self) -> None:
         """End all connections."""
+        self._may_connect.set()
         router, self._current = self._current, None
         if router is not None:
             await router.close()
         if self._closing:
             await asyncio.wait(self._closing)
+        await _forks.calls_ended()
 
 
 def backoff_seconds(limits: Limits, failures: int) -> float:

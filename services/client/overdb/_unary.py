@@ -153,6 +153,7 @@ async def scan_pages(
                 raise
         finally:
             call.cancel()
+            del call
 
 
 def _go_on_behind(request: kv_pb2.ScanRequest, last: bytes, version: int) -> None:

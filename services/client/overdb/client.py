@@ -97,6 +97,7 @@ class Client(Administration):
         this process can reach the nodes at their own addresses. The rest, and everything that does not
         go smoothly there, travels through the router, with the same ids.
         """
+        _forks.check_grpc()
         self._direct = direct
         self._batcher: Batcher | None = None
         self._routers: Routers | None = None
@@ -450,6 +451,7 @@ class Client(Administration):
         self._closed = True
         if self._batcher is not None:
             await self._batcher.close()
+            self._batcher = self._routers = None
 
     async def __aenter__(self) -> Client:
         self._ready()

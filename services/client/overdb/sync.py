@@ -128,6 +128,7 @@ class Client(Administration):
     ) -> None:
         """See :class:`overdb.Client`. Starts the background thread; connects at the first call."""
         self._loop: _Loop | None = None
+        _forks.check_grpc()
         self._forks = _forks.count
         self._limits = limits or Limits()
         self._timeout = timeout

@@ -225,6 +225,14 @@ class Worker:
         pass
 
 
+def _nothing(*_: object) -> None:
+    """Simulated clients hold nothing that a fork would break."""
+
+
+async def _nothing_to_wait_for() -> None:
+    """Simulated channels hold no calls of gRPC's."""
+
+
 def _seeded(world: World) -> Callable[[], Random]:
     return lambda: Random(world.random.getrandbits(64))
 
@@ -250,6 +258,8 @@ def substitutions(world: World, disk_seconds: Callable[[], float]) -> list[Subst
     old = overdb.ids.ClientIds.__init__.__kwdefaults__ or {}
     return [
         (grpc.aio, "insecure_channel", world.network.channel),
+        (overdb._batch, "_forks", types.SimpleNamespace(add=_nothing, remove=_nothing)),
+        (overdb._endpoints, "_forks", types.SimpleNamespace(calls_ended=_nothing_to_wait_for)),
         (grpc.aio, "server", world.network.server),
         (overdb_common.serving, "probe_port", lambda *_: None),
         (overdb_node.transport.peers, "Peer", peer),

@@ -140,6 +140,7 @@ async def test_a_client_that_is_not_closed_warns_and_ends() -> None:
         client = Client(router.address)
         await client.put(b"k", b"v")
         carrier = client._batcher._carrier  # type: ignore[union-attr]
+        assert carrier is not None
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             del client
