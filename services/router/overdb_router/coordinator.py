@@ -249,6 +249,7 @@ class _Transaction:
         "_timer",
         "_unanswered",
         "_unrun",
+        "_voted",
         "began_at",
         "coordinator",
     )
@@ -267,6 +268,7 @@ class _Transaction:
         self._unrun: dict[int, Refusal] = {}  # groups that did not take the Prepare, and why
         # Groups that may have taken a Prepare of the current attempt without our knowing.
         self._doubtful: set[int] = set()
+        self._voted: set[int] = set()  # groups that have voted in the current attempt
         self._may_have_run = False  # a Prepare of ours may have reached a group
         self._closed = False
 
@@ -283,7 +285,7 @@ class _Transaction:
         if self._commit.state is not State.PREPARING or self._closed:
             return
         attempt = self._commit.attempt
-        for group in sorted(self._parts.keys() - self._unanswered):
+        for group in sorted(self._voted):
             part = self._parts[group]
             # What it is about is stored there, along with the vote: the id is enough.
             life = log_pb2.Prepare(
@@ -322,6 +324,7 @@ class _Transaction:
         taken = vote_of(group, attempt, vote)
         if attempt == self._commit.attempt:
             self._unanswered.discard(group)
+            self._voted.add(group)
         if taken is None:
             self._run(self._commit.fail(not_understood(group)))
             return
@@ -394,6 +397,7 @@ class _Transaction:
             self._unanswered = preparing
             self._unrun.clear()
             self._doubtful.clear()
+            self._voted.clear()
         for action in actions:
             if isinstance(action, types.Prepare):
                 self._prepare(action)

@@ -14,6 +14,7 @@ from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-unty
 
 from overdb.internal.v1 import shard_pb2
 from overdb.v1 import kv_pb2
+from overdb_router.coordinator import SIGN_OF_LIFE_SECONDS
 from overdb_router.ids import uuid7
 from tests.unit.router.fakes import BatchClient, FakeCluster, running, until
 from tests.unit.router.txn.participant import FakeParticipant
@@ -392,5 +393,21 @@ def test_a_stopping_router_resolves_what_it_committed() -> None:
             await cluster.router.stop()
             for participant in participants:
                 assert participant.commands == ["prepare 0", "resolve 0", "forget 0"]
+
+    asyncio.run(scenario())
+
+
+def test_a_sign_of_life_goes_to_those_who_voted_alone() -> None:
+    """It has no operations: a group that holds no vote of it would refuse it as malformed."""
+
+    async def scenario() -> None:
+        async with taking_part(groups=2) as (cluster, participants):
+            for replica in cluster.groups[0].replicas:
+                replica.delay_seconds = 3 * SIGN_OF_LIFE_SECONDS
+            moved = shard_pb2.Result(wrong_group=shard_pb2.WrongGroup(epoch=1))
+            participants[1].script = [moved]
+            with contextlib.suppress(grpc.aio.AioRpcError):
+                await cluster.kv.Transact(puts(cluster), timeout=5 * SIGN_OF_LIFE_SECONDS)
+            assert participants[1].commands == ["prepare 0"]
 
     asyncio.run(scenario())
