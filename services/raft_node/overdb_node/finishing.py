@@ -169,10 +169,14 @@ class Finisher:
         outcomes: Sequence[tuple[Transaction, Resolve]],
         command: transaction_codec.OfOutcome,
     ) -> list[tuple[int, list[tuple[Transaction, Resolve]], list[shard_pb2.Result] | None]]:
-        """One message to each group with everything that concerns it."""
-        groups = sorted({group for one, _ in outcomes for group in one.participants})
+        """One message to each group with everything that concerns it.
+
+        This group is always among them: at level 0 a forged Prepare may not name it.
+        """
+        own = self._replica.settings.group
+        groups = sorted({own, *(group for one, _ in outcomes for group in one.participants)})
         by_group = [
-            (group, [item for item in outcomes if group in item[0].participants])
+            (group, [item for item in outcomes if group in (own, *item[0].participants)])
             for group in groups
         ]
         results = await asyncio.gather(

@@ -477,7 +477,9 @@ class World:
             by_group.setdefault(self.owner[key], []).append(key)
         order = tuple(Operation(OperationKind.GET, key) for ks in by_group.values() for key in ks)
         identity = RequestId(client(number + 1), 1, NOW, 0)
-        self.requests.append(Request(identity, (), order, (), tuple(by_group), began=self.now))
+        self.requests.append(
+            Request(identity, (), order, (), tuple(sorted(by_group)), began=self.now)
+        )
         self.readers[number] = Reader(by_group, strict, DoubleCollect(len(by_group)))
         if strict:
             self._ask_all(number, "collect")
