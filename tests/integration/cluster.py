@@ -117,6 +117,7 @@ class LocalCluster:
         ports = free_ports(self.groups * self.replicas + self.routers)
         node_ports, router_ports = ports[: -self.routers], ports[-self.routers :]
         ids = range(1, self.groups * self.replicas + 1)
+        direct_ports = dict(zip(ids, free_ports(len(ids)), strict=True))
         addresses = {i: f"127.0.0.1:{port}" for i, port in zip(ids, node_ports, strict=True)}
         for node_id in ids:
             group = self.group_of(node_id)
@@ -131,6 +132,7 @@ class LocalCluster:
                     "OVERDB_MEMBERS": ",".join(f"{i}={addresses[i]}" for i in members),
                     "OVERDB_SEEDS": ",".join(addresses.values()),
                     "OVERDB_LISTEN": addresses[node_id],
+                    "OVERDB_DIRECT_LISTEN": f"127.0.0.1:{direct_ports[node_id]}",
                     "OVERDB_DATA": str(self.directory / f"node-{node_id}"),
                     **self.settings,
                 },
@@ -201,6 +203,7 @@ class LocalCluster:
             "OVERDB_NODE_ID": str(node_id),
             "OVERDB_JOIN": "true",
             "OVERDB_LISTEN": address,
+            "OVERDB_DIRECT_LISTEN": f"127.0.0.1:{free_ports(1)[0]}",
             "OVERDB_DATA": str(self.directory / f"node-{node_id}"),
         }
         log_file = self.directory / f"node-{node_id}.log"
