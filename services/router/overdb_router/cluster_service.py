@@ -58,7 +58,9 @@ class ClusterService(cluster_pb2_grpc.ClusterServicer):
         try:
             core = self._core
             views = [core.topology.groups[group] for group in sorted(core.topology.groups)]
-            addresses = {member.address for view in views for member in view.members}
+            addresses = list(
+                dict.fromkeys(member.address for view in views for member in view.members)
+            )
             answers = dict(
                 zip(addresses, await asyncio.gather(*map(self._describe, addresses)), strict=True)
             )

@@ -26,7 +26,7 @@ class Describer:
     ) -> list[shard_pb2.DescribeResponse]:
         """The answers that came in time, in the order of the addresses."""
         request = shard_pb2.DescribeRequest(group=group, introduction=introduction)
-        for address in set(self._channels) - set(addresses):
+        for address in [known for known in self._channels if known not in addresses]:
             await self._channels.pop(address).close(None)
         answers = await asyncio.gather(*(self._ask(address, request) for address in addresses))
         return [answer for answer in answers if answer is not None]
