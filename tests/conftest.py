@@ -82,12 +82,12 @@ def pytest_terminal_summary(
         terminalreporter.write_line(f"the same sizes and seeds again: {_replay(config)}")
 
 
-def pytest_itemcollected(item: pytest.Item) -> None:
-    """Tests that share a costly fixture share a worker."""
-    if item.nodeid.startswith("tests/containers"):
-        item.add_marker(pytest.mark.xdist_group("containers"))
-    elif "shared_cluster" in getattr(item, "fixturenames", ()):
-        item.add_marker(pytest.mark.xdist_group(item.path.stem))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Of pytest-xdist: its ``loadgroup`` does not know the groups with the newest pytest."""
+    from tests.scheduling import Scheduling  # needs pytest-xdist
+
+    return Scheduling(config, log) if config.getoption("dist") == "loadgroup" else None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -8,6 +8,7 @@ from itertools import islice
 from pathlib import Path
 
 from tests.ports import free_base_port, free_ports, is_free
+from tests.scheduling import group_of
 from tests.sizes import DRAWN_FROM, Sizes, draw_first_seed
 
 ROOT = Path(__file__).parents[2]
@@ -60,3 +61,13 @@ def test_ports_come_again_late() -> None:
     first = free_ports(8)
     for _ in range(20):
         assert not set(free_ports(8)) & set(first)
+
+
+def test_tests_that_share_a_cluster_or_the_engine_are_one_group() -> None:
+    shared = "tests/integration/test_examples.py"
+    assert group_of(f"{shared}::test_a") == group_of(f"{shared}::test_b")
+    assert group_of("tests/containers/test_faults.py::test_a") == group_of(
+        "tests/containers/test_hardening.py::test_b"
+    )
+    alone = "tests/integration/test_kills.py"
+    assert group_of(f"{alone}::test_a") != group_of(f"{alone}::test_b")

@@ -134,7 +134,7 @@ CASES: list[tuple[Callable[[Patch], None], str, Setting]] = [
     ),
     (
         variants.no_entry_of_the_own_term,
-        r"healed cluster does not answer|no answer to a healed cluster's client",
+        r"healed cluster does not answer|no answer to a healed cluster's client|is at level 0",
         Setting(("restart_quickly",), READS, 6.0),
     ),
     (
@@ -175,7 +175,7 @@ CASES: list[tuple[Callable[[Patch], None], str, Setting]] = [
         HOSTILE,
     ),
     (full.room_only_with_writes, r"disk (nearly )?full", FULL),
-    (full.old_versions_stay, r"disk (nearly )?full", FULL),
+    (full.old_versions_stay, r"disks? .*full", FULL),
     (full.scans_are_refused, r"a scan was refused by a full disk|not healed|healed cluster", FULL),
     (full.transfers_keep_off_the_reserve, r"disk (nearly )?full|caught up", FULL),
     (
