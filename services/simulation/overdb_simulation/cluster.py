@@ -128,13 +128,17 @@ class Node:
         world.loop.create_task(clients.start())
         replica.direct_listen = settings.direct_listen
 
+        async def hear_when_noted(sender: Sender, messages: list[Any]) -> None:
+            if await replica.admission.note(sender):
+                replica.receive(sender.replica_id, messages)
+
         def hear(sender: Sender, messages: list[Any]) -> None:
             if replica.admission.admit(sender):
                 return
             if replica.admission.may_count(sender):
                 replica.receive(sender.replica_id, messages)
-            else:  # as if the network had lost it
-                world.loop.create_task(replica.admission.note(sender))
+            else:
+                world.loop.create_task(hear_when_noted(sender, messages))
 
         world.network.raft[self.address] = (process, self.replica_id, hear)
         world.note(self.name, "started", last=replica.raft.log.last_index, term=replica.raft.term)
