@@ -93,7 +93,7 @@ def promiser_restarts(run: Scripted) -> None:
         run.wait(0.015)
         due = election._timeout - election._elapsed <= 1
         if due and not due_before:
-            # Behind the leader's last heartbeat before the tick, and early enough to take part (PROTOCOL 3.9).
+            # After the leader's last heartbeat before the tick, and early enough to take part (PROTOCOL 3.9)
             run.wait(0.06)
             run.other.kill()
             run.other.start()
