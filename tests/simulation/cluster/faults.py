@@ -383,11 +383,12 @@ class Faults:
             self._upgrade(self._random.choice(older))
 
     def _upgrade(self, node: Node) -> None:
-        if node.level_known < LEVEL and node not in self.operators.off:
+        if node.level_known < LEVEL:
             self._note("upgrade", node.name)
             node.level_known = LEVEL
-            node.kill()
-            self._start(node)
+            if node not in self.operators.off:
+                node.kill()
+                self._start(node)
 
     def send_hostile_messages(self) -> None:
         """From outside, to several replicas, the leaders of the groups as a rule among them."""

@@ -182,7 +182,7 @@ SCHEDULES: list[tuple[Variant, str]] = [
     (variants.always_cut, "have it on disk"),
     (variants.below_commit_is_a_difference, "contradicts the committed entry"),
     (variants.heartbeat_moves_commit, "applied"),
-    (variants.agreed_kept_over_a_vote, "applied|same everywhere"),
+    (variants.agreed_kept_over_a_vote, "applied|same everywhere|the newest is"),
     (
         variants.agreed_kept_over_a_restart,
         "have it on disk|a false alarm of the tripwire|not healed",
