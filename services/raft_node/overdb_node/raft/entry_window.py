@@ -122,10 +122,12 @@ class EntryWindow:
 
     def applied(self, index: int) -> None:
         """The entries up to ``index`` are applied, and so they may be evicted."""
+        if index <= self.applied_index:
+            return
         start, stop = self.applied_index - self.evicted_index, index - self.evicted_index
         for entry in self._entries[max(0, start) : stop]:
             self.unapplied_bytes -= len(entry.payload) + ENTRY_BYTES
-        self.applied_index = max(self.applied_index, index)
+        self.applied_index = index
 
     def evict(self, bytes_max: int) -> None:
         """Once the entries in memory cost more than this, drop applied ones until a quarter is free."""

@@ -66,42 +66,54 @@ class LogIndex:
 
         Raises UnreadableEntries if ``first`` cannot be read; what cannot be read behind it is left out.
         """
-        marks = self._marks
         found: list[Entry] = []
         size = 0
-        start = max(0, bisect_right(marks, first, key=lambda mark: mark.first_index) - 1)
-        for position, mark in enumerate(marks[start:], start):
-            end = marks[position + 1].first_index - 1 if position + 1 < len(marks) else last
-            for entry in _entries_from(mark, min(end, last)):
+        try:
+            for entry in self._entries(first, last):
                 if entry.index < first + len(found):
                     continue
                 size += len(entry.payload)
-                if found and (size > bytes_max or entry.index > first + len(found)):
-                    return found
-                if entry.index != first + len(found):
+                if entry.index > first + len(found) or (found and size > bytes_max):
                     break
                 found.append(entry)
-            if found and found[-1].index == last:
-                return found
-            if not found or found[-1].index != end:
-                break
+        except UnreadableEntries:
+            if not found:
+                raise
         if not found:
             raise UnreadableEntries(f"entry {first} cannot be read from the log's segments")
         return found
+
+    def _entries(self, first: int, last: int) -> Iterator[Entry]:
+        """Entries that count, in order, from at or below ``first`` to ``last``; fewer if some are missing."""
+        marks = self._marks
+        start = max(0, bisect_right(marks, first, key=lambda mark: mark.first_index) - 1)
+        for position, mark in enumerate(marks[start:], start):
+            if mark.first_index > last:
+                return
+            end = marks[position + 1].first_index - 1 if position + 1 < len(marks) else last
+            yield from _entries_from(mark, min(end, last))
 
 
 def _entries_from(mark: _Mark, last: int) -> Iterator[Entry]:
     """The entries that count from a mark's frame on, up to ``last``."""
     for frame in _frames_from(mark):
-        entries: list[Entry] = []
+        entries = _entries_of(mark, frame)
+        yield from (entry for entry in entries if entry.index <= last)
+        if entries and entries[-1].index >= last:
+            return
+
+
+def _entries_of(mark: _Mark, frame: frames.Frame) -> list[Entry]:
+    entries: list[Entry] = []
+    try:
         for record in frames.records(frame.body):
             if isinstance(record, Entry):
                 while entries and entries[-1].index >= record.index:
                     entries.pop()  # one frame may replace what it has itself
                 entries.append(record)
-        yield from (entry for entry in entries if entry.index <= last)
-        if entries and entries[-1].index >= last:
-            return
+    except frames.UnknownRecord as error:
+        raise UnreadableEntries(f"{mark.path}: {error}") from error
+    return entries
 
 
 def _frames_from(mark: _Mark) -> Iterator[frames.Frame]:
@@ -122,5 +134,5 @@ def _frames_from(mark: _Mark) -> Iterator[frames.Frame]:
                 if not more:
                     return
                 content += more
-    except (OSError, frames.UnknownRecord) as error:
+    except OSError as error:
         raise UnreadableEntries(f"{mark.path}: {error}") from error
