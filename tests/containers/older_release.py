@@ -24,6 +24,7 @@ FROM {base}
 USER root
 RUN find /opt/overdb/program -mindepth 1 -maxdepth 1 ! -name bin -exec rm -rf {{}} +
 COPY program /opt/overdb/program
+RUN python3 -m compileall -q /opt/overdb/program
 USER overdb
 """
 

@@ -160,6 +160,7 @@ def test_an_odd_replica_serves_again_once_a_snapshot_has_replaced_its_state(tmp_
     settings = {
         "OVERDB_COMPARE_SECONDS": "1",
         "OVERDB_SNAPSHOT_LOG_BYTES": "65536",
+        "OVERDB_KEEP_SILENT_SECONDS": "1",
         "OVERDB_CHUNK_BYTES": "4096",
     }
     with observed(LocalCluster(tmp_path, groups=1, settings=settings)) as cluster:
@@ -207,6 +208,7 @@ def test_sound_replicas_never_differ_whatever_is_killed_and_sent(
     settings = {
         "OVERDB_COMPARE_SECONDS": "1",
         "OVERDB_SNAPSHOT_LOG_BYTES": "100000",
+        "OVERDB_KEEP_SILENT_SECONDS": "1",
         "OVERDB_CHUNK_BYTES": "16384",
         "OVERDB_RETENTION_SECONDS": "1",  # old versions and tombstones go on each replica at its own time
     }

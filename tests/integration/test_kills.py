@@ -121,7 +121,11 @@ def test_a_restarted_replica_catches_up_through_a_snapshot(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     """FAULTS 42: the log it needs is compacted away; the state comes in chunks."""
-    settings = {"OVERDB_SNAPSHOT_LOG_BYTES": "1000000", "OVERDB_CHUNK_BYTES": "65536"}
+    settings = {
+        "OVERDB_SNAPSHOT_LOG_BYTES": "1000000",
+        "OVERDB_CHUNK_BYTES": "65536",
+        "OVERDB_KEEP_SILENT_SECONDS": "1",
+    }
     directory = tmp_path_factory.mktemp("lagging")
     with LocalCluster(directory, groups=1, settings=settings) as cluster:
         leader = cluster.leader(0)

@@ -18,7 +18,6 @@ _MIB = 1 << 20
 # A timer of the loop counts from a time that is cut to a millisecond, by a clock that may be one behind.
 TIMER_EARLY_US_MAX = 2000
 # Of followers that lag (PROTOCOL 1.2).
-KEEP_SILENT_SECONDS = 30  # a restart takes less
 STALL_SECONDS_MAX = 60
 SLOW_SECONDS_MAX = 60
 REST_SECONDS = 60
@@ -97,6 +96,13 @@ class NodeSettings(ProcessSettings, Limits):
         le=1 << 40,
         description="log on disk that a leader keeps for a follower that lags, bytes, or as much as the "
         "snapshot if that is more; writers are slowed from half of it on",
+    )
+    keep_silent_seconds: int = Field(
+        30,
+        ge=1,
+        le=86_400,
+        description="how long a leader keeps the log for a follower that does not answer, s; one that is away "
+        "for longer may need a snapshot",
     )
     chunk_bytes: int = Field(
         _MIB, ge=4096, le=4 * _MIB, description="snapshot bytes sent in one message"
@@ -245,7 +251,7 @@ class NodeSettings(ProcessSettings, Limits):
             kept_bytes_max=self.kept_log_bytes,
             chunk_bytes_max=self.chunk_bytes,
             chunk_window_bytes=self.chunk_window_bytes,
-            keep_silent_ticks=self._ticks(KEEP_SILENT_SECONDS),
+            keep_silent_ticks=self._ticks(self.keep_silent_seconds),
             stall_ticks_max=self._ticks(STALL_SECONDS_MAX),
             slow_ticks_max=self._ticks(SLOW_SECONDS_MAX),
             rest_ticks=self._ticks(REST_SECONDS),

@@ -21,6 +21,7 @@ SAMPLE_SECONDS = 0.5
 CONVERGE_SECONDS_MAX = 60.0
 REQUEST_SECONDS = 4.0
 _CALM_REQUEST_SECONDS = 20.0
+_FIRST_LOOK_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ class Run:
     async def _first_look(self, client: overdb.Client) -> int:
         """Return how many groups there are; all of them must serve."""
         try:
-            status = await client.status()
+            status = await client.status(timeout=_FIRST_LOOK_SECONDS)
         except overdb.OverDBError as error:
             raise Unusable(f"{self._cluster.description} does not answer: {error}") from None
         if not status.serving:

@@ -19,6 +19,19 @@ from tests.unit.raft import variants as of_raft
 
 Patch = pytest.MonkeyPatch
 SEEDS_MAX = 80
+# A seed that turns a build red, where many are green: quick runs begin with it.
+KNOWN = {
+    "failed_fsync_ignored": 8,
+    "heartbeat_moves_commit": 8,
+    "lease_never_expires": 9,
+    "level_raised_alone": 19,
+    "middle_corruption_cut": 5,
+    "reads_without_a_round": 9,
+    "room_only_with_writes": 2,
+    "scans_are_refused": 6,
+    "snapshot_forgets_the_vote": 62,
+    "transfers_keep_off_the_reserve": 3,
+}
 CONTROL_SEEDS = 4
 SECONDS = 8.0
 
@@ -213,10 +226,14 @@ CASES += [
     ("variant", "noticed", "setting"), CASES, ids=[case[0].__name__ for case in CASES]
 )
 def test_a_broken_build_goes_red(
-    variant: Callable[[Patch], None], noticed: str, setting: Setting, monkeypatch: Patch
+    variant: Callable[[Patch], None],
+    noticed: str,
+    setting: Setting,
+    monkeypatch: Patch,
+    sizes: Sizes,
 ) -> None:
     variant(monkeypatch)
-    for seed in range(SEEDS_MAX):
+    for seed in sizes.from_known(KNOWN.get(variant.__name__, 0), SEEDS_MAX):
         problem = setting.run(seed).problem
         if problem:
             print(f"seed {seed}: {problem}")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from random import Random
 
@@ -370,7 +371,7 @@ def run_seed(
 
 
 def first_red_seed(
-    seeds: range, steps: int, count: int | None = None, faults: Faults | None = None
+    seeds: Iterable[int], steps: int, count: int | None = None, faults: Faults | None = None
 ) -> tuple[int, Exception] | None:
     """The first seed that fails, and how; None if all of them pass."""
     for seed in seeds:

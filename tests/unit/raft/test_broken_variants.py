@@ -27,6 +27,7 @@ from tests.paper import (
     test_snapshots,
 )
 from tests.paper.helpers import append
+from tests.sizes import Sizes
 from tests.unit.raft import variants
 from tests.unit.raft.simulator import first_red_seed
 
@@ -35,6 +36,8 @@ Rule = Callable[[], None]
 
 SCHEDULES_STEPS = 3000
 SEEDS_MAX = 1600
+# A seed that turns a variant red, where many are green: quick runs begin with it.
+KNOWN = {"read_round_not_new": 1220, "snapshot_keeps_a_conflicting_tail": 168}
 
 RULES: list[tuple[Variant, Rule]] = [
     (
@@ -221,10 +224,11 @@ def test_a_break_turns_the_test_of_its_rule_red(
 
 @pytest.mark.parametrize(("variant", "check"), SCHEDULES, ids=name_of)
 def test_a_break_turns_random_schedules_red(
-    variant: Variant, check: str, monkeypatch: pytest.MonkeyPatch
+    variant: Variant, check: str, monkeypatch: pytest.MonkeyPatch, sizes: Sizes
 ) -> None:
     variant(monkeypatch)
-    found = first_red_seed(range(SEEDS_MAX), SCHEDULES_STEPS)
+    seeds = sizes.from_known(KNOWN.get(name_of(variant), 0), SEEDS_MAX)
+    found = first_red_seed(seeds, SCHEDULES_STEPS)
     assert found is not None, f"{SEEDS_MAX} seeds do not notice {name_of(variant)}"
     seed, error = found
     assert re.search(check, f"{type(error).__name__} {error}"), f"seed {seed}: {error!r}"
