@@ -58,7 +58,7 @@ def test_a_short_run_measures_every_row_without_errors(tmp_path: Path, sizes: Si
 
 
 def _took_their_way(samples: list[dict[str, Any]]) -> None:
-    """By the router's own count. Of direct ones it answers those whose leader was slow, on a busy machine many."""
+    """By the router's own count. Of direct calls it has those whose leader is slow: in a busy hour, many."""
     for sample in samples:
         if sample["system"] == "overdb" or sample["workload"] in OVER_GROUPS:
             assert sample["routed"] >= sample["begun"], sample

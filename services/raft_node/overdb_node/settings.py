@@ -101,8 +101,8 @@ class NodeSettings(ProcessSettings, Limits):
         30,
         ge=1,
         le=86_400,
-        description="how long a leader keeps the log for a follower that does not answer, s; one that is away "
-        "for longer may need a snapshot",
+        description="how long a leader keeps the log for a follower that does not answer, s; one that was "
+        "away for longer may need a snapshot",
     )
     chunk_bytes: int = Field(
         _MIB, ge=4096, le=4 * _MIB, description="snapshot bytes sent in one message"
