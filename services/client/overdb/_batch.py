@@ -423,6 +423,8 @@ class Batcher:
             return
         if unknown:
             text = why or (known[1] if known else "")
+            if why and known and known[0] in _TRY_AGAIN:
+                text = f"{why}; an earlier copy was answered: {known[1]}"
             call.future.set_exception(call.outcome_unknown(text))
         elif known is not None:
             call.future.set_exception(from_status(*known))

@@ -27,6 +27,7 @@ from overdb.v1 import kv_pb2
 Entry = kv_pb2.BatchRequest.Entry
 Answer = kv_pb2.BatchResponse.Entry
 
+_UNKNOWN = "outcome unknown: "
 ENTRY_BYTES = 64  # an id, a tag, lengths: what an entry costs besides its payload
 
 
@@ -117,8 +118,9 @@ class Call:
     def outcome_unknown(self, why: str) -> OutcomeUnknown:
         """Return the error that keeps the id for a safe repetition."""
         request_id = self.request_id()
+        why = why.removeprefix(_UNKNOWN)  # routers say it too
         return OutcomeUnknown(
-            f"outcome unknown: {why}; the write may have run or may run yet: "
+            f"{_UNKNOWN}{why}; the write may have run or may run yet: "
             f"repeat it with request_id={request_id} to be sure",
             request_id=request_id,
         )

@@ -312,7 +312,8 @@ class Link:
     def _take_message(self, message: _Message, response: shard_pb2.ShardResponse) -> bool:
         calls = message.calls
         if response.HasField("failure"):
-            nothing_done = response.failure.reason in _NOTHING_DONE
+            failure = response.failure
+            nothing_done = failure.nothing_done or failure.reason in _NOTHING_DONE
             del self._in_flight[response.sequence]
             self._calls.given_back(calls, doubt=not nothing_done)
             return False

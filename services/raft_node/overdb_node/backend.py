@@ -71,10 +71,25 @@ class ReplicaBackend:
         if request.level < COUNTING_LEVEL <= replica.machine.level and codec.takes_part(commands):
             self._refuse_older_router(request, answers)
         elif replica.raft.serves and (refusal := replica.refuse_for_disk(commands)):
-            replica.refuse(request.sequence, answers, _Reason.REASON_DISK_FULL, refusal)
+            self._refuse_for_disk(request.sequence, answers, commands, refusal)
         else:
             replica.timekeeper.worked()
             replica.propose(commands, request.sequence, answers)
+
+    def _refuse_for_disk(
+        self, sequence: int, answers: Answers, commands: bytes, refusal: str
+    ) -> None:
+        """Refuse commands; answer those of which an earlier copy has run (PROTOCOL 1.4).
+
+        A sender in doubt repeats them under their ids, and the disk may have filled up meanwhile.
+        """
+        replica = self._replica
+        response = shard_pb2.ShardResponse(sequence=sequence)
+        if replica.is_readable:
+            for position, command in enumerate(codec.decode_commands(commands)):
+                if (result := replica.machine.stored_answer(command)) is not None:
+                    codec.fill_result(response.late.add(position=position).result, result)
+        replica.send_failure(response, answers, replica.failure(_Reason.REASON_DISK_FULL, refusal))
 
     def _refuse_older_router(self, request: shard_pb2.ShardRequest, answers: Answers) -> None:
         """It would decide by the rules of its own release, and another decider by others (PROTOCOL 4)."""

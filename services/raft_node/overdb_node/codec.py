@@ -62,13 +62,18 @@ def decode_envelope(payload: bytes) -> tuple[int, list[Command | Refused]]:
         envelope = log_pb2.Envelope.FromString(payload)
     except DecodeError:
         return 0, [_UNREADABLE]
+    return envelope.stamp, decode_commands(envelope.commands)
+
+
+def decode_commands(commands: bytes) -> list[Command | Refused]:
+    """The commands of a message; what cannot be read becomes the Refused that it is answered with."""
     try:
-        commands = log_pb2.Commands.FromString(envelope.commands)
+        parsed = log_pb2.Commands.FromString(commands)
     except DecodeError:
-        return envelope.stamp, [_UNREADABLE]
-    return envelope.stamp, [
+        return [_UNREADABLE]
+    return [
         _decode_put(command.put) if command.HasField("put") else _decode_command(command)
-        for command in commands.commands
+        for command in parsed.commands
     ]
 
 

@@ -455,7 +455,7 @@ class Replica:
     def propose(self, commands: bytes, sequence: int, answers: Answers) -> None:
         """Take in a router's commands; they become one entry at the end of this turn."""
         if not self.raft.serves:
-            self.refuse(sequence, answers, _NOT_LEADER)
+            self._refuse_unproposed(sequence, answers)
             return
         full = self._proposals.why_full(len(commands))
         if full:
@@ -515,11 +515,23 @@ class Replica:
         reason: shard_pb2.Failure.Reason.ValueType,
         message: str = "",
     ) -> None:
-        code = shard_pb2.Failure.Reason.Name(reason).removeprefix("REASON_")
+        response = shard_pb2.ShardResponse(sequence=sequence)
+        self.send_failure(response, answers, self.failure(reason, message))
+
+    def _refuse_unproposed(self, sequence: int, answers: Answers) -> None:
+        """Refuse commands that are not in the log: the sender knows for certain that this copy never runs."""
+        failure = self.failure(_NOT_LEADER)
+        failure.nothing_done = True
+        self.send_failure(shard_pb2.ShardResponse(sequence=sequence), answers, failure)
+
+    def send_failure(
+        self, response: shard_pb2.ShardResponse, answers: Answers, failure: shard_pb2.Failure
+    ) -> None:
+        """Send a response with the failure of its whole message."""
+        code = shard_pb2.Failure.Reason.Name(failure.reason).removeprefix("REASON_")
         self.metrics.requested("exchange", code)
-        answers.send(
-            shard_pb2.ShardResponse(sequence=sequence, failure=self.failure(reason, message))
-        )
+        response.failure.CopyFrom(failure)
+        answers.send(response)
 
     def failure(
         self, reason: shard_pb2.Failure.Reason.ValueType, message: str = ""
@@ -649,7 +661,7 @@ class Replica:
             )
         except NotLeader:
             for _, sequence, answers in proposals:
-                self.refuse(sequence, answers, _NOT_LEADER)
+                self._refuse_unproposed(sequence, answers)
             return
         except Overloaded:
             message = (

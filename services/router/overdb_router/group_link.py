@@ -9,7 +9,7 @@ at per message.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Literal, Protocol
 
 import structlog
@@ -196,8 +196,15 @@ class GroupLink:
         if response.HasField("failure"):
             failure = response.failure
             if failure.reason in (_Failure.REASON_NOT_LEADER, _Failure.REASON_WRONG_GROUP_ID):
+                out.nothing_done = (
+                    failure.nothing_done or failure.reason != _Failure.REASON_NOT_LEADER
+                )
                 return failure  # it stays in flight, and is sent again with the rest
             self._remove(response.sequence)
+            for late in response.late:  # an earlier copy has run
+                op = out.ops[late.position] if late.position < len(out.ops) else None
+                if op is not None and not op.done:
+                    self._answer_commands(response.sequence, (op,), (late.result,))
             self._refuse_message(out, failure)
         else:
             self._remove(response.sequence)
@@ -218,14 +225,16 @@ class GroupLink:
         if not self._in_flight and not self._late:
             return
         under_way = self._late.take_all()
-        under_way.update((sequence, out.ops) for sequence, out in self._in_flight.items())
-        ops = [op for sequence in sorted(under_way) for op in under_way[sequence]]
-        for op in ops:
-            op.sent = True
+        for ops in under_way.values():
+            _doubt(ops)
+        for sequence, out in self._in_flight.items():
+            under_way[sequence] = out.ops
+            if not out.nothing_done:
+                _doubt(out.ops)
         self._in_flight.clear()
         self._in_flight_bytes = 0
         self._under_way = [0 for _ in LANES]
-        self._queue.put_first(ops)
+        self._queue.put_first(op for sequence in sorted(under_way) for op in under_way[sequence])
         self._exchange.stir()
 
     def answer_too_large(self, details: str) -> None:
@@ -384,6 +393,7 @@ class GroupLink:
         for op in out.ops:
             if op.sent and op.kind not in READS:
                 if not op.done:
+                    op.refusal = refusal.message
                     self._loop.call_later(BACKOFF_SECONDS_MAX, self._again, op)
             else:
                 op.refuse(refusal)
@@ -428,7 +438,7 @@ class GroupLink:
                 if op.done:
                     continue
                 if op.deadline <= now:
-                    op.sent = True
+                    op.sent = op.sent or not out.nothing_done
                     op.refuse(self._given_up(op, "which did not answer in time"))
                 elif op.deadline < out.deadline:
                     out.deadline = op.deadline
@@ -440,6 +450,8 @@ class GroupLink:
     def _given_up(self, op: Op, reason: str) -> Refusal:
         """What to answer when there is no time left (FAULTS 50, 52)."""
         if op.sent and op.kind not in READS:
+            if op.refusal:
+                reason = f"which refuses further copies ({op.refusal})"
             return Refusal(
                 refusals.DEADLINE_EXCEEDED,
                 f"outcome unknown: the request went to group {self.group}, {reason}; retry with the "
@@ -474,3 +486,9 @@ class GroupLink:
             f"group {self.group} sent an answer that this router does not understand; are router and "
             "nodes of the same version?",
         )
+
+
+def _doubt(ops: Iterable[Op]) -> None:
+    """Note that a copy of these may have run, or may run yet."""
+    for op in ops:
+        op.sent = True

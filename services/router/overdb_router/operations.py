@@ -61,7 +61,8 @@ class Op:
 
     ``size`` in bytes is what it counts for in the bounds; ``deadline`` is in seconds of the loop's clock.
     ``slot`` is that of its key, ``slots`` those of all its keys when they have several. ``sent`` says
-    that it may have reached a replica, ``done`` that its sink has its answer.
+    that it may have reached a replica, ``done`` that its sink has its answer. ``refusal`` is why a leader has
+    refused its newest copy while an earlier one may have run; empty: none has.
     """
 
     __slots__ = (
@@ -70,6 +71,7 @@ class Op:
         "kind",
         "message",
         "own_id",
+        "refusal",
         "sent",
         "sink",
         "size",
@@ -96,6 +98,7 @@ class Op:
         self.stale = False
         self.own_id: OwnId | None = None
         self.sent = False
+        self.refusal = ""
         self.done = False
 
     def refuse(self, refusal: Refusal) -> None:

@@ -23,7 +23,7 @@ LANES = (0, 1)
 class Outgoing:
     """One message to a group: commands or reads, never both, because one answer has room for one."""
 
-    __slots__ = ("deadline", "ops", "sent_at", "size")
+    __slots__ = ("deadline", "nothing_done", "ops", "sent_at", "size")
     lane = 0
 
     def __init__(self) -> None:
@@ -31,6 +31,7 @@ class Outgoing:
         self.size = 0  # bytes, as the bounds count them
         self.deadline = NEVER  # the earliest of its requests, or earlier
         self.sent_at = 0.0
+        self.nothing_done = False  # the replica that it went to has refused all of it unseen
 
     def append(self, op: Op) -> None:
         raise NotImplementedError

@@ -75,6 +75,9 @@ def test_a_leader_whose_fsync_hangs_steps_down_and_refuses_what_waits(
             failure = answers.caught[0].failure
             assert answers.caught[0].sequence == 7
             assert failure.reason == shard_pb2.Failure.REASON_NOT_LEADER
+            assert not failure.nothing_done, "it is in the log"
+            replica.propose(b"", 8, answers)
+            assert answers.caught[1].failure.nothing_done
             free.set()
             await until(lambda: replica.raft.is_leader and replica.raft.applied > 1)
         finally:

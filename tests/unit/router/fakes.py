@@ -258,7 +258,7 @@ class FakeReplica(shard_pb2_grpc.ShardServicer):
         return response
 
     def _not_leader(self) -> shard_pb2.Failure:
-        failure = shard_pb2.Failure(reason=Failure.REASON_NOT_LEADER)
+        failure = shard_pb2.Failure(reason=Failure.REASON_NOT_LEADER, nothing_done=True)
         if self.hints and self.group.leader >= 0:
             leader = self.group.replicas[self.group.leader]
             failure.leader_id = leader.replica_id

@@ -290,3 +290,67 @@ async def _lose_leader(cluster: FakeCluster) -> None:
             and all(r.describes >= b + 2 for r, b in zip(group.replicas, before, strict=True))
         )
     )
+
+
+@pytest.mark.parametrize("nothing_done", [True, False])
+def test_only_commands_that_may_be_in_a_log_leave_doubt_behind_a_change_of_leader(
+    nothing_done: bool,
+) -> None:
+    """The next leader's disk is full. What the one before has not proposed was certainly not done."""
+
+    async def scenario() -> None:
+        async with running(groups=1) as cluster:
+            await cluster.stop_polling()
+            first, second, _ = cluster.replicas
+            first.failure = shard_pb2.Failure(
+                reason=shard_pb2.Failure.REASON_NOT_LEADER,
+                leader_id=second.replica_id,
+                leader_address=second.address,
+                nothing_done=nothing_done,
+            )
+            second.failure = shard_pb2.Failure(
+                reason=shard_pb2.Failure.REASON_DISK_FULL, message="disk full: enlarge it"
+            )
+            client = BatchClient(cluster)
+            cluster.groups[0].elect(1)
+            await client.send(put(1, b"a", timeout_ms=1500))
+            await client.receive(1)
+            error = client.answers[1].error
+            assert first.messages
+            assert "disk full: enlarge it" in error.message
+            assert "group 0" in error.message
+            assert ("outcome unknown" in error.message) is not nothing_done
+            assert error.code == (RESOURCE_EXHAUSTED if nothing_done else DEADLINE_EXCEEDED)
+
+    asyncio.run(scenario())
+
+
+def test_a_full_group_answers_what_has_run_and_the_rest_stays_in_doubt() -> None:
+    """The leader before has applied both, and one of the answers is not kept here."""
+
+    async def scenario() -> None:
+        async with running(groups=1) as cluster:
+            leader = cluster.leader()
+            leader.drops = 1
+
+            def fill_up(response: shard_pb2.ShardResponse) -> None:
+                """From the second message on."""
+                if len(leader.messages) > 1 and response.results:
+                    known = response.results[0]
+                    response.failure.reason = shard_pb2.Failure.REASON_DISK_FULL
+                    response.failure.message = "disk full"
+                    del response.late[:]
+                    if len(response.results) == 2:
+                        response.late.add(position=0).result.CopyFrom(known)
+                    del response.results[:]
+
+            leader.tamper = fill_up
+            client = BatchClient(cluster)
+            await client.send(put(1, b"a"), put(2, b"b", timeout_ms=1000))
+            await client.receive(2)
+            assert client.answers[1].put.version
+            assert "outcome unknown" in client.answers[2].error.message
+            assert "disk full" in client.answers[2].error.message
+            assert cluster.groups[0].state.runs == 2
+
+    asyncio.run(scenario())

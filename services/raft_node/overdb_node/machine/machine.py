@@ -223,6 +223,28 @@ class Machine:
         """The result of a request inside this group that is kept under an id."""
         return self._sessions.stored(identity)
 
+    def stored_answer(self, command: Command | Refused) -> Result | None:
+        """The answer to a put, a delete or a transaction of this group that has run; None: not known here.
+
+        Changes nothing: for a copy that is not applied. An answer whose values were not kept is none.
+        """
+        if isinstance(command, Put):
+            fingerprint = _digest(command.value, _digest(command.key, 1))
+        elif isinstance(command, Delete):
+            fingerprint = _digest(command.key, 2)
+        elif isinstance(command, Puts):
+            fingerprint = of_puts(command)
+        elif isinstance(command, Transact):
+            fingerprint = of_transact(command)
+        else:
+            return None
+        stored = self._sessions.find(command.id, fingerprint)
+        if isinstance(stored, Refused) or (
+            isinstance(stored, Transacted) and kept.is_stripped(stored)
+        ):
+            return None
+        return stored
+
     # --- applying -------------------------------------------------------------------------------
 
     def apply(

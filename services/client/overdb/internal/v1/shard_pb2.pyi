@@ -235,7 +235,9 @@ class ShardResponse(google.protobuf.message.Message):
     def failure(self) -> global___Failure: ...
     @property
     def late(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Late]:
-        """Answers to what was `pending` in an earlier response to the same sequence. Never along with the above."""
+        """Answers to what was `pending` in an earlier response to the same sequence. Along with none of the above but
+        a `failure` with REASON_DISK_FULL: answers to those of its commands that an earlier copy has run.
+        """
 
     @property
     def versions(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
@@ -672,12 +674,15 @@ class Failure(google.protobuf.message.Message):
     MESSAGE_FIELD_NUMBER: builtins.int
     LEADER_ID_FIELD_NUMBER: builtins.int
     LEADER_ADDRESS_FIELD_NUMBER: builtins.int
+    NOTHING_DONE_FIELD_NUMBER: builtins.int
     reason: global___Failure.Reason.ValueType
     message: builtins.str
     leader_id: builtins.int
     """0: not known"""
     leader_address: builtins.str
     """as in the member list; empty: not known"""
+    nothing_done: builtins.bool
+    """Of REASON_NOT_LEADER: the commands were not proposed, and never will be by this copy of the message."""
     def __init__(
         self,
         *,
@@ -685,8 +690,9 @@ class Failure(google.protobuf.message.Message):
         message: builtins.str = ...,
         leader_id: builtins.int = ...,
         leader_address: builtins.str = ...,
+        nothing_done: builtins.bool = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["leader_address", b"leader_address", "leader_id", b"leader_id", "message", b"message", "reason", b"reason"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["leader_address", b"leader_address", "leader_id", b"leader_id", "message", b"message", "nothing_done", b"nothing_done", "reason", b"reason"]) -> None: ...
 
 global___Failure = Failure
 

@@ -1,0 +1,80 @@
+"""A replica whose disk is full: what it refuses, and what it answers all the same (PROTOCOL 1.4)."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from overdb.internal.v1 import log_pb2, shard_pb2
+from overdb.v1 import kv_pb2
+from overdb_node.backend import ReplicaBackend
+from overdb_node.metrics import NodeMetrics
+from overdb_node.node import open_storage
+from overdb_node.replica import Replica
+from overdb_node.settings import NodeSettings
+from tests.unit.node.test_disk_stall import Caught, until
+
+
+def message(now_us: int, *numbers: int) -> shard_pb2.ShardRequest:
+    """A put for each number, which is that of its id. The client id was made at that time."""
+    client = (now_us // 1000).to_bytes(6, "big") + b"\x70" + bytes(9)
+    puts = [
+        kv_pb2.PutRequest(
+            key=b"k%d" % number,
+            value=b"v",
+            id=kv_pb2.RequestId(client_id=client, request_number=number, started_at=now_us),
+        )
+        for number in numbers
+    ]
+    commands = log_pb2.Commands(commands=[log_pb2.Command(put=put) for put in puts])
+    return shard_pb2.ShardRequest(
+        sequence=1, commands=commands.SerializeToString(), count=len(puts), compact=True, level=1
+    )
+
+
+def test_a_full_replica_answers_the_copies_of_what_has_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def run() -> None:
+        settings = NodeSettings.model_validate(
+            {
+                "node_id": 1,
+                "groups": 1,
+                "members": "1=127.0.0.1:1",
+                "data": tmp_path / "node",
+                "tick_ms": 10,
+                "heartbeat_ms": 20,
+                "election_ms_min": 200,
+                "election_ms_max": 300,
+            }
+        )
+        failures: list[str] = []
+        metrics = NodeMetrics(CollectorRegistry(), 0, 1)
+        replica = Replica(settings, open_storage(settings), metrics, failures.append)
+        replica.start()
+        backend = ReplicaBackend(replica)
+        answers = Caught()
+        try:
+            await until(lambda: replica.raft.serves and replica.raft.applied and replica.stamp())
+            now_us = replica.stamp()
+            backend.exchange(message(now_us, 1), answers)
+            await until(lambda: answers.caught)
+            monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
+            await until(lambda: replica.disk_full)
+            backend.exchange(message(now_us, 2, 1), answers)
+            [written, refused] = answers.caught
+            assert refused.failure.reason == shard_pb2.Failure.REASON_DISK_FULL
+            [known] = refused.late
+            assert known.position == 1
+            assert [known.result.put.version] == list(written.versions)
+        finally:
+            monkeypatch.undo()
+            await replica.stop()
+        assert failures == []
+
+    asyncio.run(run())
