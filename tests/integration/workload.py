@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import overdb
 
 # Between two requests of one writer: a load, not one that takes the machine from what is looked at.
-PAUSE_SECONDS = 0.01
+PAUSE_SECONDS = 0.03
 
 
 @dataclass
