@@ -26,14 +26,15 @@ T = TypeVar("T")
 
 def wait_until(condition: Callable[[], T], what: str, seconds_max: float = 60.0) -> T:
     """Poll until ``condition()`` is true and return its value; fail with ``what`` after the time."""
-    deadline = time.monotonic() + seconds_max
+    deadline, pause = time.monotonic() + seconds_max, 0.02
     while True:
         value = condition()
         if value:
             return value
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {seconds_max} s: {what}")
-        time.sleep(0.02)
+        time.sleep(pause)
+        pause = min(0.2, pause * 1.5)  # looking takes the machine from what is looked at
 
 
 @dataclass
