@@ -137,7 +137,7 @@ class PeerAdmission:
                 f"replica {who} of group {group} lost its disk (directory {sender.incarnation:x} took the "
                 f"place of {noted:x}): remove it and add a new id; {README}"
             )
-        objection = self.starts.objection(who, sender.start)
+        objection = self.starts.objection(who, sender.start, sender.lives)
         if objection:
             return f"{objection}. Replace replica {who} of group {group} under a new id; {README}"
         return ""
@@ -162,7 +162,12 @@ class PeerAdmission:
         settings = self._replica.settings
         start = Start(who.start_number, who.start_id)
         sender = Sender(
-            getattr(who, "from"), who.incarnation, who.address, start, who.founding_groups
+            getattr(who, "from"),
+            who.incarnation,
+            who.address,
+            start,
+            who.founding_groups,
+            lives=[Start(life.start_number, life.start_id) for life in who.lives],
         )
         if who.cluster != settings.cluster or sender.replica_id in (0, settings.node_id):
             return ""
@@ -305,7 +310,7 @@ class PeerAdmission:
                 known = Start(heard.start_number, heard.start_id)
                 if heard.id != own:
                     self.starts.learn(heard.id, known)
-                elif contradiction(self.starts.own, self._asked, known):
+                elif contradiction(self.starts.own, self._asked, known, self.starts.lives):
                     reason = (
                         f"replica {other} has heard its start {known.number} from another process, this is "
                         f"start {self._asked.number}"
@@ -371,6 +376,10 @@ class PeerAdmission:
             start_number=self._asked.number,
             start_id=self._asked.id,
             address=replica.membership.own_address,
+            lives=[
+                shard_pb2.Start(start_number=life.number, start_id=life.id)
+                for life in self.starts.lives
+            ],
         )
         setattr(who, "from", settings.node_id)  # a keyword in Python
         if not self.established:

@@ -4,13 +4,14 @@ A directory that travels back in time (restored from a copy, cloned, rolled back
 forgotten votes and acknowledgements, and looks like one whose process was just restarted. So each start has a
 number, one more than the last one of this directory, and a random id; the number also grows every
 RENEWAL_SECONDS while the process runs. The other replicas note the newest start that they have heard of. One
-that then comes with a smaller number, or with the same number and another id, is outdated.
+that then comes with a smaller number, or with the same number and another id, is outdated; so is one with a
+larger number, when what was noted is no life of its directory.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from overdb_node.storage import starts as disk
@@ -31,6 +32,7 @@ class Starts:
         found = disk.read(directory)
         self._directory = directory
         self.own = own
+        self.lives = disk.lives(directory)
         self.outdated = (
             found.outdated
         )  # why this directory must stay out; empty: nothing is known against it
@@ -44,15 +46,18 @@ class Starts:
     def heard(self) -> Mapping[int, Start]:
         return self._heard
 
-    def objection(self, replica_id: int, start: Start) -> str:
-        """Why nothing that this start of a replica says counts; "" when nothing is known against it."""
+    def objection(self, replica_id: int, start: Start, lives: Sequence[Start] = ()) -> str:
+        """Why nothing that this start of a replica says counts; "" when nothing is known against it.
+
+        ``lives``: how the lives of its directory began, as far as it says so.
+        """
         known = self._heard.get(replica_id)
         if known is None or not start.number:  # an older program: it cannot say which start it is
             return ""
         if start.id == known.id:
             is_outdated = start.number + LATE_RENEWALS_MAX < known.number
         else:
-            is_outdated = start.number <= known.number
+            is_outdated = start.number <= known.number or not could_be_of(lives, known)
         if start.number <= NUMBER_MAX and not is_outdated:
             return ""
         return (
@@ -115,11 +120,21 @@ class Starts:
         self._durable = {i: start.id for i, start in others.items()}
 
 
-def contradiction(own: Start, asked: Start, known: Start) -> bool:
+def contradiction(own: Start, asked: Start, known: Start, lives: Sequence[Start] = ()) -> bool:
     """Whether another replica's note proves that the own directory is outdated.
 
-    ``asked`` is the start that it was asked with, ``own`` what that has become when its answer is here.
+    ``asked`` is the start that it was asked with, ``own`` what that has become when its answer is here,
+    ``lives`` how the lives of the own directory began.
     """
     if known.id == own.id:
         return known.number > own.number
-    return known.number >= asked.number
+    return known.number >= asked.number or not could_be_of(lives, known)
+
+
+def could_be_of(lives: Sequence[Start], known: Start) -> bool:
+    """Whether a start that was noted may be one of these lives (ascending): who had its number has its id.
+
+    An old copy that is started again and again, and heard by nobody, counts up beyond what was noted (!).
+    """
+    had_it = [life for life in lives if life.number <= known.number]
+    return not had_it or had_it[-1].id == known.id

@@ -445,8 +445,15 @@ class Faults:
             node.kill()
             node.restore(restore.copy)
             self.lost[node] = node.replica_id
-            self._later(self._seconds(0.0, 1.0), lambda: self._start(node))
+            self._later(self._seconds(0.0, 1.0), lambda: start(self._random.choice((0, 0, 1, 4))))
             self._later(self._seconds(2.0, 5.0), lambda: self._replace(node))
+
+        def start(crashes: int) -> None:
+            """Before anybody has heard it, as a rule, so that its start number grows without being noted."""
+            self._start(node)
+            if crashes:
+                node.kill()
+                self._later(self._seconds(0.0, 0.1), lambda: start(crashes - 1))
 
         def keep() -> None:
             self._damaged.discard(node.group)

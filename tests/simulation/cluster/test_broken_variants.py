@@ -213,6 +213,7 @@ _RESTORES = Setting(("restore_directory", "isolate", "kill"), (), 0.06)
 CASES += [
     (variants.starts_not_noted, _RESTORED, _RESTORES),
     (variants.start_ids_ignored, _RESTORED, _RESTORES),
+    (variants.lives_not_compared, _RESTORED, _RESTORES),
     (variants.older_lives_count, _RESTORED, _RESTORES),
     (
         variants.other_groups_take_part,

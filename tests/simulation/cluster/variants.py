@@ -9,7 +9,7 @@ from typing import Any
 from pytest import MonkeyPatch  # noqa: PT013  # it is the type of every argument here
 
 from overdb_common.level import LEVEL
-from overdb_node import admission, cluster_level, peer_admission
+from overdb_node import admission, cluster_level, peer_admission, starts
 from overdb_node.applying import Applier
 from overdb_node.founding import Finding, Founding, Verdict
 from overdb_node.machine import bounds
@@ -230,14 +230,19 @@ def starts_not_noted(patch: MonkeyPatch) -> None:
 def start_ids_ignored(patch: MonkeyPatch) -> None:
     """PROTOCOL 3.9: of two starts with the same number, both are heard."""
 
-    def objection(self: Starts, replica_id: int, start: Start) -> str:
+    def objection(self: Starts, replica_id: int, start: Start, *_: object) -> str:
         known = self.heard.get(replica_id)
         return "old" if known is not None and start.number < known.number else ""
 
     patch.setattr(Starts, "objection", objection)
     patch.setattr(Starts, "may_count", lambda *_: True)
-    smaller = lambda own, asked, known: known.number > max(own.number, asked.number)  # noqa: E731
+    smaller = lambda own, asked, known, *_: known.number > max(own.number, asked.number)  # noqa: E731
     patch.setattr(peer_admission, "contradiction", smaller)
+
+
+def lives_not_compared(patch: MonkeyPatch) -> None:
+    """PROTOCOL 3.9: a start counts when its number is larger than the noted one, whatever lives it had."""
+    patch.setattr(starts, "could_be_of", lambda *_: True)
 
 
 def older_lives_count(patch: MonkeyPatch) -> None:

@@ -75,7 +75,14 @@ class Setup:
     def confirmed(self, *answers: Answer, seconds: float = 0.0) -> bool:
         return self.admission._is_confirmed({a.replica_id: a for a in answers}, seconds)
 
-    def introduce(self, start: Start, *, term: int | None = None, last_index: int = 0) -> str:
+    def introduce(
+        self,
+        start: Start,
+        *,
+        term: int | None = None,
+        last_index: int = 0,
+        lives: tuple[Start, ...] = (),
+    ) -> str:
         who = shard_pb2.Introduction(
             cluster="overdb",
             founding_groups=2,
@@ -84,6 +91,7 @@ class Setup:
             start_id=start.id,
             term=term,
             last_index=last_index,
+            lives=[shard_pb2.Start(start_number=s.number, start_id=s.id) for s in lives],
         )
         setattr(who, "from", 3)
         return asyncio.run(self.admission.introduced(who))
@@ -249,6 +257,16 @@ def test_an_introduction_of_an_older_start_changes_nothing(setup: Setup) -> None
     setup.introduce(Start(5, 50))
     setup.introduce(Start(4, 40))
     assert setup.admission.starts.heard[3] == Start(5, 50)
+
+
+def test_an_introduction_from_other_lives_is_not_noted(setup: Setup) -> None:
+    """The note is the evidence against the copy: a copy must not replace it."""
+    known, counted_beyond = Start(5, 50), Start(7, 70)
+    setup.introduce(known)
+    setup.introduce(counted_beyond, lives=(Start(4, 40), Start(5, 51), counted_beyond))
+    assert setup.admission.starts.heard[3] == known
+    setup.introduce(counted_beyond, lives=(Start(4, 40), known, counted_beyond))
+    assert setup.admission.starts.heard[3] == counted_beyond
 
 
 def test_a_fresh_disk_under_a_known_id_is_not_noted(setup: Setup, tmp_path: Path) -> None:

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from overdb_common.errors import StartupError
-from overdb_node.starts import LATE_RENEWALS_MAX, NOTED_MAX, Starts, contradiction
-from overdb_node.storage import identity
+from overdb_node.starts import LATE_RENEWALS_MAX, NOTED_MAX, Starts, contradiction, could_be_of
+from overdb_node.storage import documents, identity
 from overdb_node.storage import starts as disk
 from overdb_node.storage.identity import Identity
-from overdb_node.storage.starts import NUMBER_MAX, Noted, Start
+from overdb_node.storage.starts import LIVES_MAX, NUMBER_MAX, Noted, Start
 
 PEER = 3
 
@@ -56,6 +56,21 @@ def test_the_number_grows_in_a_life_and_goes_on_from_there(directory: Path) -> N
     again = disk.begin(directory)
     assert again.number == 5
     assert again.id != starts.own.id
+
+
+def test_a_directory_remembers_how_its_last_lives_began(directory: Path) -> None:
+    begun = [disk.begin(directory) for _ in range(LIVES_MAX + 3)]
+    assert disk.lives(directory) == tuple(begun[3:])
+    assert noting(directory).lives[:-1] == tuple(begun[4:])
+
+
+def test_of_a_directory_that_remembers_no_lives_the_newest_is_known(directory: Path) -> None:
+    """It was written by a program that did not note them."""
+    path = directory / "node.json"
+    content = documents.decode(path.read_text(), newest=9)
+    path.write_bytes(documents.encode({**content, "start_number": 7, "start_id": 70}))
+    start = disk.begin(directory)
+    assert disk.lives(directory) == (Start(7, 70), start)
 
 
 def test_a_number_is_told_only_when_it_is_durable(
@@ -118,6 +133,20 @@ def test_the_same_number_with_another_id_is_another_copy(directory: Path) -> Non
     starts = noting(directory, Start(5, 50))
     assert starts.objection(PEER, Start(5, 51))
     assert not starts.objection(PEER, Start(5, 50))
+
+
+def test_a_copy_that_was_started_often_and_heard_by_nobody_is_refused(directory: Path) -> None:
+    """It has counted beyond the life that was noted, and that one is none of its own."""
+    starts = noting(directory, Start(5, 50))
+    own = Start(8, 80)
+    assert starts.objection(PEER, own, [Start(4, 40), Start(5, 51), own])
+    assert starts.objection(PEER, own, [Start(4, 40), own])
+    assert not starts.objection(PEER, own, [Start(4, 40), Start(5, 50), own])
+    assert not starts.objection(
+        PEER, own, [Start(3, 50), own]
+    )  # 5 is a renewal of the life from 3 on
+    assert not starts.objection(PEER, own, [Start(6, 60), own])  # it does not remember so far back
+    assert not starts.objection(PEER, own)  # an older program
 
 
 def test_packets_of_one_life_may_be_late(directory: Path) -> None:
@@ -237,3 +266,12 @@ def test_that_a_directory_is_outdated_is_never_forgotten(directory: Path) -> Non
 )
 def test_what_an_answer_proves(known: Start, proves: bool) -> None:
     assert contradiction(own=Start(6, 50), asked=Start(5, 50), known=known) is proves
+
+
+def test_a_start_that_is_none_of_the_own_lives_is_proof() -> None:
+    lives = (Start(4, 40), Start(5, 50), Start(8, 80))
+    asked = own = lives[-1]
+    assert contradiction(own, asked, Start(5, 51), lives)
+    assert not contradiction(own, asked, Start(5, 50), lives)
+    assert not contradiction(own, asked, Start(7, 50), lives)  # renewed
+    assert could_be_of(lives, Start(3, 30))  # before what it remembers

@@ -1,7 +1,8 @@
 """The starts of this directory and those heard of other replicas (PROTOCOL 3.9; FAULTS 82).
 
-``node.json`` has the number and the id of the newest start. ``starts.json`` has how far the number has grown
-since, the newest start heard of each other replica, and, once it is known, why this directory is outdated.
+``node.json`` has the number and the id of the newest start, and of those before it. ``starts.json`` has how
+far the number has grown since, the newest start heard of each other replica, and, once it is known, why this
+directory is outdated.
 Both are fsynced before anything that they say is told or relied on.
 """
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from overdb_common.errors import StartupError
 from overdb_node.storage import documents
@@ -20,6 +22,7 @@ _FILE = "starts.json"
 _FORMAT = 1
 # A larger number is no number that a directory has counted up to: damage, or a forged message.
 NUMBER_MAX = 1 << 62
+LIVES_MAX = 64  # that are remembered
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +52,24 @@ def begin(directory: Path) -> Start:
     content = load(path, "incarnation")
     number = max(int(content.get("start_number", 0)), read(directory).number) + 1
     start = Start(number, new_incarnation())
+    lives = [*_lives_of(content), start][-LIVES_MAX:]
     content |= {"start_number": start.number, "start_id": start.id}
+    content["lives"] = [[life.number, life.id] for life in lives]
     write_atomically(path, documents.encode(content))
     return start
+
+
+def lives(directory: Path) -> tuple[Start, ...]:
+    """Returns how each life of the directory began, the present one last. Raises StartupError."""
+    return tuple(_lives_of(load(directory / IDENTITY_FILE, "incarnation")))
+
+
+def _lives_of(content: Mapping[str, Any]) -> list[Start]:
+    if "lives" in content:
+        return [Start(int(number), int(life_id)) for number, life_id in content["lives"]]
+    # Written before lives were remembered: the newest one is known.
+    number = int(content.get("start_number", 0))
+    return [Start(number, int(content["start_id"]))] if number else []
 
 
 def read(directory: Path) -> Noted:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 import grpc
@@ -53,6 +53,9 @@ class Sender:
     start: Start = NO_START
     founding_groups: int = 0
     level: int = 0  # the newest that its program knows
+    lives: Sequence[
+        Start
+    ] = ()  # of its directory, oldest first; only of one that introduces itself
 
 
 class Peer:

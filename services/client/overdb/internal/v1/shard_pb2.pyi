@@ -824,6 +824,7 @@ class Introduction(google.protobuf.message.Message):
     ADDRESS_FIELD_NUMBER: builtins.int
     TERM_FIELD_NUMBER: builtins.int
     LAST_INDEX_FIELD_NUMBER: builtins.int
+    LIVES_FIELD_NUMBER: builtins.int
     cluster: builtins.str
     founding_groups: builtins.int
     incarnation: builtins.int
@@ -834,6 +835,12 @@ class Introduction(google.protobuf.message.Message):
     term: builtins.int
     """Set as long as this start takes part in nothing: the term and the end of the log on its disk."""
     last_index: builtins.int
+    @property
+    def lives(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Start]:
+        """The first start number of each life of this directory and its id, oldest first, this one last; without the
+        oldest where there were many.
+        """
+
     def __init__(
         self,
         *,
@@ -845,9 +852,10 @@ class Introduction(google.protobuf.message.Message):
         address: builtins.str = ...,
         term: builtins.int | None = ...,
         last_index: builtins.int = ...,
+        lives: collections.abc.Iterable[global___Start] | None = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["_term", b"_term", "term", b"term"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_term", b"_term", "address", b"address", "cluster", b"cluster", "founding_groups", b"founding_groups", "from", b"from", "incarnation", b"incarnation", "last_index", b"last_index", "start_id", b"start_id", "start_number", b"start_number", "term", b"term"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["_term", b"_term", "address", b"address", "cluster", b"cluster", "founding_groups", b"founding_groups", "from", b"from", "incarnation", b"incarnation", "last_index", b"last_index", "lives", b"lives", "start_id", b"start_id", "start_number", b"start_number", "term", b"term"]) -> None: ...
     def WhichOneof(self, oneof_group: typing.Literal["_term", b"_term"]) -> typing.Literal["term"] | None: ...
 
 global___Introduction = Introduction
