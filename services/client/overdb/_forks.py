@@ -26,9 +26,11 @@ from concurrent.futures import Future, wait
 from pathlib import Path
 from typing import Any, Protocol
 
-PAUSE_SECONDS_MAX = 2.0  # for all clients together
-CALLS_SECONDS_MAX = 0.25  # for calls that were cancelled; usually a millisecond
-ENDING_SECONDS_MAX = 1.0  # for gRPC's threads, once nothing uses it; usually a millisecond
+# Each of these takes a millisecond as a rule, and much longer on a machine that has too much to do.
+PAUSE_SECONDS_MAX = 5.0  # for all clients together
+CALLS_SECONDS_MAX = 2.0  # for calls that were cancelled
+ENDING_SECONDS_MAX = 5.0  # for gRPC's threads, once our clients have let go of it
+OTHERS_SECONDS_MAX = 1.0  # the same where none of them has: others may use gRPC, and go on doing so
 _POLL_SECONDS = 0.0005
 # Threads of gRPC's core, as Linux shows their names (at most 15 characters), and of its Python part.
 _CORE_THREADS = (
@@ -84,7 +86,8 @@ class _Forking:
         self._was_in_use = False
         with contextlib.suppress(Exception):  # a fork must not fail over this
             self._pause_all()
-            self._was_in_use = not _ended()
+            seconds_max = ENDING_SECONDS_MAX if self._paused else OTHERS_SECONDS_MAX
+            self._was_in_use = not _ended(seconds_max)
 
     def _pause_all(self) -> None:
         running = asyncio._get_running_loop()  # noqa: SLF001  # the public one raises where there is none
@@ -145,17 +148,17 @@ def _is_of_a_call(coroutine: object) -> bool:
     return getattr(coroutine, "__qualname__", "").startswith("_AioCall.")
 
 
-def _ended() -> bool:
+def _ended(seconds_max: float) -> bool:
     """Wait until gRPC has ended its threads; return whether it has."""
     if not any(_grpc_threads()):
         return True
     collected = False
-    end = time.monotonic() + ENDING_SECONDS_MAX
-    while time.monotonic() < end:
+    began = time.monotonic()
+    while time.monotonic() < began + seconds_max:
         time.sleep(_POLL_SECONDS)
         if not any(_grpc_threads()):
             return True
-        if not collected and time.monotonic() > end - ENDING_SECONDS_MAX / 2:
+        if not collected and time.monotonic() > began + OTHERS_SECONDS_MAX / 2:
             collected = True
             gc.collect()  # channels of others that wait for the collector
     return False
