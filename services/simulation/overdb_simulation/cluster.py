@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextvars import copy_context
+from dataclasses import replace
 from random import Random
 from typing import Any, cast
 
@@ -16,6 +17,7 @@ from overdb_node.backend import ReplicaBackend
 from overdb_node.direct import DirectBackend, add_service
 from overdb_node.metrics import NodeMetrics
 from overdb_node.node import open_storage
+from overdb_node.raft.settings import RaftSettings
 from overdb_node.replica import Replica
 from overdb_node.settings import NodeSettings
 from overdb_node.transport.peers import Sender
@@ -32,6 +34,15 @@ RESTART_SECONDS = 1.0  # after which a supervisor starts a process again that ha
 ROUTER_ADDRESS = "router-%d:7400"
 NODE_ADDRESS = "s%dr%d:7410"
 DIRECT_ADDRESS = "s%dr%d:7420"
+
+
+class _Settings(NodeSettings):
+    """Settings with some numbers of the core that no operator chooses."""
+
+    core_limits: dict[str, int] = {}  # noqa: RUF012  # pydantic copies it
+
+    def raft_settings(self) -> RaftSettings:
+        return replace(super().raft_settings(), **self.core_limits)
 
 
 class _NoMetrics:
@@ -103,6 +114,8 @@ class Node:
         object.__setattr__(settings, "data", self.disk.root)
         object.__setattr__(settings, "snapshot_log_bytes", self.cluster.snapshot_log_bytes)
         object.__setattr__(settings, "chunk_bytes", self.cluster.chunk_bytes)
+        for name, value in self.cluster.own_limits.items():
+            object.__setattr__(settings, name, value)
         try:
             storage = open_storage(settings)
             metrics = cast("NodeMetrics", _NoMetrics())
@@ -232,6 +245,8 @@ class Cluster:
         self.snapshot_log_bytes = world.random.choice((4096, 16_384, 65_536))
         self.chunk_bytes = world.random.choice((512, 4096))
         self.compare_seconds = world.random.choice((0.5, 3.0))
+        self.own_limits: dict[str, int] = {}  # of settings, beyond what they allow
+        self.core_limits: dict[str, int] = {}  # of RaftSettings
         self.nodes_by_process: dict[Process, Node] = {}
         self.nodes = [Node(self, g, n) for g in range(groups) for n in range(replicas)]
         self._founders = {node: node.replica_id for node in self.nodes}
@@ -251,7 +266,7 @@ class Cluster:
             for n, founder in self._founders.items()
             if n.group == node.group
         )
-        return NodeSettings(
+        return _Settings(
             node_id=node.replica_id,
             group=node.group,
             groups=node.groups,
@@ -260,6 +275,7 @@ class Cluster:
             listen=node.address,
             direct_listen=DIRECT_ADDRESS % node.place,
             join=node.joins,
+            core_limits=self.core_limits,
             **{
                 "disk_free_bytes_min": 1 << 20,
                 "compare_seconds": self.compare_seconds,

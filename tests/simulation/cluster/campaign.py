@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
 
-from tests.simulation.cluster.faults import FAULTS
+from tests.simulation.cluster.faults import FAULTS, LAGGING
 from tests.simulation.cluster.run import Outcome, Run
 from tests.simulation.cluster.workloads import ALL
 
@@ -85,7 +85,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--trace", action="store_true", help="print all that happened in --seed")
     options = parser.parse_args(arguments)
     quiet()
-    only = _chosen(parser, "--faults", options.faults, [kind for _, kind in FAULTS])
+    only = _chosen(parser, "--faults", options.faults, [kind for _, kind in (*FAULTS, LAGGING)])
     workloads = _chosen(
         parser, "--workloads", options.workloads, [str(vars(w)["name"]) for w in ALL]
     )

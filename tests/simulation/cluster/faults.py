@@ -20,6 +20,7 @@ from overdb_simulation.network import Weather
 from tests.simulation.cluster import settings
 from tests.simulation.cluster.clocks import Clocks, set_process_clock
 from tests.simulation.cluster.hostile import HostileMessages
+from tests.simulation.cluster.lagging import Absence
 from tests.simulation.cluster.operators import Operators
 from tests.simulation.cluster.restores import Restore, seconds_until_put_back
 from tests.simulation.cluster.suspends import suspend_a_machine, suspend_all_machines
@@ -84,6 +85,9 @@ FAULTS = (
 )
 
 
+# In runs with small logs, and only there: elsewhere no leader gives a follower up within seconds.
+LAGGING = (8, "leave_behind")
+
 # Release 0.1.0 breaks promises under them: they wait until the last program is upgraded.
 SURVIVED_FROM_LEVEL_1 = frozenset(
     (
@@ -107,8 +111,11 @@ class Faults:
         random: Random,
         only: Collection[str] = (),
         clocks: Clocks | None = None,
+        *,
+        lagging: bool = False,
     ) -> None:
-        """``only``: names of methods, where a run is to have no other faults."""
+        """``only``: names of methods, where a run is to have no other faults. ``lagging``: some followers
+        are left behind."""
         self._cluster = cluster
         self.clocks = clocks or Clocks(cluster)
         self.time_was_wrong = False  # of a whole group
@@ -138,6 +145,9 @@ class Faults:
             if only:
                 factor = int(kind.__name__ in only)
             self._kinds[position] = (weight * factor, kind)
+        weight, name = LAGGING
+        if lagging and (not only or name in only):
+            self._kinds.append((weight, getattr(self, name)))
         if not any(weight for weight, _ in self._kinds):
             self._kinds[0] = (1, self.kill)
 
@@ -317,6 +327,38 @@ class Faults:
                 self._later(self._seconds(), lambda: self._start(node))
 
         look()
+
+    def leave_behind(self) -> None:
+        """A follower is away until its leader has compacted what it would need next; then it catches up,
+        on a slow disk at times, while writes go on (FAULTS 83)."""
+        leader = self._a_leader()
+        if leader is None:
+            return
+        followers = [n for n in self._cluster.group(leader.group) if n is not leader]
+        node = self._random.choice(followers)
+        if not node.is_up or node.replica is None or node in self.operators.off:
+            return
+        last = node.replica.raft.log.last_index
+        killed = self._random.random() < 0.7
+        slow = self._random.choice((0.0, 0.01, 0.1))
+
+        def back() -> None:
+            self._note("came back", node.name)
+            node.slow_seconds = slow
+            self._later(self._seconds(1.0), lambda: setattr(node, "slow_seconds", 0.0))
+            if killed:
+                self._start(node)
+            elif network.cut is marker:
+                network.set_cut(())
+
+        self._note("left behind", node.name, killed=killed, last=last)
+        network, marker = self._world.network, None
+        if killed:
+            node.kill(power=self._random.random() < 0.5)
+        else:
+            network.set_cut(self._apart({node.name}))
+            marker = network.cut
+        Absence(self._world, self._cluster, node, last, back).look()
 
     def lose_power_everywhere(self) -> None:
         self._note("power loss everywhere")

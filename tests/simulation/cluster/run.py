@@ -14,9 +14,11 @@ from typing import Any
 import overdb
 from overdb_common.level import LEVEL
 from overdb_node.machine.machine import Machine
+from overdb_node.raft.messages import Append
 from overdb_simulation.cluster import Cluster, Node
 from overdb_simulation.loop import Process, current_process
 from overdb_simulation.substitutes import World, substituted
+from tests.simulation.cluster import lagging
 from tests.simulation.cluster.clocks import Clocks
 from tests.simulation.cluster.faults import Faults
 from tests.simulation.cluster.history import NO_ANSWER, Recorder
@@ -76,6 +78,7 @@ class Run:
         workloads: Collection[str] = (),
         leases: bool | None = None,
         hoards: bool | None = None,
+        lags: bool | None = None,
         **overrides: Any,
     ) -> None:
         self.seed = seed
@@ -99,6 +102,9 @@ class Run:
         self.hoards = Random(f"hoards {seed}").random() < 0.3 if hoards is None else hoards
         if self.hoards:
             self._overrides = {"retention_seconds": 3, **self._overrides}
+        # Followers that are left behind by small logs; a hoard's snapshots are large, and they would be slow.
+        drawn = not only and lagging.is_drawn(seed)
+        self.lags = (drawn if lags is None else lags) and not self.hoards
 
     def run(self) -> Outcome:
         began = time.perf_counter()
@@ -106,6 +112,8 @@ class Run:
         self.cluster = cluster = Cluster(world, **self._overrides)
         if self.hoards:
             cluster.chunk_bytes = HOARD_CHUNK_BYTES
+        if self.lags:
+            lagging.make_limits_small(cluster, self.seed)
         cluster.own_settings, cluster.clock_rate = self._leases.settings, self._leases.clock_rate
         self._invariants.leases.cluster = cluster
         self.clocks = self._invariants.time.clocks = Clocks(cluster)
@@ -135,7 +143,7 @@ class Run:
     def _run(self) -> None:
         world, cluster = self.world, self.cluster
         random = Random(world.random.getrandbits(64))
-        self.faults = faults = Faults(cluster, random, self.only, self.clocks)
+        self.faults = faults = Faults(cluster, random, self.only, self.clocks, lagging=self.lags)
         cluster.fatal = self._on_fatal
         world.loop.step_hook = self._on_step
         world.network.on_packet = self._on_packet
@@ -163,6 +171,7 @@ class Run:
                 differences = node.replica.comparing.differences
                 self.outcome.counts["checksums compared"] += differences.compared
                 self.outcome.counts["reads by lease"] += node.replica.raft.lease.reads
+        self.outcome.counts["lagged at a compaction"] += self._invariants.kept.checked
         once = self._invariants.once
         self.outcome.counts["requests answered from what was kept"] += once.repeated
         self.outcome.counts["requests that waited for locks"] += once.waited
@@ -237,10 +246,24 @@ class Run:
 
     def _on_packet(self, sender_id: int, receiver_id: int, messages: list[Any]) -> None:
         self._invariants.votes.on_packet(sender_id, receiver_id, messages)
+        if self.lags:
+            self._count_read_back(sender_id, messages)
         if self.traced:
             self.outcome.packets.append(
                 f"{self.world.loop.time():.9f} {sender_id} > {receiver_id} {messages}"
             )
+
+    def _count_read_back(self, sender_id: int, messages: list[Any]) -> None:
+        """Count the messages with entries that the leader did not have in memory."""
+        for node in self.cluster.nodes:
+            if node.replica_id == sender_id and node.replica is not None:
+                evicted = node.replica.raft.log.evicted_index
+                self.outcome.counts["entries read back"] += sum(
+                    isinstance(message, Append)
+                    and bool(message.entries)
+                    and message.first_index <= evicted
+                    for message in messages
+                )
 
     # --- looking ----------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import pytest
 
 from tests.simulation.cluster import full_disk_variants as full
+from tests.simulation.cluster import lagging_variants as lag
 from tests.simulation.cluster import variants
 from tests.simulation.cluster.run import Outcome, Run
 from tests.simulation.transactions import test_variants as of_transactions
@@ -45,6 +46,7 @@ class Setting:
     pause: float = 0.0  # seconds between two steps of a client; 0: drawn
     leases: bool = False  # in all seeds, not in some
     hoards: bool = False  # likewise
+    lags: bool = False  # likewise
 
     def run(self, seed: int) -> Outcome:
         return Run(
@@ -54,7 +56,8 @@ class Setting:
             workloads=self.workloads,
             pause=self.pause,
             leases=self.leases or None,
-            hoards=self.hoards or None,
+            hoards=False if self.lags else self.hoards or None,
+            lags=self.lags or None,
         ).run()
 
 
@@ -63,6 +66,7 @@ READS = ("registers",)
 FULL = Setting(
     ("fill_disk", "fill_the_leaders_disk", "fill_the_disks_of_a_group"), READS, hoards=True
 )
+LAGGING = Setting(("leave_behind",), pause=0.03, lags=True)
 HOSTILE = Setting(("send_hostile_messages",))
 # The broken build, what must be said of it (a regular expression), the setting.
 CASES: list[tuple[Callable[[Patch], None], str, Setting]] = [
@@ -191,6 +195,9 @@ CASES: list[tuple[Callable[[Patch], None], str, Setting]] = [
     (full.old_versions_stay, r"disks? .*full", FULL),
     (full.scans_are_refused, r"a scan was refused by a full disk|not healed|healed cluster", FULL),
     (full.transfers_keep_off_the_reserve, r"disk (nearly )?full|caught up", FULL),
+    (lag.held_until_all_is_sent, r"compacted \d+ to \d+ while replica \d+ lacks", LAGGING),
+    (lag.held_until_the_transfer_ends, r"compacted \d+ to \d+ while replica \d+ lacks", LAGGING),
+    (lag.nothing_is_evicted, r"bytes of applied entries are in memory", LAGGING),
     (
         variants.floors_of_the_settings,
         r"the floors of ids and versions went from|ran before, and again|was refused as expired",

@@ -15,7 +15,9 @@ from tests.simulation.cluster.invariants.group_time import GroupTime
 from tests.simulation.cluster.invariants.leader_completeness import LeaderCompleteness
 from tests.simulation.cluster.invariants.lease_safety import LeaseSafety
 from tests.simulation.cluster.invariants.locks_held import LocksHeld
+from tests.simulation.cluster.invariants.log_kept import LogKept
 from tests.simulation.cluster.invariants.log_matching import LogMatching
+from tests.simulation.cluster.invariants.log_memory import LogMemory
 from tests.simulation.cluster.invariants.state_equality import StateEquality
 from tests.simulation.cluster.invariants.transaction_votes import TransactionVotes
 
@@ -29,10 +31,13 @@ class Invariants:
         self.once = ExactlyOnce()
         self.leases = LeaseSafety()
         self.votes = DurableVotes()  # looks at packets too
+        self.kept = LogKept()
         self.of_steps: list[Invariant] = [
             ElectionSafety(),
             self.leases,
             LogMatching(),
+            LogMemory(),
+            self.kept,
             LeaderCompleteness(),
             Bounds(),
             Durability(),

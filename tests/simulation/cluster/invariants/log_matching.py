@@ -16,25 +16,33 @@ class LogMatching:
         ] = {}  # by replica: end of its log when seen
 
     def check(self, seen: Seen) -> None:
-        log = seen.replica.raft.log
-        last = (
-            log.slice(seen.now.last, seen.now.last)[0] if seen.now.last > seen.now.first else None
-        )
+        log, now = seen.replica.raft.log, seen.now
+        last = log.slice(now.last, now.last)[0] if now.last > log.evicted_index else None
         known = self._lasts.get(seen.name)
-        self._lasts[seen.name] = (seen.now.last, last)
+        self._lasts[seen.name] = (now.last, last)
         before = seen.before
-        same_term = before is not None and before.term == seen.now.term
-        if same_term and known is not None and known[1] is last:
+        same_term = before is not None and before.term == now.term
+        if same_term and known is not None and known[0] == now.last and known[1] is last:
             return
-        for index in range(seen.now.last, self._checked(seen, known), -1):
-            term = log.term_at(index)
-            assert term is not None
+        for index in range(now.last, self._checked(seen, known), -1):
+            self._check_entry(seen, index)
+
+    def _check_entry(self, seen: Seen, index: int) -> None:
+        """Of an entry that is not in memory any more, only the terms are known here."""
+        log = seen.replica.raft.log
+        term, term_before = log.term_at(index), log.term_at(index - 1) or 0
+        assert term is not None
+        key = (seen.group, index, term)
+        if index > log.evicted_index:
             entry = log.slice(index, index)[0]
-            content = (hash((entry.kind, entry.payload)), log.term_at(index - 1) or 0)
-            if self._entries.setdefault((seen.group, index, term), content) != content:
-                raise Violation(
-                    f"{seen.name}: entry {index} of term {term} is not what it is elsewhere"
-                )
+            content = (hash((entry.kind, entry.payload)), term_before)
+            good = self._entries.setdefault(key, content) == content
+        else:
+            good = key not in self._entries or self._entries[key][1] == term_before
+        if not good:
+            raise Violation(
+                f"{seen.name}: entry {index} of term {term} is not what it is elsewhere"
+            )
 
     @staticmethod
     def _checked(seen: Seen, known: tuple[int, Entry | None] | None) -> int:
@@ -43,6 +51,8 @@ class LogMatching:
         if seen.before is None or known is None or seen.before.term != seen.now.term:
             return first
         index, entry = known
-        if entry is None or not first < index <= seen.now.last:
+        if not first < index <= seen.now.last:
             return first
+        if index <= log.evicted_index:
+            return index  # it was applied: nothing up to it is cut
         return index if log.slice(index, index)[0] is entry else first
