@@ -28,6 +28,9 @@ RARE = (
     "event: promoted",
     "event: removed",
     "fault: kill behind one",  # an installation
+    "fault: came back",  # a follower that was left behind
+    "entries read back",  # from disk, for one that lags
+    "lagged at a compaction",
     "fault: suspended machines",
     "unknown",
     "requests answered from what was kept",

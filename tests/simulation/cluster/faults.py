@@ -86,7 +86,7 @@ FAULTS = (
 
 
 # In runs with small logs, and only there: elsewhere no leader gives a follower up within seconds.
-LAGGING = (8, "leave_behind")
+LAGGING = (25, "leave_behind")
 
 # Release 0.1.0 breaks promises under them: they wait until the last program is upgraded.
 SURVIVED_FROM_LEVEL_1 = frozenset(

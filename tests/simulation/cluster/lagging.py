@@ -11,7 +11,7 @@ from random import Random
 from overdb_simulation.cluster import Cluster, Node
 from overdb_simulation.substitutes import World
 
-SHARE = 0.3  # of all seeds that do not hoard
+SHARE = 0.4  # of all seeds that do not hoard
 AWAY_SECONDS_MAX = 8.0
 LOOK_SECONDS = 0.1
 
