@@ -67,7 +67,7 @@ READS = ("registers",)
 FULL = Setting(
     ("fill_disk", "fill_the_leaders_disk", "fill_the_disks_of_a_group"), READS, hoards=True
 )
-LAGGING = Setting(("leave_behind",), pause=0.03, lags=True)
+LAGGING = Setting(("leave_behind",), pause=0.06, lags=True)
 HOSTILE = Setting(("send_hostile_messages",))
 # The broken build, what must be said of it (a regular expression), the setting.
 CASES: list[tuple[Callable[[Patch], None], str, Setting]] = [
