@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from overdb_node.raft.messages import Answer, Append, Offer, OfferAnswer
+from overdb_node.raft.output import EventKind
 from overdb_node.raft.settings import RaftSettings
 from overdb_node.raft.types import DiskState, Entry, EntryKind
 from tests.paper.helpers import Node, Sent, all_of, append, committed_leader, only
@@ -84,7 +85,21 @@ def test_a_snapshot_that_does_not_fit_is_not_asked_for() -> None:
     sent = node.receive_settled(2, Offer(1, 3, 5, 1, 1000))
     assert only(sent, Answer).ok
     assert not all_of(sent, OfferAnswer)
+    assert node.raft.following.needs_room_bytes == 1000
     assert all_of(node.receive_settled(2, Offer(1, 4, 5, 1, 999)), OfferAnswer)
+    assert not node.raft.following.needs_room_bytes
+
+
+def test_that_a_snapshot_does_not_fit_is_said_until_it_is_not_needed() -> None:
+    node = Node("1.1", commit=1)
+    node.raft.set_room(DiskState.FREE, 999)
+    said = []
+    for round_ in (3, 4):
+        node.raft.receive(2, Offer(1, round_, 5, 1, 1000))
+        said += [event.kind for event in node.raft.take_output().events]
+    assert said.count(EventKind.SNAPSHOT_HAS_NO_ROOM) == 1
+    node.receive_settled(2, of_sizes(2, 9))  # another leader, or one that has the entries after all
+    assert not node.raft.following.needs_room_bytes
 
 
 def test_one_under_way_goes_on_though_its_bytes_take_the_room() -> None:

@@ -108,6 +108,13 @@ class DiskSpace:
             "Enlarge the disk, or remove other files from it"
         )
 
+    def problem_of_snapshot(self, size: int) -> str:
+        """What an operator should know and do while a snapshot of that size is needed and does not fit."""
+        return (
+            f"it has fallen behind, and the leader's snapshot of {size / _MIB:.1f} MiB does not fit twice "
+            f"into {self.free_bytes // _MIB} MiB free. Enlarge the disk, or remove other files from it"
+        )
+
 
 def _replicas_beside(directory: Path) -> int:
     """How many directories of replicas lie beside this one, on its file system; 0 where it cannot be seen."""

@@ -62,7 +62,7 @@ async def run(settings: NodeSettings, stop: asyncio.Event) -> None:
     replica = Replica(
         settings, storage, NodeMetrics(registry, settings.group, settings.node_id), on_fatal
     )
-    _register_gauges(replica)
+    register_gauges(replica)
     servers = [await _serve(settings, replica)]
     if (listener := await direct.serve(ReplicaBackend(replica), replica)) is not None:
         servers.append(listener)
@@ -159,7 +159,7 @@ async def _serve(settings: NodeSettings, replica: Replica) -> tuple[grpc.aio.Ser
     return server, shard_service
 
 
-def _register_gauges(replica: Replica) -> None:
+def register_gauges(replica: Replica) -> None:
     raft, gauge = replica.raft, replica.metrics.gauge
     gauge("overdb_term", "Raft term", lambda: raft.term)
     gauge("overdb_is_leader", "1 when this replica leads its group", lambda: float(raft.is_leader))
@@ -226,6 +226,11 @@ def _register_gauges(replica: Replica) -> None:
         "overdb_disk_state",
         "0: enough room; 1: what stores a value is refused; 2: nothing is stored",
         lambda: float(replica.raft.disk),
+    )
+    gauge(
+        "overdb_snapshot_without_room_bytes",
+        "Size of the snapshot that this replica needs and has no room for; 0: there is none",
+        lambda: float(raft.following.needs_room_bytes),
     )
     gauge(
         "overdb_peer_queue_bytes",

@@ -262,6 +262,7 @@ class Replica:
             self.admission.problem,
             self.snapshotting.damaged.problem,
             self._disk_problem,
+            self._snapshot_problem,
             self.raft.leading.retention.problem,
             self.timekeeper.problem,
             self.timekeeper.group_problem(self.machine),
@@ -287,6 +288,11 @@ class Replica:
                 f"{taken}. overdb status says which, and what to do"
             )
         return self.disk.problem
+
+    @property
+    def _snapshot_problem(self) -> str:
+        size = self.raft.following.needs_room_bytes
+        return self.disk.problem_of_snapshot(size) if size and not self.raft.is_leader else ""
 
     @property
     def is_stuck(self) -> bool:

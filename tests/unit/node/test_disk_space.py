@@ -109,3 +109,14 @@ def test_the_problem_says_what_to_do_in_two_lines(
     assert len(disk.space.problem) < 2 * 110
     disk.look(500)
     assert disk.space.problem == ""
+
+
+def test_a_snapshot_without_room_says_what_to_do_in_two_lines(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    disk = Disk(monkeypatch, tmp_path)
+    disk.look(150)
+    problem = disk.space.problem_of_snapshot(100 * MIB)
+    assert "snapshot of 100.0 MiB does not fit twice into 150 MiB free" in problem
+    assert "Enlarge the disk" in problem
+    assert len(problem) < 2 * 110

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import shutil
+from collections.abc import AsyncIterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,10 +16,13 @@ from overdb.internal.v1 import log_pb2, shard_pb2
 from overdb.v1 import kv_pb2
 from overdb_node.backend import ReplicaBackend
 from overdb_node.metrics import NodeMetrics
-from overdb_node.node import open_storage
+from overdb_node.node import open_storage, register_gauges
+from overdb_node.raft.messages import Offer
 from overdb_node.replica import Replica
 from overdb_node.settings import NodeSettings
 from tests.unit.node.test_disk_stall import Caught, until
+
+MIB = 1 << 20
 
 
 def message(now_us: int, *numbers: int) -> shard_pb2.ShardRequest:
@@ -37,29 +42,46 @@ def message(now_us: int, *numbers: int) -> shard_pb2.ShardRequest:
     )
 
 
+@contextlib.asynccontextmanager
+async def running(
+    directory: Path, members: str, registry: CollectorRegistry | None = None
+) -> AsyncIterator[Replica]:
+    settings = NodeSettings.model_validate(
+        {
+            "node_id": 1,
+            "groups": 1,
+            "members": members,
+            "data": directory / "node",
+            "tick_ms": 10,
+            "heartbeat_ms": 20,
+            "election_ms_min": 200,
+            "election_ms_max": 300,
+        }
+    )
+    failures: list[str] = []
+    metrics = NodeMetrics(registry or CollectorRegistry(), 0, 1)
+    replica = Replica(settings, open_storage(settings), metrics, failures.append)
+    register_gauges(replica)
+    replica.start()
+    try:
+        yield replica
+    finally:
+        await replica.stop()
+    assert failures == []
+
+
+def without_room_bytes(registry: CollectorRegistry) -> float | None:
+    name = "overdb_snapshot_without_room_bytes"
+    return registry.get_sample_value(name, {"group": "0", "replica": "1"})
+
+
 def test_a_full_replica_answers_the_copies_of_what_has_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def run() -> None:
-        settings = NodeSettings.model_validate(
-            {
-                "node_id": 1,
-                "groups": 1,
-                "members": "1=127.0.0.1:1",
-                "data": tmp_path / "node",
-                "tick_ms": 10,
-                "heartbeat_ms": 20,
-                "election_ms_min": 200,
-                "election_ms_max": 300,
-            }
-        )
-        failures: list[str] = []
-        metrics = NodeMetrics(CollectorRegistry(), 0, 1)
-        replica = Replica(settings, open_storage(settings), metrics, failures.append)
-        replica.start()
-        backend = ReplicaBackend(replica)
         answers = Caught()
-        try:
+        async with running(tmp_path, "1=127.0.0.1:1") as replica:
+            backend = ReplicaBackend(replica)
             await until(lambda: replica.raft.serves and replica.raft.applied and replica.stamp())
             now_us = replica.stamp()
             backend.exchange(message(now_us, 1), answers)
@@ -72,9 +94,34 @@ def test_a_full_replica_answers_the_copies_of_what_has_run(
             [known] = refused.late
             assert known.position == 1
             assert [known.result.put.version] == list(written.versions)
-        finally:
             monkeypatch.undo()
-            await replica.stop()
-        assert failures == []
+
+    asyncio.run(run())
+
+
+def test_a_follower_without_room_for_a_snapshot_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In ``overdb status``, which shows what Describe says, and in the metrics."""
+
+    async def run() -> None:
+        members = "1=127.0.0.1:1,2=127.0.0.1:2,3=127.0.0.1:3"
+        registry = CollectorRegistry()
+        async with running(tmp_path, members, registry) as replica:
+            backend = ReplicaBackend(replica)
+            free = 300 * MIB
+            monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
+            await until(lambda: replica.disk.free_bytes == free)
+            offer = Offer(1, 1, 5, 1, free)
+            replica.raft.receive(2, offer)
+            said = (await backend.describe(shard_pb2.DescribeRequest())).problem
+            assert "snapshot of 300.0 MiB does not fit twice into 300 MiB free" in said
+            assert without_room_bytes(registry) == free
+            free = 1000 * MIB
+            await until(lambda: replica.disk.free_bytes == free)
+            replica.raft.receive(2, offer)
+            assert "does not fit" not in replica.problem
+            assert without_room_bytes(registry) == 0
+            monkeypatch.undo()
 
     asyncio.run(run())

@@ -37,6 +37,8 @@ class Following:
         self._staging: _StagingKey | None = None
         self._staged = 0  # bytes of it that are on disk
         self._handed_out = 0  # bytes of it that the host was given
+        # Size of the leader's snapshot that this replica needs and has no room for; 0: there is none.
+        self.needs_room_bytes = 0
 
     def on_message(self, leader: int, message: Append | Offer | Chunk) -> None:
         """A message of the leader of this very term."""
@@ -47,6 +49,7 @@ class Following:
             raft.agreed_term, raft.agreed = raft.term, raft.commit_index
             self._leader_commit = self._round = self._acknowledged = 0
             self._answer_due = False
+            self.needs_room_bytes = 0
         self._round = max(self._round, message.round)
         if isinstance(message, Append):
             self._on_append(leader, message)
@@ -62,6 +65,7 @@ class Following:
         if message.first_index > raft.agreed + 1:
             self._answer(leader, ok=False)
             return
+        self.needs_room_bytes = 0
         self._leader_commit = max(self._leader_commit, message.leader_commit)
         added = self._take(message) if message.entries else False
         self._advance_commit()
@@ -154,15 +158,15 @@ class Following:
             raft.agreed = max(raft.agreed, offer.index)
             raft.commit_index = max(raft.commit_index, min(offer.index, raft.durable))
         if offer.index <= raft.agreed:
+            self.needs_room_bytes = 0
             self._answer(leader, ok=True)
             return
         key = _StagingKey(raft.term, leader, offer.index, offer.element_term)
         room = raft.snapshot_bytes_max
         if room is not None and offer.size > room and self._staging != key:
-            self._answer(
-                leader, ok=True
-            )  # alive, and without room: the transfer does not begin (1.4)
+            self._lack_room(leader, offer)
             return
+        self.needs_room_bytes = 0
         if self._staging != key:
             raft.emit(
                 EventKind.SNAPSHOT_OFFERED, leader, f"index {offer.index}, {offer.size} bytes"
@@ -179,6 +183,15 @@ class Following:
                 raft.settings.chunk_window_bytes,
             ),
         )
+
+    def _lack_room(self, leader: int, offer: Offer) -> None:
+        """Answer as to a heartbeat: alive, and the transfer does not begin (1.4)."""
+        if not self.needs_room_bytes:
+            self._raft.emit(
+                EventKind.SNAPSHOT_HAS_NO_ROOM, leader, f"index {offer.index}, {offer.size} bytes"
+            )
+        self.needs_room_bytes = offer.size
+        self._answer(leader, ok=True)
 
     def _adopt(self, key: _StagingKey) -> None:
         if self._staging != key:

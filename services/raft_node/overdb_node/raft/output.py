@@ -99,6 +99,7 @@ class EventKind(Enum):
     ELECTED = "elected"
     STEPPED_DOWN = "stepped_down"
     NEW_LEADER = "new_leader"
+    SNAPSHOT_HAS_NO_ROOM = "snapshot_has_no_room"
     SNAPSHOT_OFFERED = "snapshot_offered"
     SNAPSHOT_INSTALLED = "snapshot_installed"
     OWN_SNAPSHOT_DAMAGED = "own_snapshot_damaged"
