@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from bench import report
-from bench.growth import shape, size, trouble
+from bench.growth import lag, shape, size, trouble
 
 SECTIONS = {
     "keys": size.keys,
@@ -22,6 +22,7 @@ SECTIONS = {
     "large": shape.large,
     "slow-follower": trouble.slow_follower,
     "overload": trouble.overload,
+    "catch-up": lag.catch_up,
 }
 
 

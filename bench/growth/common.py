@@ -17,7 +17,7 @@ from bench.figures import percentile, spread
 from bench.load import cpu_seconds
 from bench.stores import by_group, error_name
 from bench.workloads import STRIDE, VALUE_BYTES, value_of
-from tests.integration.cluster import LocalCluster, Process
+from tests.integration.cluster import LocalCluster, Process, observed
 
 BATCH = 500  # puts in one transaction, while filling
 FILLERS = 8  # of these at a time
@@ -69,13 +69,12 @@ class Puts:
 
 
 @contextlib.contextmanager
-def cluster(groups: int = 2, **settings: str) -> Iterator[LocalCluster]:
-    """A running cluster in a directory of its own below the present one."""
-    with (
-        tempfile.TemporaryDirectory(prefix="overdb-growth-", dir=Path.cwd()) as directory,
-        LocalCluster(Path(directory), groups=groups, settings=settings) as running,
-    ):
-        yield running
+def cluster(groups: int = 2, *, metrics: bool = False, **settings: str) -> Iterator[LocalCluster]:
+    """A running cluster in a directory of its own below the present one; nodes have metrics if wanted."""
+    with tempfile.TemporaryDirectory(prefix="overdb-growth-", dir=Path.cwd()) as directory:
+        made = LocalCluster(Path(directory), groups=groups, settings=settings)
+        with observed(made) if metrics else made as running:
+            yield running
 
 
 def memory_of(process: Process, field: str) -> int:

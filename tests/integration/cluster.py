@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -234,9 +236,13 @@ class LocalCluster:
         return [
             line
             for log in self.directory.glob("node-*.log")
-            for line in map(_parsed, log.read_text(errors="replace").splitlines())
+            for line in _lines(log)
             if line.get("event") == name
         ]
+
+    def events_of(self, node: Process) -> list[dict[str, Any]]:
+        """All that one node has logged, oldest first."""
+        return _lines(node.log_file)
 
     def hand_overs(self) -> int:
         """How many campaigns were begun because a leader asked for it, not because one fell silent."""
@@ -278,6 +284,10 @@ class LocalCluster:
         return wait_until(found, f"a leader of group {group}")
 
 
+def _lines(log: Path) -> list[dict[str, Any]]:
+    return list(map(_parsed, log.read_text(errors="replace").splitlines()))
+
+
 def _parsed(line: str) -> dict[str, Any]:
     """A line of a log; nothing of what is none: a traceback, or a line that a kill cut."""
     try:
@@ -285,6 +295,27 @@ def _parsed(line: str) -> dict[str, Any]:
     except ValueError:
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def observed(cluster: LocalCluster) -> LocalCluster:
+    """Give every node an address for its metrics."""
+    ports = free_ports(len(cluster.processes) + len(cluster.nodes))[len(cluster.processes) :]
+    for node, port in zip(cluster.nodes.values(), ports, strict=True):
+        node.environment["OVERDB_METRICS_LISTEN"] = f"127.0.0.1:{port}"
+    return cluster
+
+
+def metric(node: Process, name: str) -> float:
+    """The value of a metric of one replica; -1 while it does not answer."""
+    url = f"http://{node.environment['OVERDB_METRICS_LISTEN']}/metrics"
+    try:
+        with urllib.request.urlopen(url, timeout=2) as answer:
+            text = answer.read().decode()
+    except OSError:
+        return -1.0
+    found = re.search(rf"^{name}{{[^}}]*}} (\S+)$", text, re.MULTILINE)
+    assert found is not None, f"{name} is not among the metrics of {node.name}"
+    return float(found[1])
 
 
 @contextlib.contextmanager

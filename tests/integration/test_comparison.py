@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import time
-import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,36 +16,14 @@ from overdb.internal.v1 import shard_pb2, shard_pb2_grpc
 from overdb.sync import Client
 from overdb_node.storage.data import DataStore, encode_version
 from overdb_node.storage.quarantine import FILE
-from tests.integration.cluster import LocalCluster, Process, wait_until
+from tests.integration.cluster import LocalCluster, Process, metric, observed, wait_until
 from tests.integration.test_kills import in_thread
 from tests.integration.workload import Writers
-from tests.ports import free_ports
 from tests.sizes import Sizes
 
 pytestmark = pytest.mark.processes
 KEYS = [b"key-%d" % number for number in range(40)]
 DIVERGED = "replace this replica"
-
-
-def observed(cluster: LocalCluster) -> LocalCluster:
-    """Give every node an address for its metrics."""
-    ports = free_ports(len(cluster.processes) + len(cluster.nodes))[len(cluster.processes) :]
-    for node, port in zip(cluster.nodes.values(), ports, strict=True):
-        node.environment["OVERDB_METRICS_LISTEN"] = f"127.0.0.1:{port}"
-    return cluster
-
-
-def metric(node: Process, name: str) -> float:
-    """The value of a metric of one replica; -1 while it does not answer."""
-    url = f"http://{node.environment['OVERDB_METRICS_LISTEN']}/metrics"
-    try:
-        with urllib.request.urlopen(url, timeout=2) as answer:
-            text = answer.read().decode()
-    except OSError:
-        return -1.0
-    found = re.search(rf"^{name}{{[^}}]*}} (\S+)$", text, re.MULTILINE)
-    assert found is not None, f"{name} is not among the metrics of {node.name}"
-    return float(found[1])
 
 
 def data_of(node: Process) -> Path:

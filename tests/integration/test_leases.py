@@ -12,8 +12,14 @@ import pytest
 import overdb
 from overdb.internal.v1 import shard_pb2, shard_pb2_grpc
 from overdb_torture.links import Links
-from tests.integration.cluster import LocalCluster, Process, paused, wait_until
-from tests.integration.test_comparison import metric, observed
+from tests.integration.cluster import (
+    LocalCluster,
+    Process,
+    metric,
+    observed,
+    paused,
+    wait_until,
+)
 from tests.integration.test_kills import in_thread
 
 pytestmark = pytest.mark.processes
