@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from random import Random
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from overdb_node.machine.floors import Floors
 from overdb_node.machine.machine import MachineSettings
 from overdb_node.machine.types import (
     Acknowledged,
@@ -198,3 +200,23 @@ def test_before_the_first_limits_of_a_log_no_floor_counts() -> None:
     short, long = (group.machine for group in groups)
     assert short.retention_floor == long.retention_floor == NOW
     assert groups[0].store.names == groups[1].store.names
+
+
+@pytest.mark.parametrize("entries_per_write", [2, 3, 7])
+def test_what_is_stored_of_marks_follows_from_the_entries_alone(entries_per_write: int) -> None:
+    """A replica writes once for several entries, and each one has other several of them."""
+
+    def stored_after_each_write(writes_every: int) -> dict[int, bytes]:
+        floors, stored, found = Floors(replace(SHORT, level=1)), b"", {}
+        random, physical = Random(1), NOW
+        for entry in range(200):
+            physical += random.randint(1, 300_000)
+            floors.follow(physical, physical + HOUR)  # versions are far ahead: marks are made
+            if (entry + 1) % writes_every == 0:
+                stored = floors.pack() if floors.changed else stored
+                floors.changed = False
+                found[entry] = stored
+        return found
+
+    each, some = stored_after_each_write(1), stored_after_each_write(entries_per_write)
+    assert some == {entry: each[entry] for entry in some}

@@ -58,6 +58,7 @@ class Floors:
             self.changed = True
         while len(marks) > 1 and marks[1][0] <= physical - retention_us:
             marks.pop(0)
+            self.changed = True  # or what is stored would depend on where a replica writes (!)
 
     def _rise(self, physical: int) -> None:
         settings = self._settings
