@@ -20,6 +20,7 @@ class Kind(StrEnum):
     RESTART_ALL = "restart-all"
     HOSTILE = "hostile"
     RESTORE = "restore"
+    SUSPEND = "suspend"
 
 
 class Role(StrEnum):
@@ -55,6 +56,8 @@ _CLOCK_SECONDS = (
     86_400.0,
     3650 * 86_400.0,
 )  # the longest of each size of a jump
+# How long machines sleep: for that long their wall clocks are behind when they wake up.
+_ASLEEP_SECONDS = (20.0, 90.0, 25 * 60.0, 2 * 3600.0, 26 * 3600.0)
 _SLOT_SECONDS_MAX = 5.0  # a fault and the calm behind it
 _SLOT_SECONDS_MIN = 2.0  # in less, nothing would come of most kinds
 _CALM_BEFORE_SECONDS = 1.0
@@ -73,7 +76,7 @@ class Planned:
     role: Role
     groups: tuple[int, ...]
     way: str = ""
-    amount: float = 0.0  # seconds: of a slow fsync, a clock, a delay
+    amount: float = 0.0  # seconds: of a slow fsync, a clock, a delay, a sleep
     draw: float = 0.0  # in [0, 1): which of several followers or routers
 
 
@@ -139,6 +142,8 @@ def _amount(kind: Kind, way: str, random: Random) -> float:
         return ahead * (
             0.5 if way == DRIFT else random.uniform(0.5, 1.0) * random.choice(_CLOCK_SECONDS)
         )
+    if kind is Kind.SUSPEND:
+        return random.choice(_ASLEEP_SECONDS)
     if way == LAGGING:
         return random.uniform(0.05, 0.25)
     return 0.0

@@ -83,6 +83,8 @@ def in_words(fault: Planned) -> str:
     if fault.kind is Kind.CLOCK_JUMP:
         unit = " s a second" if fault.way == DRIFT else " s"
         return f"{fault.amount:+.1f}{unit}" + (", for good" if fault.way == FOR_GOOD else "")
+    if fault.kind is Kind.SUSPEND:
+        return f"asleep for {fault.amount:g} s"
     if fault.amount:
         return f"{fault.way}, {fault.amount * 1000:.0f} ms"
     return fault.way

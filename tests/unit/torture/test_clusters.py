@@ -231,6 +231,59 @@ async def test_a_clock_that_is_wrong_for_good_stays_so_until_the_next_fault_of_a
     assert offset(1) == 0.0
 
 
+async def test_a_machine_that_slept_is_behind_from_its_first_moment_on(
+    processes: Processes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And stays so until the next fault of a clock: then one of another machine may be wrong."""
+    monkeypatch.setattr("overdb_torture.clusters.local._TAKEN_SECONDS_MAX", 0.05)
+    cluster = LocalCluster(processes.directory)
+    slept, other = cluster.processes[1:3]
+    asleep = fault(Kind.SUSPEND, amount=7200.0)
+    woken_at: list[float] = []
+
+    def offset(number: int) -> float:
+        asked = control.read_json(processes.faults_directory / f"node-{number}.json")
+        return float(asked["clock_offset_seconds"])
+
+    kill = os.kill
+
+    def spy(pid: int, number: int) -> None:
+        if number == signal.SIGCONT:
+            woken_at.append(offset(2))
+        kill(pid, number)
+
+    monkeypatch.setattr(os, "kill", spy)
+    with pytest.raises(NotCarriedOut, match=r"nobody took node-1\.json"):
+        await cluster.begin(fault(Kind.CLOCK_JUMP, FOR_GOOD, 60.0), [cluster.processes[0]])
+    await cluster.begin(asleep, [slept])
+    wait_until(lambda: processes.state("node-2") == "T", "it sleeps")
+    assert offset(1) == 0.0
+    assert not (processes.faults_directory / "node-2.json").exists()
+    with pytest.raises(NotCarriedOut, match=r"nobody took node-2\.json"):
+        await cluster.end(asleep, [slept])
+    assert woken_at == [-7200.0]
+    wait_until(lambda: processes.state("node-2") == "S", "it is awake")
+
+    await cluster.end(fault(Kind.SLOW_FSYNC, amount=0.3), [slept])
+    assert offset(2) == -7200.0
+    await cluster.begin(asleep, [other])
+    assert offset(2) == 0.0
+    await cluster.heal()  # in the middle of its sleep
+    assert (offset(2), offset(3)) == (0.0, 0.0)
+    wait_until(lambda: processes.state("node-3") == "S", "it is awake")
+
+
+async def test_nobody_s_clock_is_set_who_did_not_sleep(processes: Processes) -> None:
+    cluster = LocalCluster(processes.directory)
+    processes.popen["node-1"].kill()
+    processes.popen["node-1"].wait()
+    asleep = fault(Kind.SUSPEND, amount=20.0)
+    with pytest.raises(NotCarriedOut, match="node-1 does not run"):
+        await cluster.begin(asleep, [cluster.processes[0]])
+    await cluster.end(asleep, [cluster.processes[0]])
+    assert not (processes.faults_directory / "node-1.json").exists()
+
+
 # --- containers -------------------------------------------------------------------------------------
 
 

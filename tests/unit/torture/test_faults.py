@@ -8,7 +8,7 @@ import pytest
 
 from overdb_torture.clusters.base import Process
 from overdb_torture.faults import DRIFT, FOR_GOOD, JUMP, Kind, Planned, Role, plan_faults
-from overdb_torture.injector import victims_of
+from overdb_torture.injector import in_words, victims_of
 
 SEEDS = range(200)
 
@@ -51,6 +51,12 @@ def test_clocks_are_off_by_seconds_and_by_years_both_ways_for_a_while_and_for_go
         for sign in (-1, 1):
             assert any(least <= sign * fault.amount <= most for fault in jumps), (least, most, sign)
     assert {fault.way for fault in jumps} == {JUMP, FOR_GOOD}
+
+
+def test_machines_sleep_for_seconds_and_for_more_than_a_day() -> None:
+    drawn = [fault for seed in SEEDS for fault in plan_faults((Kind.SUSPEND,), 100, 2, seed)]
+    assert {fault.amount for fault in drawn} == {20.0, 90.0, 1500.0, 7200.0, 93_600.0}
+    assert {in_words(fault) for fault in drawn if fault.amount > 7200} == {"asleep for 93600 s"}
 
 
 CLUSTER = [

@@ -76,7 +76,9 @@ class LocalCluster(Cluster):
         if fault.kind in (Kind.KILL, Kind.RESTART_ALL):
             for victim in victims:
                 self._killed[victim.name] = self._signal(victim, signal.SIGKILL)
-        elif fault.kind is Kind.PAUSE:
+        elif fault.kind in (Kind.PAUSE, Kind.SUSPEND):
+            if fault.kind is Kind.SUSPEND:
+                await self._set_clocks_right()
             for victim in victims:
                 self._paused.add(self._signal(victim, signal.SIGSTOP))
         elif fault.kind is Kind.PARTITION:
@@ -86,7 +88,7 @@ class LocalCluster(Cluster):
         elif fault.kind is Kind.RESTORE:
             self._copies = [await asyncio.to_thread(self._copied, victims[0])]
         else:
-            if fault.kind is Kind.CLOCK_JUMP:  # no two machines of a group are wrong at once
+            if fault.kind is Kind.CLOCK_JUMP:
                 await self._set_clocks_right()
             if fault.way == FOR_GOOD:
                 self._clocks = dict.fromkeys((one.node_id for one in victims), fault.amount)
@@ -97,6 +99,8 @@ class LocalCluster(Cluster):
             await self._wait_for_restart()
         elif fault.kind is Kind.PAUSE:
             self._continue()
+        elif fault.kind is Kind.SUSPEND:
+            await self._wake(fault, victims)
         elif fault.kind is Kind.PARTITION:
             await self._cut({})
         elif fault.kind is Kind.HOSTILE:
@@ -107,9 +111,29 @@ class LocalCluster(Cluster):
             await self._hurt(victims, NodeFaults())
 
     async def _set_clocks_right(self) -> None:
+        """Called before the clock of another machine is set: no two of a group are wrong at once."""
         wrong = [process for process in self.processes if process.node_id in self._clocks]
         self._clocks = {}
         await self._hurt(wrong, NodeFaults())
+
+    async def _wake(self, fault: Planned, victims: Sequence[Process]) -> None:
+        """Continue machines that slept: while they did, their wall clocks stood still as well.
+
+        They stay behind until the next fault of a clock, as those that are wrong for good.
+        """
+        assert self._faults is not None
+        pids = self._pids()
+        asleep = [victim for victim in victims if pids.get(victim.name) in self._paused]
+        self._clocks = {victim.node_id: -fault.amount for victim in asleep}
+        asked = {
+            control.node_file(node_id): control.ask_node(
+                self._faults, node_id, NodeFaults(clock_offset_seconds=seconds)
+            )
+            for node_id, seconds in self._clocks.items()
+        }
+        self._continue()
+        for name, revision in asked.items():
+            await self._until_taken(name, revision)
 
     async def heal(self) -> None:
         self._continue()
