@@ -50,6 +50,7 @@ class LinkFaults:
     """What becomes of the connections that one node opens to another. All defaults: nothing."""
 
     cut: bool = False  # bytes wait in the proxy, both ways, until it is healed
+    closed: bool = False  # they are ended, with what was under way, and new ones are ended at once
     delay_seconds: float = 0.0  # every piece of at most 64 KiB waits so long
 
 

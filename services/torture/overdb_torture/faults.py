@@ -21,6 +21,7 @@ class Kind(StrEnum):
     HOSTILE = "hostile"
     RESTORE = "restore"
     SUSPEND = "suspend"
+    LAG = "lag"
 
 
 class Role(StrEnum):
@@ -61,9 +62,10 @@ _ASLEEP_SECONDS = (20.0, 90.0, 25 * 60.0, 2 * 3600.0, 26 * 3600.0)
 _SLOT_SECONDS_MAX = 5.0  # a fault and the calm behind it
 _SLOT_SECONDS_MIN = 2.0  # in less, nothing would come of most kinds
 _CALM_BEFORE_SECONDS = 1.0
-_RESTART_SECONDS = (
-    4.0  # in which a small machine can start all processes anew, if there is the time
-)
+_LONG = (Kind.RESTORE, Kind.LAG)  # they take longer than others: one node at a time
+# Beyond a slot, if there is the time: a small machine starts all processes anew; a leader keeps its log for a
+# silent follower no longer, and sends it a snapshot.
+_LONGER_SECONDS = {Kind.RESTART_ALL: 4.0, Kind.LAG: 4.0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +96,11 @@ def plan_faults(
     if not kinds or time_left < _SLOT_SECONDS_MIN:
         return ()
     random = Random(seed)
-    slot = min(_SLOT_SECONDS_MAX, max(_SLOT_SECONDS_MIN, time_left / len(kinds)))
+    longer = _LONGER_SECONDS
+    slot = (time_left - sum(longer.get(kind, 0.0) for kind in kinds)) / len(kinds)
+    if slot < _SLOT_SECONDS_MIN:
+        longer, slot = {}, max(_SLOT_SECONDS_MIN, time_left / len(kinds))
+    slot = min(_SLOT_SECONDS_MAX, slot)
     planned: list[Planned] = []
     begins = _CALM_BEFORE_SECONDS
     while True:
@@ -105,9 +111,7 @@ def plan_faults(
             planned.append(
                 _draw(kind, begins, ends, groups, random, first=len(planned) < len(kinds))
             )
-            begins += slot
-            if kind is Kind.RESTART_ALL and slot == _SLOT_SECONDS_MAX:
-                begins += _RESTART_SECONDS
+            begins += slot + longer.get(kind, 0.0)
 
 
 def _shuffled(kinds: Sequence[Kind], random: Random) -> list[Kind]:
@@ -125,11 +129,13 @@ def _draw(
         roles.append(Role.ROUTER)
     if kind is Kind.DISK_FULL and not first:
         roles.append(Role.GROUP)
+    if kind is Kind.LAG:
+        roles = [Role.FOLLOWER]
     role = random.choice(roles)
     # Now and then in all groups at once: transactions have their participants change together.
     hit = every_group if random.random() < 0.25 else (random.randrange(groups),)
-    if kind is Kind.RESTORE:
-        hit = hit[:1]  # it takes longer than others
+    if kind in _LONG:
+        hit = hit[:1]
     way = REPORTED if role is Role.GROUP else random.choice(_WAYS.get(kind, ("",)))
     return Planned(kind, begins, ends, role, hit, way, _amount(kind, way, random), random.random())
 

@@ -4,7 +4,8 @@ For every ordered pair of nodes there is a *link*, a port on loopback: what node
 through the link 1-2, and what node 2 sends to node 1 through 2-1. So cutting 1-2 alone leaves node 1 able
 to hear node 2 and unable to tell it anything. A cut loses nothing: bytes wait here, or in buffers of the
 kernel, and arrive late once it is healed, unless gRPC has given up the connection by then (after 8 s).
-That is what TCP over a cut cable does, and late messages are the ones that catch a protocol out.
+That is what TCP over a cut cable does, and late messages are the ones that catch a protocol out. A link
+that is closed loses what is under way.
 """
 
 from __future__ import annotations
@@ -27,16 +28,22 @@ _CONNECT_SECONDS = 0.1
 
 @dataclass
 class Link:
-    """From one node to another. ``open`` is set unless it is cut."""
+    """From one node to another. ``open`` is set unless it is cut. ``serving``: its connections."""
 
     name: str
     target: str
     delay_seconds: float = 0.0
     open: asyncio.Event = field(default_factory=asyncio.Event)
     carried_bytes: int = 0
+    closed: bool = False
+    serving: set[asyncio.Task[None]] = field(default_factory=set)
 
     def take(self, faults: LinkFaults) -> None:
         self.delay_seconds = faults.delay_seconds
+        self.closed = faults.closed
+        if faults.closed:
+            for connection in self.serving:
+                connection.cancel()
         if faults.cut:
             self.open.clear()
         else:
@@ -48,6 +55,8 @@ class Link:
         there_writer: asyncio.StreamWriter | None = None
         ways: list[asyncio.Task[None]] = []
         try:
+            if self.closed:
+                return
             await self.open.wait()
             there_reader, there_writer = await asyncio.open_connection(host, int(port))
             ways = [
@@ -62,7 +71,11 @@ class Link:
             for way in ways:
                 way.cancel()
             for end in (writer, there_writer):
-                if end is not None:
+                if end is None:
+                    continue
+                if self.closed:
+                    end.transport.abort()
+                else:
                     end.close()
 
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -85,7 +98,6 @@ class Links:
             f"{a}-{b}": Link(f"{a}-{b}", nodes[b]) for a in nodes for b in nodes if a != b
         }
         self._servers: list[asyncio.Server] = []
-        self._connections: set[asyncio.Task[None]] = set()
 
     async def listen(self, known: dict[str, str]) -> dict[str, str]:
         """Listen, on the ports of ``known`` where there are some, and return where, by link."""
@@ -102,8 +114,8 @@ class Links:
         self, link: Link, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
         connection = asyncio.create_task(link.serve(reader, writer))
-        self._connections.add(connection)
-        connection.add_done_callback(self._connections.discard)
+        link.serving.add(connection)
+        connection.add_done_callback(link.serving.discard)
 
     def take(self, wanted: dict[str, dict[str, object]]) -> None:
         """Do this to the links that are named, and nothing to the others."""
@@ -114,7 +126,7 @@ class Links:
         """Listen no more, and end all connections."""
         for server in self._servers:
             server.close()
-        connections = list(self._connections)
+        connections = [one for link in self.links.values() for one in link.serving]
         for connection in connections:
             connection.cancel()
         await asyncio.gather(*connections, return_exceptions=True)

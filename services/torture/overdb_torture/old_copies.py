@@ -21,17 +21,26 @@ SAID = "is an old copy"  # in the problem of a node that has found out
 _LOCK = "LOCK"
 _NUMBERS = ("node.json", "starts.json")
 _CALL_SECONDS_MAX = 1.0
+_COPIES_MAX = 20
 
 
 class OldCopy:
     """The directory of a node, and a copy of it as it was at the beginning."""
 
     def __init__(self, directory: Path, store: Path) -> None:
-        """``store`` is an empty place for the copy, on the same file system."""
+        """``store`` is an empty place for the copy, on the same file system.
+
+        The copy is one that a tool for backups would make: of one set of files. Raises FileNotFoundError
+        when files come and go too fast for that.
+        """
         self._directory = directory
         self._copy, self._newest = store / "copy", store / "newest"
-        shutil.rmtree(store, ignore_errors=True)
-        shutil.copytree(directory, self._copy, copy_function=_copy_if_there)
+        for _ in range(_COPIES_MAX):
+            shutil.rmtree(store, ignore_errors=True)
+            if _copied(directory, self._copy):
+                break
+        else:
+            raise FileNotFoundError(f"{directory} changes while it is copied")
         self.start_number = max(_start_number(self._copy / name) for name in _NUMBERS)
 
     def put_back(self) -> None:
@@ -61,11 +70,23 @@ def _start_number(path: Path) -> int:
         return 0
 
 
-def _copy_if_there(source: str, target: str) -> None:
+def _copied(source: Path, target: Path) -> bool:
+    """Copy a directory; return whether no file appeared or vanished meanwhile, by a snapshot for instance."""
     try:
-        shutil.copyfile(source, target)
-    except FileNotFoundError:
-        return  # removed while it was being copied
+        before = _files(source)
+        shutil.copytree(source, target, copy_function=shutil.copyfile)
+        return _files(source) == before
+    except (FileNotFoundError, shutil.Error):
+        return False  # removed while it was being copied
+
+
+def _files(directory: Path) -> set[tuple[str, int]]:
+    """Names and inodes: one that was replaced is another one."""
+    return {
+        (str(path.relative_to(directory)), path.stat().st_ino)
+        for path in directory.rglob("*")
+        if path.name not in _NUMBERS
+    }
 
 
 def _move(source: Path, target: Path) -> None:

@@ -10,13 +10,14 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from overdb_torture import control
+from overdb.internal.v1.shard_pb2 import DescribeResponse
+from overdb_torture import control, laggards
 from overdb_torture.clusters import compose
 from overdb_torture.clusters.base import NotCarriedOut, Unusable
 from overdb_torture.clusters.compose import ComposeCluster
@@ -58,7 +59,13 @@ class Processes:
 
     def write(self) -> None:
         nodes = [
-            {"node_id": n, "group": 0, "pid": self.popen[f"node-{n}"].pid} for n in range(1, 4)
+            {
+                "node_id": n,
+                "group": 0,
+                "pid": self.popen[f"node-{n}"].pid,
+                "address": f"node-{n}:7410",
+            }
+            for n in range(1, 4)
         ]
         router = {"name": "router-0", "address": "h:1", "pid": self.popen["router-0"].pid}
         where = str(self.faults_directory) if self._faults else None
@@ -271,6 +278,126 @@ async def test_a_machine_that_slept_is_behind_from_its_first_moment_on(
     await cluster.heal()  # in the middle of its sleep
     assert (offset(2), offset(3)) == (0.0, 0.0)
     wait_until(lambda: processes.state("node-3") == "S", "it is awake")
+
+
+class Group:
+    """What the replicas of a group say of themselves. Node 1 leads."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.nodes = {
+            f"node-{n}:7410": DescribeResponse(
+                role="leader" if n == 1 else "follower",
+                last_index=100,
+                applied_index=99,
+                snapshot_index=40,
+            )
+            for n in range(1, 4)
+        }
+        self.asked: list[str] = []
+        monkeypatch.setattr(laggards, "described", self._described)
+
+    async def _described(self, address: str) -> DescribeResponse | None:
+        self.asked.append(address)
+        return self.nodes.get(address)
+
+    @property
+    def leader(self) -> DescribeResponse:
+        return self.nodes["node-1:7410"]
+
+
+@contextlib.asynccontextmanager
+async def taking(directory: Path, name: str) -> AsyncIterator[None]:
+    """One who takes every wish at once."""
+    wishes = control.Watched(directory, name)
+
+    async def take() -> None:
+        while True:
+            if content := wishes.changed():
+                wishes.taken(content)
+            await asyncio.sleep(0.01)
+
+    task = asyncio.create_task(take())
+    yield
+    task.cancel()
+
+
+async def test_a_follower_goes_on_when_nothing_but_a_snapshot_helps_it(
+    processes: Processes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    group, cluster = Group(monkeypatch), LocalCluster(processes.directory)
+    lag, victims = fault(Kind.LAG), [cluster.processes[1]]
+
+    def wanted() -> dict[str, Any]:
+        found = control.read_json(processes.faults_directory / "links-wanted.json")["links"]
+        return dict(found)
+
+    async with taking(processes.faults_directory, "links-wanted"):
+        await cluster.begin(lag, victims)
+        # First nothing reaches it, then it stops: what waited for it would help it too.
+        assert set(wanted()) == {"2-1", "2-3", "1-2", "3-2"}
+        assert all(link["closed"] and not link["cut"] for link in wanted().values())
+        wait_until(lambda: processes.state("node-2") == "T", "it is stopped")
+        group.leader.snapshot_index = 100  # and it may have entry 100
+        over = asyncio.create_task(cluster.end(lag, victims))
+        await asyncio.sleep(0.3)
+        assert (over.done(), processes.state("node-2")) == (False, "T")
+        assert "node-2:7410" not in group.asked
+
+        group.leader.snapshot_index, group.leader.applied_index = 101, 120
+        await asyncio.to_thread(wait_until, lambda: processes.state("node-2") == "S", "it goes on")
+        await asyncio.sleep(0.3)
+        assert not over.done()
+        group.nodes["node-2:7410"].applied_index = 120
+        await asyncio.wait_for(over, 10)
+    assert (wanted(), cluster.complaints) == ({}, [])
+
+
+async def test_a_follower_that_does_not_catch_up_is_complained_of(
+    processes: Processes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(laggards, "CAUGHT_UP_SECONDS_MAX", 0.3)
+    group, cluster = Group(monkeypatch), LocalCluster(processes.directory)
+    async with taking(processes.faults_directory, "links-wanted"):
+        await cluster.begin(fault(Kind.LAG), [cluster.processes[1]])
+        group.leader.snapshot_index, group.leader.applied_index = 101, 120
+        await cluster.end(fault(Kind.LAG), [cluster.processes[1]])
+    assert cluster.complaints == ["node-2 has not caught up"]
+
+
+async def test_a_leader_that_keeps_its_log_is_no_lag(
+    processes: Processes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(laggards, "COMPACTED_SECONDS_MAX", 0.3)
+    Group(monkeypatch)
+    cluster = LocalCluster(processes.directory)
+    async with taking(processes.faults_directory, "links-wanted"):
+        await cluster.begin(fault(Kind.LAG), [cluster.processes[1]])
+        with pytest.raises(NotCarriedOut, match="needs no snapshot"):
+            await cluster.end(fault(Kind.LAG), [cluster.processes[1]])
+    wait_until(lambda: processes.state("node-2") == "S", "it goes on")
+    assert control.read_json(processes.faults_directory / "links-wanted.json")["links"] == {}
+
+
+async def test_a_group_without_a_leader_is_left_as_it_was(
+    processes: Processes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(laggards, "LEADER_SECONDS_MAX", 0.3)
+    Group(monkeypatch).leader.role = "candidate"
+    cluster = LocalCluster(processes.directory)
+    async with taking(processes.faults_directory, "links-wanted"):
+        with pytest.raises(NotCarriedOut, match="has no leader"):
+            await cluster.begin(fault(Kind.LAG), [cluster.processes[1]])
+        await cluster.end(fault(Kind.LAG), [cluster.processes[1]])
+    wait_until(lambda: processes.state("node-2") == "S", "it goes on")
+    assert control.read_json(processes.faults_directory / "links-wanted.json")["links"] == {}
+
+
+def test_what_only_a_cluster_of_its_own_can_suffer_is_refused_in_words(
+    processes: Processes,
+) -> None:
+    cluster = LocalCluster(processes.directory)
+    assert cluster.possible == frozenset(Kind) - {Kind.RESTORE, Kind.LAG}
+    assert cluster.why_not == "for lag and restore leave --data out: a cluster is started for this"
 
 
 async def test_nobody_s_clock_is_set_who_did_not_sleep(processes: Processes) -> None:

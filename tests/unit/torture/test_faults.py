@@ -53,6 +53,26 @@ def test_clocks_are_off_by_seconds_and_by_years_both_ways_for_a_while_and_for_go
     assert {fault.way for fault in jumps} == {JUMP, FOR_GOOD}
 
 
+def test_who_lags_is_a_follower_of_one_group_and_has_the_time_for_it() -> None:
+    for seed in SEEDS:
+        plan = plan_faults((Kind.LAG, Kind.KILL), 60, 2, seed)
+        lagging = [fault for fault in plan if fault.kind is Kind.LAG]
+        assert all(fault.role is Role.FOLLOWER and len(fault.groups) == 1 for fault in lagging)
+        for fault, following in itertools.pairwise(plan):
+            if fault.kind is Kind.LAG:
+                assert following.begins - fault.begins == pytest.approx(9.0)
+
+
+@pytest.mark.parametrize("seconds", [12.0, 30.0, 60.0, 600.0])
+def test_all_kinds_are_in_a_plan_once_before_any_is_twice(seconds: float) -> None:
+    for seed in SEEDS:
+        plan = plan_faults(tuple(Kind), seconds, 2, seed)
+        first = [fault.kind for fault in plan[: len(Kind)]]
+        assert len(set(first)) == len(first)
+        if seconds >= 30:
+            assert set(first) == set(Kind)
+
+
 def test_machines_sleep_for_seconds_and_for_more_than_a_day() -> None:
     drawn = [fault for seed in SEEDS for fault in plan_faults((Kind.SUSPEND,), 100, 2, seed)]
     assert {fault.amount for fault in drawn} == {20.0, 90.0, 1500.0, 7200.0, 93_600.0}

@@ -58,6 +58,13 @@ class Connection:
         self.writer.write(words)
         await self.writer.drain()
 
+    async def has_ended(self) -> bool:
+        """Wait for the end; return whether nothing came before it."""
+        try:
+            return await asyncio.wait_for(self.reader.read(), 5.0) == b""
+        except ConnectionError:
+            return True
+
     async def hears(self, words: bytes, seconds: float = 5.0) -> bool:
         """Whether exactly this comes within the time."""
         try:
@@ -85,6 +92,25 @@ async def test_one_way_is_cut_and_the_other_is_not_and_healing_loses_nothing() -
         links.take({})
         assert await there.hears(b"into the dark")
         assert await late.hears(b"too")
+
+
+async def test_what_is_under_way_on_a_link_that_is_closed_is_lost() -> None:
+    async with two_nodes() as (links, where):
+        there, back = await Connection.to(where["1-2"]), await Connection.to(where["2-1"])
+        await there.say(b"hello")
+        assert await there.hears(b"hello")
+        links.take({"1-2": CUT})
+        await there.say(b"into the dark")
+        links.take({"1-2": {"closed": True}})
+        assert await there.has_ended()
+        assert await (await Connection.to(where["1-2"])).has_ended()
+        await back.say(b"as before")
+        assert await back.hears(b"as before")
+
+        links.take({})
+        again = await Connection.to(where["1-2"])
+        await again.say(b"hello")
+        assert await again.hears(b"hello")
 
 
 async def test_much_that_waits_behind_a_cut_arrives_in_order() -> None:

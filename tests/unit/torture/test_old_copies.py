@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import fcntl
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
+from overdb_torture import old_copies
 from overdb_torture.faults import Kind, plan_faults
 from overdb_torture.old_copies import OldCopy
 
@@ -54,6 +56,31 @@ def test_a_directory_that_is_in_use_is_left_alone(node: Path) -> None:
         with pytest.raises(BlockingIOError):
             copy.put_back()
     assert content(node) == before
+
+
+def test_what_a_snapshot_changes_meanwhile_is_copied_again(
+    node: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A copy of half a snapshot is damaged: the node would not get as far as to ask the others."""
+    copyfile, copied = shutil.copyfile, 0
+
+    def copy_while_it_runs(source: str, target: str) -> str:
+        nonlocal copied
+        copied += 1
+        if copied == 2:
+            (node / "log-1" / "2.seg").write_text("the next segment")
+        if copied == 6:
+            (node / "log-1" / "1.seg").unlink(missing_ok=True)
+        return str(copyfile(source, target))
+
+    monkeypatch.setattr(shutil, "copyfile", copy_while_it_runs)
+    copy = OldCopy(node, node.parent / "store")
+    copy.put_back()
+    assert set(content(node)) == {"log-1/2.seg", "node.json", "starts.json"}
+
+    monkeypatch.setattr(old_copies, "_copied", lambda *_: False)
+    with pytest.raises(FileNotFoundError, match="changes while it is copied"):
+        OldCopy(node, node.parent / "store")
 
 
 def test_one_node_at_a_time_gets_an_old_directory() -> None:

@@ -27,9 +27,12 @@ from overdb_torture.faults import (
     Planned,
 )
 from overdb_torture.hostile import Stranger, Target
+from overdb_torture.laggards import Laggard
 from overdb_torture.old_copies import SAID, OldCopy, described
 
 _ALWAYS = frozenset({Kind.KILL, Kind.PAUSE, Kind.RESTART_ALL})
+# These need settings of their own, or exchange a directory (``own_cluster``).
+_ON_ITS_OWN = frozenset({Kind.RESTORE, Kind.LAG})
 _TAKEN_SECONDS_MAX = 3.0
 _RESTARTED_SECONDS_MAX = 20.0
 _KNOWN_SECONDS_MAX = 10.0
@@ -57,13 +60,18 @@ class LocalCluster(Cluster):
         ] + [Process(str(router["name"])) for router in content["routers"]]
         faults = content.get("faults_directory")
         self._faults = Path(faults) if faults else None
-        # Only a cluster of its own has a directory exchanged (``own_cluster``).
-        self.possible = frozenset(Kind) - {Kind.RESTORE} if faults else _ALWAYS
+        self.possible = frozenset(Kind) - _ON_ITS_OWN if faults else _ALWAYS
         self.why_not = (
-            "" if faults else "start the cluster with `make run FAULTS=1` (overdb local --faults)"
+            (
+                ""
+                if faults
+                else "start the cluster with `make run FAULTS=1` (overdb local --faults); "
+            )
+            + f"for {' and '.join(sorted(_ON_ITS_OWN))} leave --data out: a cluster is started for this"
         )
         self._paused: set[int] = set()
         self._copies: list[OldCopy] = []
+        self._laggard: Laggard | None = None
         self._clocks: dict[int, float] = {}  # node id -> seconds that its clock is off for good
         self._killed: dict[str, int] = {}
         self._strangers: list[tuple[Stranger, asyncio.Task[None]]] = []
@@ -87,6 +95,8 @@ class LocalCluster(Cluster):
             self._begin_hostile(fault, victims)
         elif fault.kind is Kind.RESTORE:
             self._copies = [await asyncio.to_thread(self._copied, victims[0])]
+        elif fault.kind is Kind.LAG:
+            await self._leave_behind(fault, victims[0])
         else:
             if fault.kind is Kind.CLOCK_JUMP:
                 await self._set_clocks_right()
@@ -107,6 +117,8 @@ class LocalCluster(Cluster):
             await self._end_hostile()
         elif fault.kind is Kind.RESTORE:
             await self._restore(victims[0])
+        elif fault.kind is Kind.LAG:
+            await self._have_catch_up(victims[0])
         else:
             await self._hurt(victims, NodeFaults())
 
@@ -139,6 +151,7 @@ class LocalCluster(Cluster):
         self._continue()
         await self._end_hostile()
         self._clocks = {}
+        self._laggard = None
         if self._faults is not None:
             control.ask_links(self._faults, {})
             for process in self.processes:
@@ -184,11 +197,37 @@ class LocalCluster(Cluster):
         if any(not stranger.answered for stranger, _ in strangers):
             raise NotCarriedOut("a node answered no stranger")
 
+    # --- followers that lag ---------------------------------------------------------------------------
+
+    async def _leave_behind(self, fault: Planned, victim: Process) -> None:
+        """Stop a follower in such a way that nothing waits for it until it goes on."""
+        others = self._addresses(victim)
+        laggard = Laggard(others.pop(victim.node_id), others)
+        await self._cut(self._links_of(fault, [victim]))
+        self._paused.add(self._signal(victim, signal.SIGSTOP))
+        await laggard.begin()
+        self._laggard = laggard
+
+    async def _have_catch_up(self, victim: Process) -> None:
+        """Let it go on once its leader can help it by a snapshot alone, and see that it catches up."""
+        laggard, self._laggard = self._laggard, None
+        try:
+            if laggard is not None:
+                await laggard.until_compacted()
+        finally:
+            self._continue()
+            await self._cut({})
+        if laggard is not None and not await laggard.catches_up():
+            self.complaints.append(f"{victim.name} has not caught up")
+
     # --- old copies of directories ------------------------------------------------------------------
 
     def _copied(self, victim: Process) -> OldCopy:
         data = self._file.parent
-        return OldCopy(data / victim.name, data / f"{victim.name}-copy")
+        try:
+            return OldCopy(data / victim.name, data / f"{victim.name}-copy")
+        except FileNotFoundError as error:
+            raise NotCarriedOut(str(error)) from None
 
     async def _restore(self, victim: Process) -> None:
         """Put the copy in the node's place, see that it stays out, and give the node its directory back."""
@@ -282,13 +321,17 @@ class LocalCluster(Cluster):
     ) -> dict[tuple[int, int], LinkFaults]:
         hurt = {victim.node_id for victim in victims}
         others = [p.node_id for p in self.processes if p.node_id and p.node_id not in hurt]
-        wrong = LinkFaults(delay_seconds=fault.amount) if fault.way == LAGGING else LinkFaults(True)
+        wrong = LinkFaults(cut=True)
+        if fault.way == LAGGING:
+            wrong = LinkFaults(delay_seconds=fault.amount)
+        elif fault.kind is Kind.LAG:
+            wrong = LinkFaults(closed=True)
         links: dict[tuple[int, int], LinkFaults] = {}
         for one in hurt:
             for other in others:
-                if fault.way in (APART, MUTE, LAGGING):
+                if fault.way in (APART, MUTE, LAGGING) or fault.kind is Kind.LAG:
                     links[one, other] = wrong
-                if fault.way in (APART, DEAF, LAGGING):
+                if fault.way in (APART, DEAF, LAGGING) or fault.kind is Kind.LAG:
                     links[other, one] = wrong
         return links
 
