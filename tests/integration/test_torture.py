@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -68,6 +69,31 @@ def test_a_cluster_of_its_own_stands_a_stranger_at_its_ports(tmp_path: Path) -> 
     assert "is beyond the last one" in logs  # a forged packet has come as far as Raft
     assert "outcomes_refused" in logs
     assert "Traceback" not in logs
+
+
+def test_a_cluster_of_its_own_stands_sleep_lag_and_other_settings(tmp_path: Path) -> None:
+    report, kept = tmp_path / "report", tmp_path / "kept"
+    # Both leaders sleep, a follower of group 1 lags, then the leader of group 0 has other settings.
+    options = ["--seconds", "12", "--faults", "suspend,lag,settings", "--seed", "6"]
+    done = torture(report, *options, "--directory", str(kept))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "ALL RIGHT" in done.stdout
+    assert "not carried out" not in done.stdout
+    page = (report / "index.html").read_text()
+    logs = {log.stem: log.read_text() for log in (kept / "data" / "logs").glob("node-*.log")}
+    assert "Traceback" not in "".join(logs.values())
+
+    def victims(kind: str) -> list[str]:
+        named = re.findall(rf"<title>{kind} (node-\d(?:, node-\d)*)\b", page)
+        assert len(named) == 1, (kind, named)
+        return list(named[0].split(", "))
+
+    slept = [name for name, log in logs.items() if '"seconds": -1500.0' in log]
+    assert sorted(victims("suspend")) == sorted(slept)
+    assert len(slept) == 2
+    assert all("snapshot_installed" in logs[name] for name in victims("lag"))
+    restarted = [name for name, log in logs.items() if log.count('"event": "started"') == 2]
+    assert victims("settings") == restarted
 
 
 def test_a_plain_cluster_is_hurt_by_signals_only_and_says_what_it_takes(

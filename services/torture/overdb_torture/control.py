@@ -4,6 +4,8 @@ Directory ``faults`` of a cluster that was started with ``overdb local --faults`
 
     node-3.json          {"revision": 7, "slow_fsync_seconds": 0.2, ...}   what node 3 is to suffer
     node-3.taken.json    {"revision": 7, "pid": 4711}                      node 3 suffers that now
+    settings-3.json      {"revision": 1, "settings": {...}}                what node 3 reads at its start
+    settings-3.taken.json                                                  node 3 has started with that
     links.json           {"1-2": "127.0.0.1:40123", ...}                   where node 1 reaches node 2
     links-wanted.json    {"revision": 4, "links": {"1-2": {...}}}          what the proxy is to do
     links-wanted.taken.json                                                the proxy does that now
@@ -18,6 +20,7 @@ import dataclasses
 import json
 import os
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,6 +62,11 @@ def node_file(node_id: int) -> str:
     return f"node-{node_id}"
 
 
+def settings_file(node_id: int) -> str:
+    """The name, without its ending, of the file with the settings of a node."""
+    return f"settings-{node_id}"
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """The content of a file; empty if there is none, or none that can be read."""
     try:
@@ -86,6 +94,17 @@ def ask(directory: Path, name: str, content: dict[str, Any]) -> int:
 def ask_node(directory: Path, node_id: int, faults: NodeFaults) -> int:
     """``ask`` a node to suffer this, and nothing else."""
     return ask(directory, node_file(node_id), dataclasses.asdict(faults))
+
+
+def ask_settings(directory: Path, node_id: int, settings: Mapping[str, int]) -> int:
+    """``ask`` a node to have these settings, by name, from its next start on."""
+    return ask(directory, settings_file(node_id), {"settings": dict(settings)})
+
+
+def forget_settings(directory: Path, node_id: int) -> None:
+    """From its next start on the node has the settings of its environment."""
+    for ending in (".json", ".taken.json"):
+        (directory / f"{settings_file(node_id)}{ending}").unlink(missing_ok=True)
 
 
 def ask_links(directory: Path, links: dict[tuple[int, int], LinkFaults]) -> int:

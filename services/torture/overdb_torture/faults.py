@@ -22,6 +22,7 @@ class Kind(StrEnum):
     RESTORE = "restore"
     SUSPEND = "suspend"
     LAG = "lag"
+    SETTINGS = "settings"
 
 
 class Role(StrEnum):
@@ -62,7 +63,7 @@ _ASLEEP_SECONDS = (20.0, 90.0, 25 * 60.0, 2 * 3600.0, 26 * 3600.0)
 _SLOT_SECONDS_MAX = 5.0  # a fault and the calm behind it
 _SLOT_SECONDS_MIN = 2.0  # in less, nothing would come of most kinds
 _CALM_BEFORE_SECONDS = 1.0
-_LONG = (Kind.RESTORE, Kind.LAG)  # they take longer than others: one node at a time
+_ONE_NODE = (Kind.RESTORE, Kind.LAG, Kind.SETTINGS)  # the first two take longer than others
 # Beyond a slot, if there is the time: a small machine starts all processes anew; a leader keeps its log for a
 # silent follower no longer, and sends it a snapshot.
 _LONGER_SECONDS = {Kind.RESTART_ALL: 4.0, Kind.LAG: 4.0}
@@ -80,6 +81,23 @@ class Planned:
     way: str = ""
     amount: float = 0.0  # seconds: of a slow fsync, a clock, a delay, a sleep
     draw: float = 0.0  # in [0, 1): which of several followers or routers
+
+
+# What a node may be set to otherwise than the others (FAULTS 85). Clients keep their ids for longer than the
+# shortest of these lives and take new ones when they are refused; they give up long before a version goes.
+_SETTINGS: dict[str, tuple[int, ...]] = {
+    "client_id_seconds": (60, 600, 3600),
+    "retention_seconds": (10, 60, 3600),
+    "unacknowledged_max": (1024, 65_536),
+    "result_bytes_per_client_max": (1 << 16, 8 << 20),
+    "result_bytes_max": (4 << 20, 256 << 20),
+}
+
+
+def settings_of(fault: Planned) -> dict[str, int]:
+    """Return the settings that a node comes back with, by name."""
+    random = Random(fault.draw)
+    return {name: random.choice(values) for name, values in _SETTINGS.items()}
 
 
 def plan_faults(
@@ -134,7 +152,7 @@ def _draw(
     role = random.choice(roles)
     # Now and then in all groups at once: transactions have their participants change together.
     hit = every_group if random.random() < 0.25 else (random.randrange(groups),)
-    if kind in _LONG:
+    if kind in _ONE_NODE:
         hit = hit[:1]
     way = REPORTED if role is Role.GROUP else random.choice(_WAYS.get(kind, ("",)))
     return Planned(kind, begins, ends, role, hit, way, _amount(kind, way, random), random.random())

@@ -5,6 +5,8 @@ It is the production node, and that has no hooks for this. What it calls is wrap
 and ``time.time`` (wrong), ``grpc.aio.insecure_channel`` (through the proxy between the nodes). RocksDB's own
 writes are native code and stay as they are: what the node promises rests on the log alone.
 
+Its settings may be others than those of its environment, from a start on.
+
 ``OVERDB_FAULTS`` names the directory of the wishes; a thread looks into it (see ``control``).
 """
 
@@ -131,10 +133,21 @@ def watch(directory: Path, node_id: int, suffering: Suffering) -> None:
     threading.Thread(target=keep_looking, name="faults", daemon=True).start()
 
 
+def take_settings(directory: Path, node_id: int) -> None:
+    """Put the settings that are wished into the environment, before the node reads it."""
+    wishes = control.Watched(directory, control.settings_file(node_id))
+    content = wishes.changed()
+    if content is not None:
+        for name, value in content.get("settings", {}).items():
+            os.environ[f"OVERDB_{name.upper()}"] = str(value)
+        wishes.taken(content)
+
+
 def main() -> None:
     """Run the production node, wrapped."""
     directory = Path(os.environ.pop(control.DIRECTORY_VARIABLE))
     node_id = int(os.environ["OVERDB_NODE_ID"])
+    take_settings(directory, node_id)
     suffering = Suffering()
     suffering.install()
     watch(directory, node_id, suffering)

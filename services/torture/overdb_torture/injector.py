@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 
 from overdb_torture.clusters.base import Cluster, NotCarriedOut, Process
-from overdb_torture.faults import DRIFT, FOR_GOOD, Kind, Planned, Role
+from overdb_torture.faults import DRIFT, FOR_GOOD, Kind, Planned, Role, settings_of
 from overdb_torture.recorder import FaultRecord, Recorder
 
 
@@ -85,6 +85,15 @@ def in_words(fault: Planned) -> str:
         return f"{fault.amount:+.1f}{unit}" + (", for good" if fault.way == FOR_GOOD else "")
     if fault.kind is Kind.SUSPEND:
         return f"asleep for {fault.amount:g} s"
+    if fault.kind is Kind.SETTINGS:
+        settings = settings_of(fault)
+        per_client, together = (
+            settings[name] >> 10 for name in ("result_bytes_per_client_max", "result_bytes_max")
+        )
+        return (
+            f"ids {settings['client_id_seconds']} s, versions {settings['retention_seconds']} s, "
+            f"{settings['unacknowledged_max']} results, {per_client} KiB, of all {together} KiB"
+        )
     if fault.amount:
         return f"{fault.way}, {fault.amount * 1000:.0f} ms"
     return fault.way

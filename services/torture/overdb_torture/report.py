@@ -64,7 +64,8 @@ def _faults(record: Record) -> list[str]:
     for fault in record.faults:
         what = f"{fault.kind} {fault.what}".strip()
         whom = ", ".join(fault.victims) if len(fault.victims) < 4 else "all processes"
-        lines.append(f"  {fault.began:6.1f} to {fault.ended:6.1f} s  {what:<28} {whom}")
+        when = f"  {fault.began:6.1f} to {fault.ended:6.1f} s  "
+        lines += _paragraphs([f"{what:<28} {whom}"], when, " " * 24)
         if fault.problem:
             lines += _paragraphs([f"not carried out: {fault.problem}"], " " * 24, " " * 24)
     return lines

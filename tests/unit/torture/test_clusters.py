@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,18 @@ from overdb_torture.clusters import compose
 from overdb_torture.clusters.base import NotCarriedOut, Unusable
 from overdb_torture.clusters.compose import ComposeCluster
 from overdb_torture.clusters.local import LocalCluster
-from overdb_torture.faults import APART, DEAF, FOR_GOOD, JUMP, LAGGING, MUTE, Kind, Planned, Role
+from overdb_torture.faults import (
+    APART,
+    DEAF,
+    FOR_GOOD,
+    JUMP,
+    LAGGING,
+    MUTE,
+    Kind,
+    Planned,
+    Role,
+    settings_of,
+)
 from tests.unit.local.supervised import wait_until
 
 
@@ -278,6 +290,31 @@ async def test_a_machine_that_slept_is_behind_from_its_first_moment_on(
     await cluster.heal()  # in the middle of its sleep
     assert (offset(2), offset(3)) == (0.0, 0.0)
     wait_until(lambda: processes.state("node-3") == "S", "it is awake")
+
+
+async def test_a_node_comes_back_with_other_settings_until_all_is_healed(
+    processes: Processes,
+) -> None:
+    cluster = LocalCluster(processes.directory)
+    changed, victims = replace(fault(Kind.SETTINGS), draw=0.25), [cluster.processes[1]]
+    directory = processes.faults_directory
+    await cluster.begin(changed, victims)
+    assert processes.popen["node-2"].wait(10) == -signal.SIGKILL
+    assert control.read_json(directory / "settings-2.json")["settings"] == settings_of(changed)
+    assert not (directory / "settings-1.json").exists()
+    over = asyncio.create_task(cluster.end(changed, victims))
+    processes.restart("node-2")
+    await asyncio.sleep(0.2)
+    assert not over.done()  # it has not read them yet
+    async with taking(directory, "settings-2"):
+        await asyncio.wait_for(over, 10)
+    # Through other faults of it they stay as they are.
+    await cluster.begin(fault(Kind.KILL), victims)
+    processes.restart("node-2")
+    await cluster.end(fault(Kind.KILL), victims)
+    assert (directory / "settings-2.json").exists()
+    await cluster.heal()
+    assert not list(directory.glob("settings-*"))
 
 
 class Group:

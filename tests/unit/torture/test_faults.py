@@ -6,8 +6,18 @@ import itertools
 
 import pytest
 
+from overdb_node.settings import NodeSettings
 from overdb_torture.clusters.base import Process
-from overdb_torture.faults import DRIFT, FOR_GOOD, JUMP, Kind, Planned, Role, plan_faults
+from overdb_torture.faults import (
+    DRIFT,
+    FOR_GOOD,
+    JUMP,
+    Kind,
+    Planned,
+    Role,
+    plan_faults,
+    settings_of,
+)
 from overdb_torture.injector import in_words, victims_of
 
 SEEDS = range(200)
@@ -71,6 +81,33 @@ def test_all_kinds_are_in_a_plan_once_before_any_is_twice(seconds: float) -> Non
         assert len(set(first)) == len(first)
         if seconds >= 30:
             assert set(first) == set(Kind)
+
+
+def test_settings_are_drawn_with_the_plan_and_are_none_that_a_node_refuses() -> None:
+    seen: dict[str, set[int]] = {}
+    for seed in SEEDS:
+        plan = plan_faults((Kind.SETTINGS,), 60, 2, seed)
+        for fault, again in zip(plan, plan_faults((Kind.SETTINGS,), 60, 2, seed), strict=True):
+            assert len(fault.groups) == 1
+            settings = settings_of(fault)
+            assert settings == settings_of(again)
+            for name, value in settings.items():
+                seen.setdefault(name, set()).add(value)
+    assert {name: len(values) for name, values in seen.items()} == {
+        "client_id_seconds": 3,
+        "retention_seconds": 3,
+        "unacknowledged_max": 2,
+        "result_bytes_per_client_max": 2,
+        "result_bytes_max": 2,
+    }
+    for name, values in seen.items():
+        for value in values:
+            found = NodeSettings(node_id=1, members="1=h:1", **{name: value})  # type: ignore[arg-type]
+            assert getattr(found, name) == value
+    assert (
+        in_words(Planned(Kind.SETTINGS, 0, 1, Role.LEADER, (0,), draw=0.5))
+        == "ids 600 s, versions 60 s, 1024 results, 64 KiB, of all 4096 KiB"
+    )
 
 
 def test_machines_sleep_for_seconds_and_for_more_than_a_day() -> None:

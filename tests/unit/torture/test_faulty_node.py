@@ -12,6 +12,7 @@ from pathlib import Path
 import grpc.aio
 import pytest
 
+from overdb_node.settings import NodeSettings
 from overdb_torture import control, faulty_node
 from overdb_torture.control import NodeFaults
 from overdb_torture.faulty_node import Suffering
@@ -108,6 +109,32 @@ def test_channels_to_other_nodes_go_through_the_proxy_and_others_do_not() -> Non
     grpc.aio.insecure_channel("127.0.0.1:7411", options=[])
     grpc.aio.insecure_channel("127.0.0.1:7412")
     assert targets == ["127.0.0.1:40000", "127.0.0.1:7412"]
+
+
+def test_settings_are_those_that_are_wished_from_the_next_start_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OVERDB_RETENTION_SECONDS", "3600")
+    monkeypatch.setenv("OVERDB_NODE_ID", "3")
+    faulty_node.take_settings(tmp_path, 3)
+    assert os.environ["OVERDB_RETENTION_SECONDS"] == "3600"
+
+    wished = {"retention_seconds": 10, "result_bytes_max": 4 << 20}
+    monkeypatch.setenv("OVERDB_RESULT_BYTES_MAX", "7")  # put back behind the test
+    revision = control.ask_settings(tmp_path, 3, wished)
+    assert not control.is_taken(tmp_path, "settings-3", revision)
+    faulty_node.take_settings(tmp_path, 4)
+    assert os.environ["OVERDB_RETENTION_SECONDS"] == "3600"
+    faulty_node.take_settings(tmp_path, 3)
+    assert control.is_taken(tmp_path, "settings-3", revision)
+    settings = NodeSettings(members="3=h:1")  # type: ignore[call-arg]  # by the environment
+    assert (settings.retention_seconds, settings.result_bytes_max) == (10, 4 << 20)
+
+    monkeypatch.setenv("OVERDB_RETENTION_SECONDS", "3600")
+    control.forget_settings(tmp_path, 3)
+    faulty_node.take_settings(tmp_path, 3)
+    assert os.environ["OVERDB_RETENTION_SECONDS"] == "3600"
+    assert not control.is_taken(tmp_path, "settings-3", revision)
 
 
 def test_wishes_are_taken_at_the_start_and_whenever_they_change(tmp_path: Path) -> None:

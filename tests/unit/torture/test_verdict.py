@@ -109,6 +109,7 @@ def test_not_to_recover_and_an_error_without_reason_are_anomalies() -> None:
 def test_the_text_fits_80_columns_and_says_what_was_done(checks: list[Checked]) -> None:
     record = good_record()
     record.title = "the processes of " + "/a-long-directory" * 3
+    record.faults[0] = replace(record.faults[0], what="with other settings, " * 5 + "until healed")
     text = report.text(record, judge(record, checks))
     assert max(len(line) for line in text.splitlines()) <= 80
     for said in (
@@ -116,6 +117,7 @@ def test_the_text_fits_80_columns_and_says_what_was_done(checks: list[Checked]) 
         "2 faults",
         "partition apart",
         "node-2, node-4",
+        "until healed",
         "whole again after 0.4 s",
     ):
         assert said in text

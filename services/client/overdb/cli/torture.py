@@ -15,10 +15,11 @@ HELP = """Hurt a cluster under load, record what clients saw, and judge it.
 Without --data, --compose or --endpoint it starts a cluster of its own, with
 every fault possible, and stops it at the end.
 Faults: kill, pause, partition, disk-full, slow-fsync, clock-jump, restart-all,
-hostile, restore, all, none. In the nodes themselves (disk-full, slow-fsync,
-clock-jump, hostile) and between them (partition) only on a cluster that was
-started for it: `make run FAULTS=1` or `overdb local --faults`; restore only on
-one of its own. On containers: kill, pause, partition, restart-all.
+hostile, restore, suspend, lag, settings, all, none. In the nodes themselves
+(disk-full, slow-fsync, clock-jump, hostile, suspend, settings) and between them
+(partition) only on a cluster that was started for it: `make run FAULTS=1` or
+`overdb local --faults`; restore and lag only on one of its own. On containers:
+kill, pause, partition, restart-all.
 Workloads: registers, lists, bank, counters.
 
 \b

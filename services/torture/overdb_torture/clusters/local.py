@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
-import os
-import signal
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from overdb_torture import control
 from overdb_torture.clusters.base import Cluster, NotCarriedOut, Process, Unusable
+from overdb_torture.clusters.supervised import (
+    RESTARTED_SECONDS_MAX,
+    Supervised,
+    until,
+    until_async,
+)
 from overdb_torture.control import LinkFaults, NodeFaults
 from overdb_torture.faults import (
     APART,
@@ -25,6 +28,7 @@ from overdb_torture.faults import (
     REFUSED,
     Kind,
     Planned,
+    settings_of,
 )
 from overdb_torture.hostile import Stranger, Target
 from overdb_torture.laggards import Laggard
@@ -34,10 +38,8 @@ _ALWAYS = frozenset({Kind.KILL, Kind.PAUSE, Kind.RESTART_ALL})
 # These need settings of their own, or exchange a directory (``own_cluster``).
 _ON_ITS_OWN = frozenset({Kind.RESTORE, Kind.LAG})
 _TAKEN_SECONDS_MAX = 3.0
-_RESTARTED_SECONDS_MAX = 20.0
 _KNOWN_SECONDS_MAX = 10.0
 _EXCHANGES_MAX = 5
-_POLL_SECONDS = 0.02
 
 
 class LocalCluster(Cluster):
@@ -46,6 +48,7 @@ class LocalCluster(Cluster):
     def __init__(self, directory: Path) -> None:
         """Raises Unusable when no cluster runs there."""
         self._file = directory / "cluster.json"
+        self._running = Supervised(self._file)
         content = control.read_json(self._file)
         if not content or not _is_held(directory / "LOCK"):
             raise Unusable(
@@ -69,11 +72,10 @@ class LocalCluster(Cluster):
             )
             + f"for {' and '.join(sorted(_ON_ITS_OWN))} leave --data out: a cluster is started for this"
         )
-        self._paused: set[int] = set()
         self._copies: list[OldCopy] = []
         self._laggard: Laggard | None = None
+        self._asked_settings: dict[str, int] = {}  # file -> revision
         self._clocks: dict[int, float] = {}  # node id -> seconds that its clock is off for good
-        self._killed: dict[str, int] = {}
         self._strangers: list[tuple[Stranger, asyncio.Task[None]]] = []
         self.complaints: list[str] = []
         self._beset: dict[str, int | None] = {}  # pids of those that strangers write to
@@ -81,46 +83,52 @@ class LocalCluster(Cluster):
     # --- hurting and healing ----------------------------------------------------------------------
 
     async def begin(self, fault: Planned, victims: Sequence[Process]) -> None:
-        if fault.kind in (Kind.KILL, Kind.RESTART_ALL):
-            for victim in victims:
-                self._killed[victim.name] = self._signal(victim, signal.SIGKILL)
-        elif fault.kind in (Kind.PAUSE, Kind.SUSPEND):
-            if fault.kind is Kind.SUSPEND:
+        match fault.kind:
+            case Kind.KILL | Kind.RESTART_ALL:
+                self._running.kill(victims)
+            case Kind.PAUSE:
+                self._running.pause(victims)
+            case Kind.SUSPEND:
                 await self._set_clocks_right()
-            for victim in victims:
-                self._paused.add(self._signal(victim, signal.SIGSTOP))
-        elif fault.kind is Kind.PARTITION:
-            await self._cut(self._links_of(fault, victims))
-        elif fault.kind is Kind.HOSTILE:
-            self._begin_hostile(fault, victims)
-        elif fault.kind is Kind.RESTORE:
-            self._copies = [await asyncio.to_thread(self._copied, victims[0])]
-        elif fault.kind is Kind.LAG:
-            await self._leave_behind(fault, victims[0])
-        else:
-            if fault.kind is Kind.CLOCK_JUMP:
+                self._running.pause(victims)
+            case Kind.PARTITION:
+                await self._cut(self._links_of(fault, victims))
+            case Kind.HOSTILE:
+                self._begin_hostile(fault, victims)
+            case Kind.RESTORE:
+                self._copies = [await asyncio.to_thread(self._copied, victims[0])]
+            case Kind.LAG:
+                await self._leave_behind(fault, victims[0])
+            case Kind.SETTINGS:
+                self._change_settings(fault, victims)
+            case Kind.CLOCK_JUMP:
                 await self._set_clocks_right()
-            if fault.way == FOR_GOOD:
-                self._clocks = dict.fromkeys((one.node_id for one in victims), fault.amount)
-            await self._hurt(victims, node_faults(fault))
+                if fault.way == FOR_GOOD:
+                    self._clocks = dict.fromkeys((one.node_id for one in victims), fault.amount)
+                await self._hurt(victims, node_faults(fault))
+            case Kind.DISK_FULL | Kind.SLOW_FSYNC:
+                await self._hurt(victims, node_faults(fault))
 
     async def end(self, fault: Planned, victims: Sequence[Process]) -> None:
-        if fault.kind in (Kind.KILL, Kind.RESTART_ALL):
-            await self._wait_for_restart()
-        elif fault.kind is Kind.PAUSE:
-            self._continue()
-        elif fault.kind is Kind.SUSPEND:
-            await self._wake(fault, victims)
-        elif fault.kind is Kind.PARTITION:
-            await self._cut({})
-        elif fault.kind is Kind.HOSTILE:
-            await self._end_hostile()
-        elif fault.kind is Kind.RESTORE:
-            await self._restore(victims[0])
-        elif fault.kind is Kind.LAG:
-            await self._have_catch_up(victims[0])
-        else:
-            await self._hurt(victims, NodeFaults())
+        match fault.kind:
+            case Kind.KILL | Kind.RESTART_ALL:
+                await self._running.wait_for_restart()
+            case Kind.PAUSE:
+                self._running.continue_all()
+            case Kind.SUSPEND:
+                await self._wake(fault, victims)
+            case Kind.PARTITION:
+                await self._cut({})
+            case Kind.HOSTILE:
+                await self._end_hostile()
+            case Kind.RESTORE:
+                await self._restore(victims[0])
+            case Kind.LAG:
+                await self._have_catch_up(victims[0])
+            case Kind.SETTINGS:
+                await self._until_settings_taken()
+            case Kind.CLOCK_JUMP | Kind.DISK_FULL | Kind.SLOW_FSYNC:
+                await self._hurt(victims, NodeFaults())
 
     async def _set_clocks_right(self) -> None:
         """Called before the clock of another machine is set: no two of a group are wrong at once."""
@@ -134,21 +142,19 @@ class LocalCluster(Cluster):
         They stay behind until the next fault of a clock, as those that are wrong for good.
         """
         assert self._faults is not None
-        pids = self._pids()
-        asleep = [victim for victim in victims if pids.get(victim.name) in self._paused]
-        self._clocks = {victim.node_id: -fault.amount for victim in asleep}
+        self._clocks = {one.node_id: -fault.amount for one in self._running.paused(victims)}
         asked = {
             control.node_file(node_id): control.ask_node(
                 self._faults, node_id, NodeFaults(clock_offset_seconds=seconds)
             )
             for node_id, seconds in self._clocks.items()
         }
-        self._continue()
+        self._running.continue_all()
         for name, revision in asked.items():
             await self._until_taken(name, revision)
 
     async def heal(self) -> None:
-        self._continue()
+        self._running.continue_all()
         await self._end_hostile()
         self._clocks = {}
         self._laggard = None
@@ -157,6 +163,7 @@ class LocalCluster(Cluster):
             for process in self.processes:
                 if process.node_id:
                     control.ask_node(self._faults, process.node_id, NodeFaults())
+                    control.forget_settings(self._faults, process.node_id)
 
     # --- strangers --------------------------------------------------------------------------------
 
@@ -176,7 +183,7 @@ class LocalCluster(Cluster):
             )
             stranger = Stranger(target, int(fault.draw * (1 << 32)) + victim.node_id)
             self._strangers.append((stranger, asyncio.create_task(stranger.run())))
-        self._beset = {victim.name: self._pids().get(victim.name) for victim in victims}
+        self._beset = {victim.name: self._running.pids().get(victim.name) for victim in victims}
 
     async def _end_hostile(self) -> None:
         """Raises NotCarriedOut when a stranger got no answer at all."""
@@ -188,7 +195,7 @@ class LocalCluster(Cluster):
         for error in ended:
             if isinstance(error, Exception):
                 raise error
-        pids = self._pids()
+        pids = self._running.pids()
         self.complaints += [
             f"{name} ended under messages of a stranger, see its log"
             for name, pid in beset.items()
@@ -197,14 +204,31 @@ class LocalCluster(Cluster):
         if any(not stranger.answered for stranger, _ in strangers):
             raise NotCarriedOut("a node answered no stranger")
 
+    # --- settings -----------------------------------------------------------------------------------
+
+    def _change_settings(self, fault: Planned, victims: Sequence[Process]) -> None:
+        """Kill nodes that come back with other settings. They keep those, and so differ from the others."""
+        assert self._faults is not None
+        self._asked_settings = {}
+        for victim in victims:
+            self._running.kill([victim])
+            self._asked_settings[control.settings_file(victim.node_id)] = control.ask_settings(
+                self._faults, victim.node_id, settings_of(fault)
+            )
+
+    async def _until_settings_taken(self) -> None:
+        await self._running.wait_for_restart()
+        for name, revision in self._asked_settings.items():
+            await self._until_taken(name, revision, RESTARTED_SECONDS_MAX)
+
     # --- followers that lag ---------------------------------------------------------------------------
 
     async def _leave_behind(self, fault: Planned, victim: Process) -> None:
         """Stop a follower in such a way that nothing waits for it until it goes on."""
-        others = self._addresses(victim)
+        others = self._running.addresses(victim.group)
         laggard = Laggard(others.pop(victim.node_id), others)
         await self._cut(self._links_of(fault, [victim]))
-        self._paused.add(self._signal(victim, signal.SIGSTOP))
+        self._running.pause([victim])
         await laggard.begin()
         self._laggard = laggard
 
@@ -215,7 +239,7 @@ class LocalCluster(Cluster):
             if laggard is not None:
                 await laggard.until_compacted()
         finally:
-            self._continue()
+            self._running.continue_all()
             await self._cut({})
         if laggard is not None and not await laggard.catches_up():
             self.complaints.append(f"{victim.name} has not caught up")
@@ -234,28 +258,23 @@ class LocalCluster(Cluster):
         copies, self._copies = self._copies, []
         if not copies:
             raise NotCarriedOut(f"{victim.name} could not be copied")
-        copy, addresses = copies[0], self._addresses(victim)
-        if not await _until_async(lambda: self._all_know(copy, victim), _KNOWN_SECONDS_MAX):
+        copy, addresses = copies[0], self._running.addresses(victim.group)
+        if not await until_async(lambda: self._all_know(copy, victim), _KNOWN_SECONDS_MAX):
             raise NotCarriedOut(
                 "not all others have heard of a later start: nothing could tell the copy"
             )
         await self._exchanged(victim, copy.put_back)
         try:
-            stays_out = await _until_async(
-                lambda: _has_found_out(addresses[victim.node_id]), _RESTARTED_SECONDS_MAX
+            stays_out = await until_async(
+                lambda: _has_found_out(addresses[victim.node_id]), RESTARTED_SECONDS_MAX
             )
         finally:
             await self._exchanged(victim, copy.undo)
         if not stays_out:
             self.complaints.append(f"{victim.name} runs on an old copy of its directory")
 
-    def _addresses(self, victim: Process) -> dict[int, str]:
-        """Of the nodes of its group, by id."""
-        nodes = control.read_json(self._file)["nodes"]
-        return {int(n["node_id"]): str(n["address"]) for n in nodes if n["group"] == victim.group}
-
     async def _all_know(self, copy: OldCopy, victim: Process) -> bool:
-        for node_id, address in self._addresses(victim).items():
+        for node_id, address in self._running.addresses(victim.group).items():
             if node_id == victim.node_id:
                 continue
             answer = await described(address)
@@ -267,52 +286,15 @@ class LocalCluster(Cluster):
     async def _exchanged(self, victim: Process, exchange: Callable[[], None]) -> None:
         """Kill the node and exchange its directory before it is started again."""
         for _ in range(_EXCHANGES_MAX):
-            self._killed[victim.name] = self._signal(victim, signal.SIGKILL)
+            self._running.kill([victim])
             with contextlib.suppress(BlockingIOError):  # it was started again first
-                await _until(
-                    lambda: not is_supervised(self._killed[victim.name]), _TAKEN_SECONDS_MAX
-                )
+                await self._running.until_dead(victim, _TAKEN_SECONDS_MAX)
                 exchange()
                 break
-            await self._wait_for_restart()
+            await self._running.wait_for_restart()
         else:
             raise NotCarriedOut(f"the directory of {victim.name} is never free")
-        await self._wait_for_restart()
-
-    # --- signals ----------------------------------------------------------------------------------
-
-    def _pids(self) -> dict[str, int | None]:
-        content = control.read_json(self._file)
-        entries: list[dict[str, Any]] = [*content.get("nodes", []), *content.get("routers", [])]
-        return {
-            entry["name"] if "name" in entry else f"node-{entry['node_id']}": entry.get("pid")
-            for entry in entries
-        }
-
-    def _signal(self, victim: Process, number: signal.Signals) -> int:
-        pid = self._pids().get(victim.name)
-        if not pid or not is_supervised(pid):
-            raise NotCarriedOut(f"{victim.name} does not run")
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, number)
-        return pid
-
-    def _continue(self) -> None:
-        for pid in self._paused:
-            if is_supervised(pid):
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGCONT)
-        self._paused.clear()
-
-    async def _wait_for_restart(self) -> None:
-        killed, self._killed = self._killed, {}
-
-        def restarted() -> bool:
-            pids = self._pids()
-            return all(pids.get(name) not in (None, pid) for name, pid in killed.items())
-
-        if not await _until(restarted, _RESTARTED_SECONDS_MAX):
-            raise NotCarriedOut("what was killed was not started again")
+        await self._running.wait_for_restart()
 
     # --- files ------------------------------------------------------------------------------------
 
@@ -349,11 +331,13 @@ class LocalCluster(Cluster):
             if faults != NodeFaults():  # a node that its full disk has ended is told at its start
                 await self._until_taken(control.node_file(victim.node_id), revision)
 
-    async def _until_taken(self, name: str, revision: int) -> None:
+    async def _until_taken(
+        self, name: str, revision: int, seconds_max: float | None = None
+    ) -> None:
         directory = self._faults
         assert directory is not None
-        taken = await _until(
-            lambda: control.is_taken(directory, name, revision), _TAKEN_SECONDS_MAX
+        taken = await until(
+            lambda: control.is_taken(directory, name, revision), seconds_max or _TAKEN_SECONDS_MAX
         )
         if not taken:
             raise NotCarriedOut(f"nobody took {name}.json")
@@ -371,14 +355,6 @@ def node_faults(fault: Planned) -> NodeFaults:
     return NodeFaults(clock_offset_seconds=fault.amount)
 
 
-def is_supervised(pid: int) -> bool:
-    """Whether the process runs and a supervisor of ours started it: pids are used again."""
-    try:
-        return b"OVERDB_PARENT_PID=" in Path(f"/proc/{pid}/environ").read_bytes()
-    except OSError:
-        return False
-
-
 def _is_held(lock: Path) -> bool:
     try:
         with lock.open() as file:
@@ -390,26 +366,6 @@ def _is_held(lock: Path) -> bool:
     return False
 
 
-async def _until(condition: Callable[[], bool], seconds_max: float) -> bool:
-    loop = asyncio.get_running_loop()
-    deadline = loop.time() + seconds_max
-    while not condition():
-        if loop.time() > deadline:
-            return False
-        await asyncio.sleep(_POLL_SECONDS)
-    return True
-
-
 async def _has_found_out(address: str) -> bool:
     answer = await described(address)
     return answer is not None and SAID in answer.problem
-
-
-async def _until_async(condition: Callable[[], Awaitable[bool]], seconds_max: float) -> bool:
-    loop = asyncio.get_running_loop()
-    deadline = loop.time() + seconds_max
-    while not await condition():
-        if loop.time() > deadline:
-            return False
-        await asyncio.sleep(_POLL_SECONDS)
-    return True
