@@ -23,6 +23,7 @@ from overdb_torture.clusters import compose
 from overdb_torture.clusters.base import NotCarriedOut, Unusable
 from overdb_torture.clusters.compose import ComposeCluster
 from overdb_torture.clusters.local import LocalCluster
+from overdb_torture.command import chosen_kinds
 from overdb_torture.faults import (
     APART,
     DEAF,
@@ -130,6 +131,13 @@ def test_without_faults_switched_on_only_signals_are_possible(tmp_path: Path) ->
         cluster = LocalCluster(tmp_path)
         assert cluster.possible == {Kind.KILL, Kind.PAUSE, Kind.RESTART_ALL}
         assert "make run FAULTS=1" in cluster.why_not
+        with pytest.raises(Unusable) as refused:
+            chosen_kinds((Kind.KILL, Kind.SUSPEND, Kind.SETTINGS, Kind.LAG), cluster)
+        assert str(refused.value) == (
+            f"suspend, settings, lag: not possible on the processes of {tmp_path}; start the cluster with "
+            "`make run FAULTS=1` (overdb local --faults); for lag and restore leave --data out: a cluster "
+            "is started for this"
+        )
     finally:
         running.end()
 
@@ -509,6 +517,15 @@ async def test_containers_are_looked_up_by_their_project(docker: Docker) -> None
     found = [(p.name, p.node_id, p.group) for p in cluster.processes]
     assert found == [("overdb-router-1", 0, -1), ("node-1", 1, 0), ("node-2", 2, 0)]
     assert cluster.possible == {Kind.KILL, Kind.PAUSE, Kind.PARTITION, Kind.RESTART_ALL}
+
+
+async def test_what_containers_cannot_suffer_is_refused_in_words(docker: Docker) -> None:
+    cluster = await ComposeCluster.find("overdb")
+    for kind in (Kind.SUSPEND, Kind.LAG, Kind.SETTINGS):
+        with pytest.raises(
+            Unusable, match="nothing can be switched on; use a cluster of `make run"
+        ):
+            chosen_kinds((Kind.KILL, kind), cluster)
 
 
 async def test_each_fault_of_containers_is_undone_at_its_end(docker: Docker) -> None:
