@@ -65,8 +65,8 @@ _SLOT_SECONDS_MIN = 2.0  # in less, nothing would come of most kinds
 _CALM_BEFORE_SECONDS = 1.0
 _ONE_NODE = (Kind.RESTORE, Kind.LAG, Kind.SETTINGS)  # the first two take longer than others
 # Beyond a slot, if there is the time: a small machine starts all processes anew; a leader keeps its log for a
-# silent follower no longer, and sends it a snapshot.
-_LONGER_SECONDS = {Kind.RESTART_ALL: 4.0, Kind.LAG: 4.0}
+# silent follower no longer, and sends it a snapshot; a node starts on an old directory, and on its own again.
+_LONGER_SECONDS = {Kind.RESTART_ALL: 4.0, Kind.LAG: 4.0, Kind.RESTORE: 4.0}
 
 
 @dataclass(frozen=True, slots=True)

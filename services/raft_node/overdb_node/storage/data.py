@@ -134,6 +134,7 @@ class DataStore:
         self._rows = None
         if self._digest is not None:
             self._digest.close()
+        self.tables.close()
         self._db.close()
 
     def flush(self) -> None:

@@ -6,6 +6,7 @@ neither: it turns the automatic compactions off, and compacts what holds garbage
 
 from __future__ import annotations
 
+import threading
 from typing import Any, NamedTuple
 
 from rocksdict import Rdict
@@ -23,20 +24,39 @@ class Cost(NamedTuple):
 
 
 class Tables:
-    """The table files of one open database."""
+    """The table files of one database. Sizes may be asked for at any time, by any thread.
+
+    The log thread closes a database that an installed snapshot has replaced, while the loop looks at the disk
+    or answers a status. RocksDB's object takes no call during that (!): from ``close`` on numbers are the
+    last ones that were read, and nothing is changed any more.
+    """
 
     def __init__(self, database: Rdict) -> None:
         self._database = database
         self._automatic = True
+        self._lock = threading.Lock()  # held during short calls only
+        self._closed = False
+        self._numbers: dict[str, int] = {}  # by the name of the property, as read last
+
+    def close(self) -> None:
+        """Called before the database is closed."""
+        with self._lock:
+            self._closed = True
+
+    def _number(self, name: str) -> int:
+        with self._lock:
+            if not self._closed:
+                self._numbers[name] = int(self._database.property_value(name) or 0)
+            return self._numbers.get(name, 0)
 
     @property
     def size_bytes(self) -> int:
-        return self._database.property_int_value("rocksdb.total-sst-files-size") or 0
+        return self._number("rocksdb.total-sst-files-size")
 
     @property
     def memory_bytes(self) -> int:
         """Bytes in memory that a flush writes to disk."""
-        return self._database.property_int_value("rocksdb.cur-size-all-mem-tables") or 0
+        return self._number("rocksdb.cur-size-all-mem-tables")
 
     @property
     def compaction_bytes(self) -> int:
@@ -46,17 +66,19 @@ class Tables:
     @property
     def newest_files(self) -> int:
         """Files of level 0: each read looks into all of them."""
-        return int(self._database.property_value("rocksdb.num-files-at-level0") or 0)
+        return self._number("rocksdb.num-files-at-level0")
 
     def compact_automatically(self, wanted: bool) -> None:
         """Let RocksDB compact by itself, or not. What is under way ends."""
-        if wanted != self._automatic:
-            self._database.set_options({"disable_auto_compactions": str(not wanted).lower()})
-            self._automatic = wanted
+        with self._lock:
+            if wanted != self._automatic and not self._closed:
+                self._database.set_options({"disable_auto_compactions": str(not wanted).lower()})
+                self._automatic = wanted
 
     def cost(self, low: bytes, high: bytes) -> Cost:
         """Of compacting ``[low, high]``. An estimate by numbers of rows: values are of different sizes."""
-        files: list[dict[str, Any]] = self._database.live_files()
+        with self._lock:
+            files: list[dict[str, Any]] = [] if self._closed else self._database.live_files()
         touched = [f for f in files if f["start_key"] <= high and f["end_key"] >= low]
         if any(
             file["level"] == 0 for file in touched
