@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import shutil
+import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import grpc.aio
 import pytest
@@ -71,13 +74,20 @@ def test_a_clock_that_jumps_and_one_that_drifts(monkeypatch: pytest.MonkeyPatch)
     assert suffering.time() == 1002.0
 
 
+def is_timed_grpc(name: str) -> bool:
+    return name.partition(".")[0] == "grpc" and hasattr(sys.modules[name], "time")
+
+
 @pytest.fixture
 def _restored() -> object:
     """Puts the real functions back, whatever a test has installed."""
     before = {name: getattr(os, name) for name in ("fsync", "fdatasync", "pwrite")}
     clocks = {name: getattr(time, name) for name in ("time", "time_ns")}
     usage, channel = shutil.disk_usage, grpc.aio.insecure_channel
+    spared = {name: module.time for name, module in sys.modules.items() if is_timed_grpc(name)}
     yield
+    for name, module_of_time in spared.items():
+        setattr(sys.modules[name], "time", module_of_time)  # noqa: B010
     for module, functions in ((os, before), (time, clocks)):
         for name, function in functions.items():
             setattr(module, name, function)
@@ -94,6 +104,31 @@ def test_installed_it_is_what_the_node_calls(tmp_path: Path) -> None:
     assert shutil.disk_usage(tmp_path).free == 0
     with (tmp_path / "file").open("wb") as file, pytest.raises(OSError, match="No space left"):
         os.pwrite(file.fileno(), b"x", 0)
+
+
+@pytest.mark.usefixtures("_restored")
+async def test_calls_have_the_time_that_they_were_given_however_wrong_the_clock_is() -> None:
+    server = grpc.aio.server()
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    faulty_node.spare_grpc()
+    suffering = Suffering()
+    suffering.install()
+    try:
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            call: Any = channel.unary_unary("/none/None")
+            suffering.take(NodeFaults(clock_offset_seconds=-7200))
+            with pytest.raises(grpc.aio.AioRpcError) as answered:
+                await call(b"", timeout=20)
+            await server.stop(None)
+            suffering.take(NodeFaults(clock_offset_seconds=7200))
+            with pytest.raises(grpc.aio.AioRpcError) as late:
+                await asyncio.wait_for(call(b"", timeout=0.1, wait_for_ready=True), 20)
+    finally:
+        await server.stop(None)
+    assert answered.value.code() is grpc.StatusCode.UNIMPLEMENTED
+    assert late.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert time.time() > faulty_node._time() + 7000
 
 
 @pytest.mark.usefixtures("_restored")
