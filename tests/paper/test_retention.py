@@ -273,6 +273,27 @@ def test_one_that_does_not_move_is_given_up() -> None:
     assert lead.compact()
 
 
+def test_one_without_which_nothing_is_committed_is_not_given_up() -> None:
+    """PROTOCOL 1.2 (!): its rest would be the group's. The other follower is down."""
+    lead = lagging_leader()
+    position = lead.raft.leading.progress[3].match
+    answer = refuses(lead, 2)
+    for _ in range(SMALL.stall_ticks_max + 2):
+        lead.raft.tick()
+        lead.pump()
+        hear(lead, 3, answer(lead.raft.leading.round))
+    assert lead.raft.leading.progress[2].silent_ticks > TICKS_MIN
+    lead.raft.leading.retention.give_all_up("the leader's disk is nearly full")
+    lead.pump()
+    assert not given_up(lead)
+    assert lead.raft.leading.progress[3].match == position
+    pass_time(lead, 1, answer)  # the other one is back
+    assert lead.raft.leading.progress[2].silent_ticks <= 1
+    lead.raft.leading.retention.give_all_up("the leader's disk is nearly full")
+    lead.pump()
+    assert given_up(lead)
+
+
 def test_an_idle_group_gives_nobody_up() -> None:
     lead = committed_leader("1.1", settings=SMALL)
     pass_time(lead, 10 * SMALL.stall_ticks_max, refuses(lead, 2))

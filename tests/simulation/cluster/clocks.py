@@ -9,9 +9,9 @@ from overdb_simulation.loop import Process
 SECOND_US = 1_000_000
 # A clock that is off by more is wrong; the sum of what drift and small jumps do to a right one is less.
 WRONG_US_MIN = 20 * SECOND_US
-# What a leader has heard goes on with its own clock that nobody sets, for three seconds. That may run at
-# another rate than the wall clock that was heard: by a fifth at most.
-SLACK_US = SECOND_US
+# What a leader has heard goes on with its own clock that nobody sets, for three seconds: also when the clock
+# that was heard is set back meanwhile. That may run at another rate than the wall clock: by a fifth at most.
+SLACK_US = HEARD_US_MAX + SECOND_US
 
 
 class Clocks:

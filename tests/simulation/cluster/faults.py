@@ -216,9 +216,10 @@ class Faults:
             node.start()
             if not node.refused or node.name in self.damaged_nodes:
                 return
+            disk_says_so = node.disk.full or "Input/output error" in node.refused
             if (
-                node.disk.full or "Input/output error" in node.refused
-            ):  # what the disk was told to say
+                disk_says_so or "has no room" in node.refused
+            ):  # it is tried again until there is some
                 self._later(1.0, lambda: self._start(node))
             else:
                 self.refusals.append(f"{node.name} does not start: {node.refused}")

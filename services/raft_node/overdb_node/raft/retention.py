@@ -78,7 +78,7 @@ class Retention:
         log, settings = self._raft.log, self._raft.settings
         stalled = progress.pursuit.stalled_ticks
         if stalled > settings.stall_ticks_max:
-            self.give_up(replica, f"nothing was acknowledged for {stalled} ticks")
+            self._give_up_if_spare(replica, f"nothing was acknowledged for {stalled} ticks")
             return
         if progress.position >= log.evicted_index:
             return
@@ -90,7 +90,9 @@ class Retention:
         kept -= progress.pursuit.extra_bytes
         most = max(settings.kept_bytes_max, log.snapshot.size)
         if kept > most:
-            self.give_up(replica, f"{kept} bytes of log were kept for it, the limit is {most}")
+            self._give_up_if_spare(
+                replica, f"{kept} bytes of log were kept for it, the limit is {most}"
+            )
         elif 2 * kept > most:
             self._slow_writers(replica, progress)
 
@@ -99,8 +101,9 @@ class Retention:
         pursuit, settings = progress.pursuit, self._raft.settings
         pursuit.slowing_ticks += 1
         if pursuit.slowing_ticks > settings.slow_ticks_max:
-            self.give_up(replica, f"slower writes for {settings.slow_ticks_max} ticks did not help")
-            return
+            why = f"slower writes for {settings.slow_ticks_max} ticks did not help"
+            if self._give_up_if_spare(replica, why):
+                return
         pace = max(settings.pace_bytes_min, pursuit.bytes_per_tick // 2)
         self.pace_bytes = pace if self.pace_bytes is None else min(pace, self.pace_bytes)
 
@@ -118,7 +121,25 @@ class Retention:
         evicted = self._raft.log.evicted_index
         for replica, progress in self._raft.leading.progress.items():
             if self._is_kept_for(progress) and progress.position < evicted:
-                self.give_up(replica, why)
+                self._give_up_if_spare(replica, why)
+
+    def _give_up_if_spare(self, replica: int, why: str) -> bool:
+        """Give a follower up, unless nothing can be committed without it: that would gain nothing (!).
+
+        Returns whether it was.
+        """
+        raft, settings = self._raft, self._raft.settings
+        near = [
+            other
+            for other, progress in raft.leading.progress.items()
+            if other != replica
+            and progress.position >= raft.log.evicted_index
+            and progress.silent_ticks <= settings.election_ticks_min
+        ]
+        if replica in raft.voters and not raft.is_quorum([raft.replica_id, *near]):
+            return False
+        self.give_up(replica, why)
+        return True
 
     @property
     def given_up(self) -> dict[int, str]:
