@@ -117,7 +117,11 @@ def open_storage(settings: NodeSettings) -> ReplicaStorage:
     identity = Identity(settings.cluster, settings.group, settings.groups, settings.node_id)
     genesis = Snapshot(0, 0, 0, settings.founding_members())
     try:
-        _require_room(settings)
+        try:
+            _require_room(settings)
+        except NoSpace:  # what took the room may be a transfer that ended with the process
+            ReplicaStorage.clear_debris(settings.data, identity)
+            _require_room(settings)
         return ReplicaStorage.open(settings.data, identity, genesis, settings.log_memory_bytes)
     except (StorageFailure, NoSpace, OSError) as error:
         if isinstance(error, NoSpace) or means_no_space(error):

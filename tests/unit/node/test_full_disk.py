@@ -16,7 +16,7 @@ from overdb.internal.v1 import log_pb2, shard_pb2
 from overdb.v1 import kv_pb2
 from overdb_node.backend import ReplicaBackend
 from overdb_node.metrics import NodeMetrics
-from overdb_node.node import open_storage, register_gauges
+from overdb_node.node import NoRoomToStart, open_storage, register_gauges
 from overdb_node.raft.messages import Offer
 from overdb_node.replica import Replica
 from overdb_node.settings import NodeSettings
@@ -125,3 +125,28 @@ def test_a_follower_without_room_for_a_snapshot_says_so(
             monkeypatch.undo()
 
     asyncio.run(run())
+
+
+def test_a_transfer_that_ended_with_the_process_does_not_keep_the_next_one_from_starting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk was filled by the snapshot that the replica was being sent: nobody else can free it."""
+    asyncio.run(start_and_stop(tmp_path))
+    snapshots = tmp_path / "node" / "snapshots"
+    snapshots.mkdir(exist_ok=True)
+    staged = snapshots / "incoming.tmp"
+    staged.write_bytes(b"x")
+
+    def usage(_: Path) -> SimpleNamespace:
+        return SimpleNamespace(free=0 if staged.exists() else 1 << 40)
+
+    monkeypatch.setattr(shutil, "disk_usage", usage)
+    asyncio.run(start_and_stop(tmp_path))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
+    with pytest.raises(NoRoomToStart, match="0 bytes free"):
+        asyncio.run(start_and_stop(tmp_path))
+
+
+async def start_and_stop(directory: Path) -> None:
+    async with running(directory, "1=127.0.0.1:1") as replica:
+        await until(lambda: replica.raft.serves)

@@ -188,6 +188,19 @@ class ReplicaStorage:
             lock.close()
             raise
 
+    @staticmethod
+    def clear_debris(directory: Path, identity: Identity) -> None:
+        """Remove what an interrupted transfer or replacement has left; opening does so too, and needs room.
+
+        Raises StartupError as ``open`` does.
+        """
+        with contextlib.closing(identities.lock(directory)):
+            if (directory / _CURRENT).exists():
+                identities.claim(directory, identity)
+                current = _Current.read(directory / _CURRENT)
+                fsync_path(directory)  # as in ``open``
+                _remove_debris(directory, current)
+
     def _check(self) -> None:
         first, recovered = self._current.snapshot, self.recovered
         last = recovered.window.last_index
