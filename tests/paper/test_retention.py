@@ -21,6 +21,7 @@ from overdb_node.raft.messages import (
 )
 from overdb_node.raft.output import EventKind
 from overdb_node.raft.settings import RaftSettings
+from overdb_node.raft.types import DiskState
 from tests.paper.helpers import (
     TICKS_MIN,
     Node,
@@ -391,6 +392,19 @@ def test_a_full_disk_gives_up_those_that_lag() -> None:
     assert given_up(lead) == ["the leader's disk is nearly full"]
     assert lead.raft.leading.progress[2].pursuit.given_up == 0
     assert lead.compact()
+
+
+def test_those_that_were_given_up_for_room_rest_no_longer_than_there_is_none() -> None:
+    lead = lagging_leader()
+    lead.raft.set_room(DiskState.LOW, None)
+    lead.raft.leading.retention.give_all_up("the leader's disk is nearly full")
+    pursuit = lead.raft.leading.progress[3].pursuit
+    pass_time(lead, 2, refuses(lead, 2))
+    assert pursuit.rest_ticks == SMALL.rest_ticks - 2
+    lead.raft.set_room(DiskState.FREE, None)
+    pass_time(lead, 1, refuses(lead, 2))
+    assert pursuit.rest_ticks == 0
+    assert not lead.compact()
 
 
 # --- several chunks under way -------------------------------------------------------------------------

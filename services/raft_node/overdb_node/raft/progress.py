@@ -54,6 +54,7 @@ class Pursuit:
     stalled_ticks: int = 0  # since anything was acknowledged
     slowing_ticks: int = 0  # in which writers were slowed for it
     rest_ticks: int = 0  # until it may be helped again
+    waits_for_room: bool = False  # on the leader's disk: with it the rest ends
     given_up: int = 0
     why: str = ""
     extra_bytes: int = (
@@ -76,6 +77,7 @@ class Pursuit:
         self.given_up += 1
         self.why = why
         self.rest_ticks = rest_ticks
+        self.waits_for_room = False
         self.extra_bytes = -1
         self.stalled_ticks = self.slowing_ticks = 0
 

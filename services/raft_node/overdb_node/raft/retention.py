@@ -67,6 +67,8 @@ class Retention:
         """Look at each follower: is it in step, does it come closer, does it cost too much?"""
         self.pace_bytes = None
         for replica, progress in self._raft.leading.progress.items():
+            if progress.pursuit.waits_for_room and self._raft.disk is DiskState.FREE:
+                progress.pursuit.waits_for_room, progress.pursuit.rest_ticks = False, 0
             if progress.position == self._raft.log.last_index or not self._is_kept_for(progress):
                 progress.pursuit.stalled_ticks = 0
             if progress.position >= self._raft.log.evicted_index:
@@ -117,11 +119,11 @@ class Retention:
         self._raft.emit(EventKind.FOLLOWER_GIVEN_UP, replica, why)
 
     def give_all_up(self, why: str) -> None:
-        """Keep nothing for followers that lag: the host has no room for it."""
+        """Keep nothing for followers that lag: the host has no room for it. They rest until it has."""
         evicted = self._raft.log.evicted_index
         for replica, progress in self._raft.leading.progress.items():
             if self._is_kept_for(progress) and progress.position < evicted:
-                self._give_up_if_spare(replica, why)
+                progress.pursuit.waits_for_room = self._give_up_if_spare(replica, why)
 
     def _give_up_if_spare(self, replica: int, why: str) -> bool:
         """Give a follower up, unless nothing can be committed without it: that would gain nothing (!).
