@@ -84,6 +84,7 @@ def test_a_snapshot_that_does_not_fit_is_not_asked_for() -> None:
     node.raft.set_room(DiskState.FREE, 999)
     sent = node.receive_settled(2, Offer(1, 3, 5, 1, 1000))
     assert only(sent, Answer).ok
+    assert only(sent, Answer).disk == DiskState.FULL, "it takes nothing"
     assert not all_of(sent, OfferAnswer)
     assert node.raft.following.needs_room_bytes == 1000
     assert all_of(node.receive_settled(2, Offer(1, 4, 5, 1, 999)), OfferAnswer)

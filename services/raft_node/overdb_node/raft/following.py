@@ -145,8 +145,10 @@ class Following:
         term_there = raft.log.term_at(agreed)
         assert term_there is not None
         promise = raft.settings.promise_us  # given when the newest round was heard (``Election``)
+        # One that needs a snapshot and has no room for it takes nothing, however many bytes are free.
+        disk = DiskState.FULL if self.needs_room_bytes else raft.disk
         raft.send(
-            leader, Answer(raft.term, self._round, ok, agreed, term_there, promise, disk=raft.disk)
+            leader, Answer(raft.term, self._round, ok, agreed, term_there, promise, disk=disk)
         )
 
     # --- snapshots ------------------------------------------------------------------------------
