@@ -145,6 +145,7 @@ class Applier:
         """
         deadline = time.monotonic() + SLICE_SECONDS_MAX
         queue, machine = self._queue, self.machine
+        level = machine.level
         responses: list[tuple[Answers, shard_pb2.ShardResponse]] = []
         while queue:
             entry = queue.popleft()
@@ -154,6 +155,8 @@ class Applier:
             self._release(machine, responses)
             if time.monotonic() > deadline or machine.compared == entry.index:
                 break  # what replicas compare is the state as of that entry
+            if machine.level != level:
+                break  # it is noted in the directory before anything is answered by its rules
         return self._write(_Slice(machine.take_batch(), entry.index, entry.term, responses))
 
     def _write(self, applied: _Slice) -> int | None:

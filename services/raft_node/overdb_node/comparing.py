@@ -24,6 +24,7 @@ from overdb_node.machine.content import CONTENT_FORM, canonical
 from overdb_node.raft.types import Member
 from overdb_node.storage import quarantine
 from overdb_node.storage.digest import ContentDigest
+from overdb_node.storage.errors import means_no_space
 from overdb_node.transport.members import MemberCalls
 from overdb_node.transport.shard_service import Answers
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 _log = structlog.get_logger()
 ASK_SECONDS = 5.0
+MARK_RETRY_SECONDS = 1.0  # while the disk has no room for the mark of a diverged state
 CONTENTS_MAX = 8  # digests that are kept
 # A digest's thread rests this many times as long as it works: all replicas begin theirs at once, and may
 # share their cores. Where half of the time until the next one is over, it rests less.
@@ -251,12 +253,18 @@ class Comparing:
             kind=point.kind.name.lower(),
         )
         replica.stand_aside()
-        where = replica.storage.data_path
-        try:
-            await self._loop.run_in_executor(None, quarantine.write, where, self._reason)
-        except OSError as error:
-            if self.diverged:  # else the state was replaced meanwhile, and its directory removed
-                replica.fatal(f"the mark of a diverged state cannot be written: {error}")
+        where, reason = replica.storage.data_path, self._reason
+        while self.diverged:  # else the state was replaced meanwhile, and its directory removed
+            try:
+                await self._loop.run_in_executor(None, quarantine.write, where, reason)
+                return
+            except OSError as error:
+                if not self.diverged:
+                    return
+                if not means_no_space(error):
+                    replica.fatal(f"the mark of a diverged state cannot be written: {error}")
+                    return
+            await asyncio.sleep(MARK_RETRY_SECONDS)  # ended and started again, it would serve
 
     def restart(self) -> None:
         """A leader's snapshot has replaced the state: nothing of what was found holds for it."""

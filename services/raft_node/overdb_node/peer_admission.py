@@ -256,8 +256,18 @@ class PeerAdmission:
         _log.error("disk_lost", group=settings.group, problem=self.problem)
 
     async def _found(self, finding: Finding) -> None:
-        """The group is new, or this replica is."""
-        await asyncio.to_thread(disk.write_founders, self._replica.settings.data, finding.founders)
+        """The group is new, or this replica is. Without room to note that, the next round tries again."""
+        directory = self._replica.settings.data
+        try:
+            await asyncio.to_thread(disk.write_founders, directory, finding.founders)
+        except OSError as error:
+            if not means_no_space(error):
+                raise
+            self.problem = (
+                f"takes no part yet: {directory} has no room to note the founding members. Enlarge the disk, "
+                "or remove other files from it"
+            )
+            return
         self.founders = dict(finding.founders)
         self.founded = self.established = True
 
@@ -317,12 +327,21 @@ class PeerAdmission:
                     )
             if reason:
                 self._lost(reason)
-                try:
-                    await self.starts.stay_out(reason)
-                except OSError as error:
-                    self._disk_failed(error)
+                await self._stay_out(reason)
                 return True
         return False
+
+    async def _stay_out(self, reason: str) -> None:
+        """Note for good that this directory is outdated, as soon as there is room for that."""
+        while True:
+            try:
+                await self.starts.stay_out(reason)
+                return
+            except OSError as error:
+                self._disk_failed(error)
+                if not self._is_full:
+                    return
+            await asyncio.sleep(RENEWAL_SECONDS)
 
     def _lost(self, reason: str) -> None:
         replica = self._replica
@@ -346,6 +365,7 @@ class PeerAdmission:
                 )
             self._is_full = True
         else:
+            self._is_full = False
             self._replica.fatal(f"starts.json cannot be written: {error}")
 
     def _look_whether_removed(self, answers: Answers) -> None:

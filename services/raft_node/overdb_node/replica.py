@@ -43,6 +43,7 @@ from overdb_node.reads import BlockedReads, PendingRead, Reads, answer_reads
 from overdb_node.reclaiming import Reclaiming
 from overdb_node.settings import NodeSettings
 from overdb_node.snapshotting import Snapshotting
+from overdb_node.storage.errors import means_no_space
 from overdb_node.storage.group_commit import GroupCommit, PersistRequest
 from overdb_node.storage.identity import note_level
 from overdb_node.storage.replica import ReplicaStorage
@@ -280,6 +281,8 @@ class Replica:
             return f"disk full ({self.writer.no_space}): it stores nothing until there is room"
         if self.is_stuck:
             return "disk full (the data cannot be written): it answers nothing until there is room"
+        if self._waits_for_note:
+            return "disk full (the group's level cannot be noted): it answers nothing until there is room"
         raft = self.raft
         if self.disk.state is DiskState.FREE and raft.is_leader and self.disk_full:
             taken = "deletes are taken" if self.disk_state is DiskState.LOW else "deletes too"
@@ -350,8 +353,10 @@ class Replica:
         self._level_raiser.tick(self.machine.level, leads=self.raft.serves)
         self._make_way()
         self.reclaiming.tick()
-        if self.is_stuck and self.raft.installing is None:
-            self._applied(self._applier.try_again())
+        if self.raft.installing is None:
+            if self.is_stuck:
+                self._applied(self._applier.try_again())
+            self._note_level()
         self.schedule_turn()
 
     def _keep_time(self) -> None:
@@ -512,7 +517,7 @@ class Replica:
     def is_readable(self) -> bool:
         """Whether the data here is what was applied, right, and not that of an old copy of the directory."""
         wrong = self.comparing.diverged or self.admission.starts.outdated
-        return not (self.raft.installing or self.is_stuck or wrong)
+        return not (self.raft.installing or self.is_stuck or self._waits_for_note or wrong)
 
     def refuse(
         self,
@@ -622,11 +627,27 @@ class Replica:
         ):
             self._level_raiser.heard_older_router()
 
+    @property
+    def _waits_for_note(self) -> bool:
+        """Whether the level was raised and the directory does not say so yet, for want of room."""
+        return self.machine.level > self._level_noted
+
     def _note_level(self) -> None:
-        """Note a raised level in the directory before anything more is answered."""
-        if self.machine.level > self._level_noted:
+        """Note a raised level in the directory before anything more is applied or answered.
+
+        Without room for it this replica does not lead, and tries again at each tick (PROTOCOL 1.4).
+        """
+        if not self._waits_for_note:
+            return
+        try:
+            note_level(self.settings.data, self.machine.level)
+        except OSError as error:
+            if not means_no_space(error):
+                raise
+            self.raft.step_down()
+        else:
             self._level_noted = self.machine.level
-            note_level(self.settings.data, self._level_noted)
+            self.schedule_turn()
 
     def repeat_limits(self) -> None:
         """Have the limits put into the log once more if this replica leads. They change nothing."""
@@ -710,6 +731,8 @@ class Replica:
             self.snapshotting.install(output.install)
 
     def _apply(self) -> None:
+        if self._waits_for_note:
+            return
         if self._applier.has_work and self.raft.installing is None:
             self._applied(self._applier.run_slice())
         self._reads.run(self.raft.applied)

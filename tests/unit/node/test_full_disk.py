@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
+import json
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,12 +16,15 @@ from prometheus_client import CollectorRegistry
 
 from overdb.internal.v1 import log_pb2, shard_pb2
 from overdb.v1 import kv_pb2
+from overdb_node import comparing, peer_admission
 from overdb_node.backend import ReplicaBackend
+from overdb_node.machine.comparison import Kind, Point
 from overdb_node.metrics import NodeMetrics
 from overdb_node.node import NoRoomToStart, open_storage, register_gauges
 from overdb_node.raft.messages import Offer
 from overdb_node.replica import Replica
 from overdb_node.settings import NodeSettings
+from overdb_node.storage import founding, identity, quarantine, starts
 from tests.unit.node.test_disk_stall import Caught, until
 
 MIB = 1 << 20
@@ -150,3 +155,114 @@ def test_a_transfer_that_ended_with_the_process_does_not_keep_the_next_one_from_
 async def start_and_stop(directory: Path) -> None:
     async with running(directory, "1=127.0.0.1:1") as replica:
         await until(lambda: replica.raft.serves)
+
+
+class NoRoom:
+    """Takes the place of a function that writes a note: while ``full``, the disk has no room for it."""
+
+    def __init__(self, write: Callable[..., object]) -> None:
+        self._write = write
+        self.full = True
+        self.refused = 0
+
+    def __call__(self, *arguments: object) -> object:
+        if self.full:
+            self.refused += 1
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return self._write(*arguments)
+
+
+def test_a_level_that_cannot_be_noted_holds_up_all_answers_until_it_can(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An older program must refuse the directory before anything is answered by the rules of that level."""
+    note = NoRoom(identity.note_level)
+    monkeypatch.setattr("overdb_node.replica.note_level", note)
+
+    async def run() -> None:
+        async with running(tmp_path, "1=127.0.0.1:1") as replica:
+            await until(lambda: replica.machine.level and note.refused > 2)
+            answers = Caught()
+            replica.read(answers.caught.append)  # type: ignore[arg-type]
+            assert not replica.is_readable
+            assert answers.caught == [False]
+            assert "disk full" in replica.problem
+            assert level_noted(tmp_path) == 0
+            note.full = False
+            await until(lambda: replica.raft.serves and replica.is_readable)
+            assert level_noted(tmp_path) == replica.machine.level
+            assert not replica.problem
+            backend = ReplicaBackend(replica)
+            backend.exchange(message(replica.stamp(), 1), answers)
+            await until(lambda: len(answers.caught) == 2)
+            assert answers.caught[1].versions
+
+    asyncio.run(run())
+
+
+def level_noted(directory: Path) -> int:
+    content = json.loads((directory / "node" / "node.json").read_text())
+    return int(content["format"]) - 1
+
+
+def test_a_replica_without_room_to_note_the_founders_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    note = NoRoom(founding.write_founders)
+    monkeypatch.setattr(founding, "write_founders", note)
+
+    async def run() -> None:
+        async with running(tmp_path, "1=127.0.0.1:1") as replica:
+            await until(lambda: note.refused > 2)
+            assert not replica.admission.established
+            assert "no room to note the founding members" in replica.problem
+            note.full = False
+            await until(lambda: replica.raft.serves)
+            assert not replica.problem
+
+    asyncio.run(run())
+
+
+def test_a_diverged_state_is_marked_as_soon_as_there_is_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It serves nothing meanwhile. A process that ended here would serve again, started anew."""
+    note = NoRoom(quarantine.write)
+    monkeypatch.setattr(quarantine, "write", note)
+    monkeypatch.setattr(comparing, "MARK_RETRY_SECONDS", 0.01)
+
+    async def run() -> None:
+        async with running(tmp_path, "1=127.0.0.1:1") as replica:
+            await until(lambda: replica.raft.serves)
+            marking = asyncio.create_task(
+                replica.comparing._stop_serving(Point(7, Kind.CHAIN, "1", 0))
+            )
+            await until(lambda: note.refused > 2)
+            assert not replica.is_readable
+            assert not quarantine.read(replica.storage.data_path)
+            note.full = False
+            await marking
+            assert "index 7" in quarantine.read(replica.storage.data_path)
+
+    asyncio.run(run())
+
+
+def test_an_old_copy_is_noted_as_such_as_soon_as_there_is_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    note = NoRoom(starts.write)
+    note.full = False
+    monkeypatch.setattr(starts, "write", note)
+    monkeypatch.setattr(peer_admission, "RENEWAL_SECONDS", 0.01)
+
+    async def run() -> None:
+        async with running(tmp_path, "1=127.0.0.1:1") as replica:
+            await until(lambda: replica.raft.serves)
+            note.full = True
+            marking = asyncio.create_task(replica.admission._stay_out("replica 2 knows better"))
+            await until(lambda: note.refused > 2)
+            note.full = False
+            await marking
+            assert starts.read(tmp_path / "node").outdated == "replica 2 knows better"
+
+    asyncio.run(run())
