@@ -10,6 +10,7 @@ from pathlib import Path
 from random import Random
 
 import overdb
+from overdb.status import GroupMembers
 from overdb_torture.clusters.base import Cluster, NotCarriedOut, Unusable
 from overdb_torture.faults import Kind, plan_faults
 from overdb_torture.injector import Injector
@@ -177,12 +178,9 @@ class Run:
             except overdb.OverDBError:
                 pass
             else:
-                leaders = tuple(
-                    next((member.id for member in group.members if member.leader), 0)
-                    for group in groups
-                )
+                leaders = leaders_of(groups, len(self._leaders))
                 self._leaders = tuple(
-                    new or old for new, old in zip(leaders, self._leaders, strict=False)
+                    new or old for new, old in zip(leaders, self._leaders, strict=True)
                 )
             self.record.leaders.append(LeaderSample(at, leaders))
             await asyncio.sleep(SAMPLE_SECONDS)
@@ -245,3 +243,14 @@ class Run:
                 await client.transact(then=deletes)
         except overdb.OverDBError as error:
             self._tell(f"What was written could not be deleted: {error}")
+
+
+def leaders_of(groups: Sequence[GroupMembers], count: int) -> tuple[int, ...]:
+    """Return the leader of each group of ``count``, 0 for none.
+
+    A router that has just started may not know all groups yet.
+    """
+    leaders = {
+        group.group: member.id for group in groups for member in group.members if member.leader
+    }
+    return tuple(leaders.get(group, 0) for group in range(count))

@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 
 from overdb.cli import app
+from overdb.status import GroupMembers, Member
 from overdb.v1 import cluster_pb2, kv_pb2
 from overdb_torture import command
 from overdb_torture.command import Choice
-from overdb_torture.run import Run
+from overdb_torture.run import Run, leaders_of
 from tests.unit.client.fake_router import FakeRouter, RouterThread
 from tests.unit.client.store import Answer, Entry, Store
 
@@ -65,6 +66,15 @@ def test_a_sound_store_is_all_right(
     assert {line["workload"] for line in history} == {"registers", "lists", "bank", "counters"}
     assert all(line["began"] <= line["ended"] for line in history)
     assert router.store.values == {}  # a cluster of somebody's is left as it was
+
+
+def test_a_router_that_does_not_know_all_groups_yet_makes_none_of_them_unknown_for_good() -> None:
+    """All faults behind a restart met members at random instead of leaders."""
+    second = GroupMembers(1, (Member(4, "h:4", True, False), Member(5, "h:5", True, True)))
+    first = GroupMembers(0, (Member(1, "h:1", True, False),))
+    assert leaders_of([second], 2) == (0, 5)
+    assert leaders_of([second, first], 2) == (0, 5)
+    assert leaders_of([], 2) == (0, 0)
 
 
 def _lost_write(store: Store, entry: Entry, number: int) -> Answer | None:
