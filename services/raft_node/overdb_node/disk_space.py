@@ -111,8 +111,8 @@ class DiskSpace:
     def problem_of_snapshot(self, size: int) -> str:
         """What an operator should know and do while a snapshot of that size is needed and does not fit."""
         return (
-            f"it has fallen behind, and the leader's snapshot of {size / _MIB:.1f} MiB does not fit twice "
-            f"into {self.free_bytes // _MIB} MiB free. Enlarge the disk, or remove other files from it"
+            f"disk full ({self.free_bytes // _MIB} MiB free): it has fallen behind, and the leader's "
+            f"snapshot of {size / _MIB:.1f} MiB does not fit twice. Enlarge the disk, or remove other files from it"
         )
 
 

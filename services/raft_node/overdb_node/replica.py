@@ -263,7 +263,6 @@ class Replica:
             self.admission.problem,
             self.snapshotting.damaged.problem,
             self._disk_problem,
-            self._snapshot_problem,
             self.raft.leading.retention.problem,
             self.timekeeper.problem,
             self.timekeeper.group_problem(self.machine),
@@ -290,12 +289,9 @@ class Replica:
                 f"the disks of most replicas of group {self.settings.group} are full: puts are refused, "
                 f"{taken}. overdb status says which, and what to do"
             )
+        if (size := raft.following.needs_room_bytes) and not raft.is_leader:
+            return self.disk.problem_of_snapshot(size)
         return self.disk.problem
-
-    @property
-    def _snapshot_problem(self) -> str:
-        size = self.raft.following.needs_room_bytes
-        return self.disk.problem_of_snapshot(size) if size and not self.raft.is_leader else ""
 
     @property
     def is_stuck(self) -> bool:

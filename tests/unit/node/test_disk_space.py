@@ -117,6 +117,7 @@ def test_a_snapshot_without_room_says_what_to_do_in_two_lines(
     disk = Disk(monkeypatch, tmp_path)
     disk.look(150)
     problem = disk.space.problem_of_snapshot(100 * MIB)
-    assert "snapshot of 100.0 MiB does not fit twice into 150 MiB free" in problem
+    assert "disk full (150 MiB free)" in problem
+    assert "snapshot of 100.0 MiB does not fit twice" in problem
     assert "Enlarge the disk" in problem
     assert len(problem) < 2 * 110
