@@ -112,7 +112,8 @@ class DiskSpace:
         """What an operator should know and do while a snapshot of that size is needed and does not fit."""
         return (
             f"disk full ({self.free_bytes // _MIB} MiB free): it has fallen behind, and the leader's "
-            f"snapshot of {size / _MIB:.1f} MiB does not fit twice. Enlarge the disk, or remove other files from it"
+            f"snapshot of {size / _MIB:.1f} MiB does not fit twice. "
+            "Enlarge the disk, or remove other files from it"
         )
 
 
