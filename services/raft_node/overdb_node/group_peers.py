@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from overdb.internal.v1 import shard_pb2
 from overdb_common.addresses import split_addresses
 from overdb_node.founding import Answers
+from overdb_node.storage.starts import Start
 from overdb_node.transport.describing import Describer
 
 if TYPE_CHECKING:
@@ -51,6 +52,29 @@ class GroupPeers:
         answers = self._same_group(await self._members_describer.ask(addresses, group))
         retired = {one for answer in answers.values() for one in answer.retired}
         return {i: a for i, a in answers.items() if a.established and i not in retired}
+
+    async def start_of(self, replica_id: int, incarnation: int, address: str) -> Start | None:
+        """Which start of a replica runs, by what it answers where it is known to be reached.
+
+        ``address``: where it says that it is; asked only when nobody answers as this replica elsewhere.
+        """
+        known = self._known_addresses(replica_id)
+        group = self._replica.settings.group
+        for addresses in (known, [a for a in (address,) if a and a not in known]):
+            describer = Describer(self._replica.settings.describe_seconds_max)
+            answer = self._same_group(await describer.ask(addresses, group)).get(replica_id)
+            await describer.close()
+            if answer is not None and answer.incarnation == incarnation:
+                return Start(answer.start_number, answer.start_id)
+        return None
+
+    def _known_addresses(self, replica_id: int) -> list[str]:
+        replica = self._replica
+        member = replica.raft.log.configuration.member(replica_id)
+        by_log = None if member is None else replica.address_of(member)
+        by_settings = replica.settings.founding_addresses().get(replica_id)
+        found = (by_log, by_settings, self.met.get(replica_id))
+        return list(dict.fromkeys(address for address in found if address))
 
     async def difference(self, replica_id: int, address: str) -> str:
         """What of the settings of the replica at an address contradicts this group's; "": it is silent."""

@@ -62,6 +62,7 @@ class PeerAdmission:
         self.others = GroupPeers(replica)
         self._strangers = Strangers(self.others.ask_members, self._meet)
         self._task: asyncio.Task[None] | None = None
+        self._asking_back: dict[int, asyncio.Task[Start | None]] = {}
         if self.founded and not self.starts.outdated and not self.others.addresses(everybody=True):
             self.established = True
 
@@ -74,6 +75,8 @@ class PeerAdmission:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+        for asking in list(self._asking_back.values()):
+            asking.cancel()
         with contextlib.suppress(OSError):
             await self.starts.save()
         await self._strangers.close()
@@ -84,10 +87,16 @@ class PeerAdmission:
     def admit(self, sender: Sender) -> str:
         """Why packets of ``sender`` do not count here, UNHEARD for now; "" when they do, as soon as it
         ``may_count``."""
+        who = sender.replica_id
+        if sender.level < (level := self._replica.machine.level):
+            return (
+                f"replica {who} runs a program that knows level {sender.level}, group "
+                f"{self._replica.settings.group} is at level {level}: start release {version()} or a newer "
+                "one there"
+            )
         refusal = self.refusal(sender)
         if refusal:
             return refusal
-        who = sender.replica_id
         if self._replica.raft.log.configuration.member(who) is None:
             if not self._hears_stranger(who, sender.address):
                 return UNHEARD
@@ -117,11 +126,6 @@ class PeerAdmission:
         """Why nothing that ``sender`` says counts here, or "" (PROTOCOL 3.5, 3.7, 3.9)."""
         raft, settings = self._replica.raft, self._replica.settings
         who, group = sender.replica_id, settings.group
-        if sender.level < (level := self._replica.machine.level):
-            return (
-                f"replica {who} runs a program that knows level {sender.level}, group {group} is at level "
-                f"{level}: start release {version()} or a newer one there"
-            )
         if who in raft.log.configuration_at(raft.commit_index).retired:
             return f"replica {who} was removed from group {group}"
         if sender.founding_groups not in (0, settings.groups):
@@ -147,12 +151,30 @@ class PeerAdmission:
         return self.starts.may_count(sender.replica_id, sender.start)
 
     async def note(self, sender: Sender) -> bool:
-        """Note the sender's start durably; False: nothing of it may count now."""
+        """Note the sender's start durably; False: nothing of it may count now.
+
+        The sender is asked back for it, where it is known to be reached (!): anybody can say a start number,
+        and the replica whose own is smaller would be an old copy for good.
+        """
+        start = await self._start_of(sender)
+        if start is None or start.id != sender.start.id:
+            return False
         try:
-            await self.starts.note(sender.replica_id, sender.start)
+            await self.starts.note(sender.replica_id, start)
         except OSError as error:
             self._disk_failed(error)
         return self.may_count(sender)
+
+    async def _start_of(self, sender: Sender) -> Start | None:
+        """Asked once, however many wait for the answer."""
+        who = sender.replica_id
+        asking = self._asking_back.get(who)
+        if asking is None:
+            question = self.others.start_of(who, sender.incarnation, sender.address)
+            asking = asyncio.create_task(question, name=f"start-of-{who}")
+            self._asking_back[who] = asking
+            asking.add_done_callback(lambda _: self._asking_back.pop(who, None))
+        return await asyncio.shield(asking)
 
     async def introduced(self, who: shard_pb2.Introduction) -> str:
         """Another replica says which start of which directory it is, and asks what is known of it.
@@ -285,7 +307,7 @@ class PeerAdmission:
                 index = answer.members_index
                 voters = {member.id for member in answer.members if member.voter}
         # A replica whose own disk was lost knows nothing: its silence would prove nothing.
-        heard = {other for other, answer in answers.items() if answer.established} | {own}
+        heard = {other for other, answer in answers.items() if self._has_noted(answer)} | {own}
         if not voters:
             return len(heard) > 1 or not self.others.addresses(everybody=True)
         if voters <= heard:
@@ -295,6 +317,12 @@ class PeerAdmission:
             f"start; heard from: {sorted(heard - {own}) or 'nobody'}"
         )
         return 2 * len(voters & heard) > len(voters) and seconds >= SILENCE_SECONDS
+
+    def _has_noted(self, answer: shard_pb2.DescribeResponse) -> bool:
+        """Whether who answers takes part and has noted this start; one without start numbers notes none."""
+        own = self._replica.settings.node_id
+        noted = [heard.start_id for heard in answer.starts if heard.id == own]
+        return answer.established and (not answer.start_number or self.starts.own.id in noted)
 
     async def _renew(self) -> None:
         """Let the start number grow, and tell the others; they may know of a newer directory by now."""
@@ -316,6 +344,7 @@ class PeerAdmission:
         own = self._replica.settings.node_id
         for other, answer in sorted(answers.items()):
             reason = answer.outdated if not self.established else ""
+            self._follow(other, Start(answer.start_number, answer.start_id))
             for heard in answer.starts:
                 known = Start(heard.start_number, heard.start_id)
                 if heard.id != own:
@@ -342,6 +371,12 @@ class PeerAdmission:
                 if not self._is_full:
                     return
             await asyncio.sleep(RENEWAL_SECONDS)
+
+    def _follow(self, replica_id: int, start: Start) -> None:
+        """Learn how far the number of a life has grown that is noted; another life is noted first."""
+        known = self.starts.heard.get(replica_id)
+        if known is not None and known.id == start.id:
+            self.starts.learn(replica_id, start)
 
     def _lost(self, reason: str) -> None:
         replica = self._replica

@@ -69,13 +69,13 @@ class Starts:
         """Whether this life is noted durably: nothing that it says may count or be answered before (!)."""
         if not start.number:
             return True
-        if self._durable.get(replica_id) != start.id:
-            return False
-        self.learn(replica_id, start)
-        return True
+        return self._durable.get(replica_id) == start.id
 
     def learn(self, replica_id: int, start: Start) -> None:
-        """Remember a start that was heard of, if it is newer; it is on disk after the next renewal."""
+        """Remember a start that was heard of, if it is newer; it is on disk after the next renewal.
+
+        From an answer to an own question alone: a packet may say anything (!).
+        """
         known = self._heard.get(replica_id)
         if known is None and len(self._heard) >= NOTED_MAX:
             return
@@ -83,7 +83,7 @@ class Starts:
             self._heard[replica_id] = start
 
     async def note(self, replica_id: int, start: Start) -> None:
-        """Note a life durably, unless a newer one is known. Raises OSError."""
+        """Note a life durably, unless a newer one is known; from answers alone, too. Raises OSError."""
         self.learn(replica_id, start)
         async with self._writing:
             known = self._heard.get(replica_id)

@@ -18,6 +18,7 @@ from overdb_node.raft.messages import Append, Message, VoteRequest
 from overdb_node.raft.plausible import implausible
 from overdb_node.raft.types import Entry, EntryKind
 from overdb_node.replica import Replica
+from overdb_node.storage.starts import Start
 from overdb_node.transport import wire
 from overdb_node.transport.peers import Sender
 from overdb_node.transport.shard_service import Answers
@@ -59,11 +60,20 @@ class HostileMessages:
                 member = self._random.choice(members)
                 known = member.incarnation or replica.admission.founders.get(member.replica_id, 0)
                 self._send_packet(replica, Sender(member.replica_id, known, level=LEVEL), hear)
+                if self._random.random() < 0.3:
+                    start = self._later_start(replica, member.replica_id)
+                    hear(Sender(member.replica_id, known, start=start, level=LEVEL), [])
             else:
                 number = self._random.getrandbits(64)
                 who = Sender(STRANGER, number, "stranger:7410", level=LEVEL)
                 self._send_packet(replica, who, hear, anything=True)
         self._send_commands(replica)
+
+    def _later_start(self, replica: Replica, member: int) -> Start:
+        """What would make an old copy of a member, if it were noted: another life, or the same one later."""
+        noted = replica.admission.starts.heard.get(member, Start(1, 1))
+        start_id = self._random.choice((noted.id, self._random.getrandbits(64)))
+        return Start(noted.number + self._random.choice((1, 3, 10**6)), start_id)
 
     def _send_packet(
         self,

@@ -12,8 +12,8 @@ from overdb_simulation.inodes import DirectoryNode
 LOOK_SECONDS = 0.05
 # Another replica has heard a new life, and noted it, when the two have been linked for so long; ...
 HEARD_SECONDS = 0.5
-# ... and a renewal within a life, which is noted with its own next one.
-RENEWED_SECONDS = 2 * RENEWAL_SECONDS + HEARD_SECONDS
+# ... and a renewal within a life, which it asks for with its own renewal, and writes with the next one.
+RENEWED_SECONDS = 3 * RENEWAL_SECONDS + HEARD_SECONDS
 GIVEN_UP_SECONDS = 9.0
 
 

@@ -182,6 +182,7 @@ CASES: list[tuple[Callable[[Patch], None], str, Setting]] = [
         r"not healed|gave up|healed cluster|elsewhere|on the disks of|committed there",
         HOSTILE,
     ),
+    (variants.nobody_is_asked_back, r"not healed|healed cluster", HOSTILE),
     (
         variants.strangers_are_heard,
         r"checksum|on the disks of|committed there before|not healed|without the committed entry",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -225,6 +225,7 @@ def starts_not_noted(patch: MonkeyPatch) -> None:
     """PROTOCOL 3.9: nobody notes the starts of the others."""
     patch.setattr(Starts, "learn", lambda *_: None)
     patch.setattr(Starts, "may_count", lambda *_: True)
+    patch.setattr(PeerAdmission, "_has_noted", lambda _, answer: answer.established)
 
 
 def start_ids_ignored(patch: MonkeyPatch) -> None:
@@ -236,6 +237,7 @@ def start_ids_ignored(patch: MonkeyPatch) -> None:
 
     patch.setattr(Starts, "objection", objection)
     patch.setattr(Starts, "may_count", lambda *_: True)
+    patch.setattr(PeerAdmission, "_has_noted", lambda _, answer: answer.established)
     smaller = lambda own, asked, known, *_: known.number > max(own.number, asked.number)  # noqa: E731
     patch.setattr(peer_admission, "contradiction", smaller)
 
@@ -243,6 +245,26 @@ def start_ids_ignored(patch: MonkeyPatch) -> None:
 def lives_not_compared(patch: MonkeyPatch) -> None:
     """PROTOCOL 3.9: a start counts when its number is larger than the noted one, whatever lives it had."""
     patch.setattr(starts, "could_be_of", lambda *_: True)
+
+
+def nobody_is_asked_back(patch: MonkeyPatch) -> None:
+    """PROTOCOL 3.9: what a packet says of its sender's start is noted."""
+    patch.setattr(Starts, "may_count", _learning(Starts.may_count))
+
+    async def start_of(_: PeerAdmission, sender: Sender) -> Start:
+        return sender.start
+
+    patch.setattr(PeerAdmission, "_start_of", start_of)
+
+
+def _learning(whole: Callable[[Starts, int, Start], bool]) -> Callable[[Starts, int, Start], bool]:
+    def may_count(self: Starts, replica_id: int, start: Start) -> bool:
+        counts = whole(self, replica_id, start)
+        if counts:
+            self.learn(replica_id, start)
+        return counts
+
+    return may_count
 
 
 def older_lives_count(patch: MonkeyPatch) -> None:

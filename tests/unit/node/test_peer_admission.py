@@ -70,7 +70,19 @@ class Setup:
             schedule_turn=lambda: None,
             fatal=self.fatal.append,
         )
+        self.replica = replica
         self.admission = PeerAdmission(replica)
+        self.says: Start | None = None  # what replica 3 answers when it is asked back
+
+        async def start_of(*_: object) -> Start | None:
+            return self.says
+
+        self.admission.others.start_of = start_of  # type: ignore[method-assign,assignment]
+
+    def note(self, start: Start) -> bool:
+        """A packet of replica 3 comes, which says the same when it is asked."""
+        self.says = start
+        return asyncio.run(self.admission.note(sender(start)))
 
     def confirmed(self, *answers: Answer, seconds: float = 0.0) -> bool:
         return self.admission._is_confirmed({a.replica_id: a for a in answers}, seconds)
@@ -82,7 +94,9 @@ class Setup:
         term: int | None = None,
         last_index: int = 0,
         lives: tuple[Start, ...] = (),
+        says: Start | None = None,
     ) -> str:
+        self.says = says or start
         who = shard_pb2.Introduction(
             cluster="overdb",
             founding_groups=2,
@@ -98,6 +112,7 @@ class Setup:
 
 
 def established(replica_id: int, **told: Any) -> Answer:
+    """Of a program without start numbers, if no ``start_number`` is told."""
     return Answer(replica_id=replica_id, established=True, **told)
 
 
@@ -204,12 +219,12 @@ def test_a_start_is_noted_before_it_counts(setup: Setup, tmp_path: Path) -> None
     who = sender(Start(5, 50))
     assert gate.admit(who) == ""
     assert not gate.may_count(who)
-    assert asyncio.run(gate.note(who))
+    assert setup.note(Start(5, 50))
     assert disk.read(tmp_path).others[3] == Start(5, 50)
 
 
 def test_packets_of_an_older_life_and_of_another_copy_are_dropped(setup: Setup) -> None:
-    asyncio.run(setup.admission.note(sender(Start(5, 50))))
+    setup.note(Start(5, 50))
     assert "is an old copy" in setup.admission.admit(sender(Start(4, 40)))
     assert "is an old copy" in setup.admission.admit(sender(Start(5, 51)))
     assert setup.admission.admit(sender(Start(6, 50))) == ""
@@ -228,7 +243,7 @@ def test_without_space_nothing_is_noted_and_nothing_counts(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(disk, "write", fail)
-    assert not asyncio.run(setup.admission.note(sender(Start(5, 50))))
+    assert not setup.note(Start(5, 50))
     assert not setup.fatal
 
 
@@ -239,7 +254,7 @@ def test_a_failed_fsync_ends_the_process(setup: Setup, monkeypatch: pytest.Monke
         raise OSError(5, "Input/output error")
 
     monkeypatch.setattr(disk, "write", fail)
-    assert not asyncio.run(setup.admission.note(sender(Start(5, 50))))
+    assert not setup.note(Start(5, 50))
     assert setup.fatal
 
 
@@ -257,6 +272,61 @@ def test_an_introduction_of_an_older_start_changes_nothing(setup: Setup) -> None
     setup.introduce(Start(5, 50))
     setup.introduce(Start(4, 40))
     assert setup.admission.starts.heard[3] == Start(5, 50)
+
+
+@pytest.mark.parametrize("level", [0, 1])
+def test_an_introduction_is_noted_at_every_level(setup: Setup, tmp_path: Path, level: int) -> None:
+    setup.replica.machine.level = level
+    setup.introduce(Start(5, 50))
+    assert disk.read(tmp_path).others[3] == Start(5, 50)
+
+
+def test_a_start_that_its_replica_does_not_confirm_is_not_noted(setup: Setup) -> None:
+    """PROTOCOL 3.9 (!): else one forged message makes an old copy of the real one, for good."""
+    real, forged = Start(5, 50), Start(1_000_005, 4711)
+    setup.note(real)
+    setup.introduce(forged, says=real)
+    setup.says = real
+    assert not asyncio.run(setup.admission.note(sender(forged)))
+    assert setup.admission.may_count(sender(Start(1_000_005, real.id)))  # a number is no proof
+    assert setup.admission.starts.heard[3] == real
+    setup.says = None  # nobody answers
+    assert not asyncio.run(setup.admission.note(sender(forged)))
+
+
+def test_how_far_a_number_has_grown_is_learned_from_answers_alone(setup: Setup) -> None:
+    setup.note(Start(5, 50))
+    assert not outdated(setup, established(3, start_number=9, start_id=50))
+    assert setup.admission.starts.heard[3] == Start(9, 50)
+    assert not outdated(setup, established(3, start_number=12, start_id=60))
+    assert setup.admission.starts.heard[3] == Start(9, 50)  # another life is noted first
+
+
+def test_of_those_that_wait_one_asks_back(setup: Setup) -> None:
+    asked: list[object] = []
+
+    async def start_of(*who: object) -> Start | None:
+        asked.append(who)
+        await asyncio.sleep(0)
+        return Start(5, 50)
+
+    setup.admission.others.start_of = start_of  # type: ignore[method-assign,assignment]
+
+    async def storm() -> list[bool]:
+        waiting = (setup.admission.note(sender(Start(5, 50))) for _ in range(20))
+        return await asyncio.gather(*waiting)
+
+    assert all(asyncio.run(storm()))
+    assert len(asked) == 1
+
+
+def test_an_answer_confirms_only_with_a_note_of_this_start(setup: Setup) -> None:
+    own = setup.admission.starts.own
+    other_life = shard_pb2.Start(id=1, start_number=own.number, start_id=own.id + 1)
+    this_one = shard_pb2.Start(id=1, start_number=own.number, start_id=own.id)
+    for starts, confirms in (((), False), ((other_life,), False), ((this_one,), True)):
+        answer = established(2, start_number=7, starts=starts)
+        assert setup.confirmed(answer, seconds=3600.0) is confirms
 
 
 def test_an_introduction_from_other_lives_is_not_noted(setup: Setup) -> None:
@@ -306,8 +376,9 @@ def test_one_that_takes_part_says_nothing_of_its_log(setup: Setup) -> None:
 
 def test_notes_are_written_when_it_stops(setup: Setup, tmp_path: Path) -> None:
     async def run() -> None:
+        setup.says = Start(5, 50)
         await setup.admission.note(sender(Start(5, 50)))
-        assert setup.admission.may_count(sender(Start(7, 50)))
+        setup.admission.starts.learn(3, Start(7, 50))
         await setup.admission.close()
 
     asyncio.run(run())

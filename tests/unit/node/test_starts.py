@@ -187,10 +187,12 @@ def test_a_new_life_counts_only_when_its_note_is_durable(
     assert starts.may_count(PEER, new)
 
 
-def test_a_renewal_counts_at_once_and_is_noted_with_the_next_write(directory: Path) -> None:
+def test_a_renewal_counts_at_once_and_is_noted_when_it_was_asked_for(directory: Path) -> None:
+    """Packets may say any number: only an answer is noted."""
     starts = noting(directory, Start(5, 50))
     assert starts.may_count(PEER, Start(6, 50))
-    assert starts.heard[PEER] == Start(6, 50)
+    assert starts.heard[PEER] == Start(5, 50)
+    starts.learn(PEER, Start(6, 50))
     asyncio.run(starts.renew())
     assert disk.read(directory).others[PEER] == Start(6, 50)
 
