@@ -27,6 +27,8 @@ OFFSET_US_MAX = 10_000_000
 CONFIRM_US = 1_000_000
 # A group whose log has come to a time further ahead of its machines' clocks has a time that is wrong.
 GROUP_AHEAD_US_MAX = TIME_WRONG_US_MIN
+# The clocks of others that were heard go on with the own one, as long as that does not move by more at once.
+HEARD_JUMP_US_MAX = 1_000_000
 # A leader has an idle group's time go on about so often, where what waits for it takes an hour.
 IDLE_US = 30_000_000
 _HOUR_US = 3_600_000_000
@@ -57,6 +59,9 @@ class Timekeeper:
         self._worked_at_us: int | None = None  # the group's time when requests were taken in last
         self._moved_at_us = 0
         self._difference_us = wall_us() - elapsed_us()  # of the two clocks, at the last tick
+        self._heard_difference_us = (
+            self._difference_us
+        )  # and when the group's time was asked for last
 
     # --- in messages ------------------------------------------------------------------------------
 
@@ -65,6 +70,7 @@ class Timekeeper:
         raft = self._raft
         if isinstance(message, Answer):
             if raft.is_leader and message.term == raft.term:
+                self._forget_if_jumped()
                 self._group_time.heard(
                     raft.term, sender, message.round, message.wall_us, elapsed_us()
                 )
@@ -85,12 +91,25 @@ class Timekeeper:
     def group_time_us(self) -> int | None:
         """Returns the group's time as this replica knows it now, as leader or by its leader's heartbeat."""
         raft, now_us = self._raft, elapsed_us()
+        self._forget_if_jumped()
         if raft.is_leader:
             return self._group_time.median(raft.term, raft.voters, wall_us(), now_us)
         age_us = now_us - self._leader_said_at_us
         if self._leader_said_us and 0 <= age_us <= HEARD_US_MAX:
             return self._leader_said_us + age_us
         return None
+
+    def _forget_if_jumped(self) -> None:
+        """What was heard before the own clock jumped does not count (!).
+
+        Either this clock was set, and the next answers come at once; or all machines slept, and the clocks of
+        the others have gone on by as much.
+        """
+        difference_us = wall_us() - elapsed_us()
+        if abs(difference_us - self._heard_difference_us) > HEARD_JUMP_US_MAX:
+            self._group_time.forget()
+            self._leader_said_us = 0
+        self._heard_difference_us = difference_us
 
     @property
     def offset_us(self) -> int:

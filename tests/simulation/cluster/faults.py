@@ -119,6 +119,7 @@ class Faults:
         self._cluster = cluster
         self.clocks = clocks or Clocks(cluster)
         self.time_was_wrong = False  # of a whole group
+        self.time_stood_still = False  # or it may have, while all machines slept
         cluster.supervise = self._start
         self._world = cluster.world
         self._random = random
@@ -768,6 +769,9 @@ class Faults:
 
     def suspend_all_machines(self) -> None:
         """A laptop is closed, a host is suspended: ids, retention and leases have passed when it wakes."""
+        # With one voter down and another one's clock behind, a group's time stands still (PROTOCOL 2.1): the
+        # clients' clocks are ahead of it when they wake.
+        self.time_stood_still |= any(self.clocks.wrong_in(g) for g in range(self._cluster.groups))
         suspend_all_machines(self._world, self._random, self._note)
 
     def suspend_a_machine(self) -> None:

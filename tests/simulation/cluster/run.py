@@ -214,7 +214,8 @@ class Run:
             self.cluster.client(f"hoarder{number}", self._hoard)
 
     def _patient(self, client: overdb.Client) -> overdb.Client:
-        return patient(client, lambda: self.faults.time_was_wrong)
+        faults = self.faults
+        return patient(client, lambda: faults.time_was_wrong or faults.time_stood_still)
 
     async def _hoard(self, client: overdb.Client) -> None:
         hoard = self.workloads[-1]

@@ -84,6 +84,26 @@ def test_an_answer_carries_the_own_clock_and_a_heartbeat_the_groups(clocks: Cloc
     assert clocks.wall == NOW
 
 
+@pytest.mark.parametrize("leads", [True, False])
+def test_what_was_heard_before_all_machines_slept_does_not_count(
+    clocks: Clocks, leads: bool
+) -> None:
+    """No clock but the wall's has counted meanwhile: what was heard seems to be new."""
+    keeper = timekeeper(leads=leads)
+
+    def hear() -> None:
+        keeper.received(2, answer(clocks.wall))
+        keeper.received(2, Append(4, 9, 5, (), 4, clocks.wall))
+
+    hear()
+    clocks.pass_by(SECOND)
+    assert keeper.group_time_us() == clocks.wall
+    clocks.wall += 90 * SECOND
+    assert keeper.group_time_us() is None
+    hear()
+    assert keeper.group_time_us() == clocks.wall
+
+
 def test_a_clock_before_1970_is_still_a_clock(clocks: Clocks) -> None:
     """0 would be that of release 0.1.0, which leaves the time to the leader."""
     clocks.wall = -DAY

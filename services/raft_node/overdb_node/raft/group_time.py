@@ -42,6 +42,10 @@ class GroupTime:
         if known is None or round_ >= known.round:  # else it was overtaken by a newer one
             self._heard[replica] = _Heard(round_, min(wall_us, WALL_US_MAX), at_us)
 
+    def forget(self) -> None:
+        """The own clock has jumped. Where all machines slept, what was heard before is too old."""
+        self._heard = {}
+
     def clocks(self, term: int, own_wall_us: int, now_us: int) -> dict[int, int]:
         """Returns what the clocks say at ``now_us``, by replica; 0 for one that answers without a clock."""
         said = {self._replica_id: own_wall_us}
