@@ -16,8 +16,8 @@ from tests.unit.client.fake_router import RouterThread
 
 PRELUDE = """
 import asyncio, gc, multiprocessing, os, sys, threading, time
-import grpc, grpc.aio
 import overdb, overdb.sync
+import grpc, grpc.aio
 ENDPOINT = sys.argv[1]
 HELD = {"StreamStreamCall", "UnaryUnaryCall", "UnaryStreamCall", "_AioCall", "AioChannel", "Channel"}
 
@@ -161,6 +161,24 @@ assert client.transact(then=[overdb.Delete(b"n")]).succeeded
 client.close()
 """,
         **experiments,
+    )
+
+
+def test_children_of_the_loop_that_holds_a_client_are_refused_and_do_not_crash(
+    endpoint: str,
+) -> None:
+    run(
+        endpoint,
+        """
+async def main():
+    async with overdb.Client(ENDPOINT, timeout=20) as client:
+        await client.put(b"k", b"v")
+        codes = [forked(child) for _ in range(5)]
+        await client.put(b"k", b"after")
+        return codes
+codes = asyncio.run(main())
+assert codes == [2] * 5, codes
+""",
     )
 
 
