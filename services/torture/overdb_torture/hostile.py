@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Any
@@ -28,6 +29,16 @@ _TOO_LATE = ((1 << 62) + 1, 1 << 63, (1 << 64) - 2, (1 << 64) - 1)  # terms that
 _SHARD, _DELIVER = "/overdb.internal.v1.Shard/", "/overdb.internal.v1.Raft/Deliver"
 _METHODS = [method.name for method in shard_pb2.DESCRIPTOR.services_by_name["Shard"].methods]
 _BODIES = [field.name for field in raft_pb2.RaftMessage.DESCRIPTOR.oneofs[0].fields]
+# What a stranger does, some of it more often; the last one is anything else.
+_ACTS = (
+    *("packet",) * 3,
+    "noise",
+    "direct noise",
+    "shard noise",
+    "direct commands",
+    *("commands",) * 3,
+)
+_KINDS = ("resolve", "abort", "inquire", "forget", "configure", "compare", "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +53,28 @@ class Target:
     direct_address: str = ""
 
 
+class _Deck:
+    """Deals its cards in an order of its own in each round: a short run has all kinds too."""
+
+    def __init__(self, cards: Sequence[str], random: Random) -> None:
+        self._cards = cards
+        self._random = random
+        self._left: list[str] = []
+
+    def deal(self) -> str:
+        if not self._left:
+            self._left = self._random.sample(self._cards, len(self._cards))
+        return self._left.pop()
+
+
 class Stranger:
     """Sends to one node until ``stopping`` is set. ``answered``: calls with an answer, of those ``sent``."""
 
     def __init__(self, target: Target, seed: int) -> None:
         self._target = target
         self._random = Random(seed)
+        self._acts = _Deck(_ACTS, self._random)
+        self._kinds = _Deck(_KINDS, self._random)
         self._numbers: dict[int, int] = {}  # of directories, by the id of their replica
         self.stopping = False
         self.sent = 0
@@ -63,16 +90,16 @@ class Stranger:
             await self._learn(node)
             # Not by cancelling its task: gRPC may swallow that along with the end of a call.
             while not self.stopping:
-                kind = self._random.random()
-                if kind < 0.3:
+                kind = self._acts.deal()
+                if kind == "packet":
                     await self._call(node, _DELIVER, self._packet())
-                elif kind < 0.4:
+                elif kind == "noise":
                     await self._call(node, _DELIVER, os.urandom(30))
-                elif kind < 0.5:
+                elif kind == "direct noise":
                     await self._call(direct, _SHARD + self._random.choice(_METHODS), os.urandom(30))
-                elif kind < 0.6:
+                elif kind == "shard noise":
                     await self._call(node, _SHARD + self._random.choice(_METHODS), os.urandom(30))
-                elif kind < 0.7:
+                elif kind == "direct commands":
                     await self._call(direct, f"{_SHARD}Exchange", self._commands(20))
                 else:
                     await self._call(node, f"{_SHARD}Submit", self._commands(5))
@@ -121,6 +148,10 @@ class Stranger:
         sender = random.choice(others) if member else STRANGER
         setattr(packet, "from", sender)
         packet.incarnation = self._numbers.get(sender, packet.incarnation)
+        if (
+            random.random() < 0.3
+        ):  # a later start of that replica, which would make an old copy of it
+            packet.start_number, packet.start_id = 1 << 40, random.getrandbits(64)
         for _ in range(random.choice((1, 1, 3, 1000))):
             message = packet.messages.add(term=random.choice(_TOO_LATE if member else _EDGES))
             body = getattr(message, random.choice(_BODIES))
@@ -148,7 +179,7 @@ class Stranger:
 
     def _command(self) -> log_pb2.Command:
         random, command = self._random, log_pb2.Command()
-        kind = random.choice(("resolve", "abort", "inquire", "forget", "configure", "compare", ""))
+        kind = self._kinds.deal()
         if kind == "resolve":
             command.resolve.id.CopyFrom(self._id())
             command.resolve.branch = log_pb2.BRANCH_THEN

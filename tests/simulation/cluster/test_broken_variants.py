@@ -78,7 +78,7 @@ CASES: list[tuple[Callable[[Patch], None], str, Setting]] = [
     ),
     (
         variants.directories_not_fsynced,
-        r"does not start|started (with 0|in term 0)|has lost its disk",
+        r"does not start|started (with|in term 0)|has lost its disk",
         Setting(("lose_power", "lose_power_everywhere")),
     ),
     (
@@ -142,7 +142,7 @@ CASES: list[tuple[Callable[[Patch], None], str, Setting]] = [
     ),
     (
         variants.snapshot_forgets_the_vote,
-        r"started in term 0",
+        r"started in term 0|is an old copy: it has (acknowledged|voted)",
         Setting(("isolate", "pause", "kill_at_an_installation"), (), 0.06),
     ),
     (
