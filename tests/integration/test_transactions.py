@@ -95,7 +95,7 @@ def test_all_clients_on_the_same_two_keys_get_on_and_none_starves(
     shared_cluster: LocalCluster, sizes: Sizes
 ) -> None:
     """PROTOCOL 2.2, 2.3: age decides, whichever of two routers a transaction comes through."""
-    enough, count = sizes.pick(quick=360, full=3600), 12
+    enough, count = sizes.pick(quick=240, full=3600), 12
 
     async def run() -> None:
         endpoints = shared_cluster.endpoints

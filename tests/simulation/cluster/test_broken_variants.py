@@ -22,17 +22,20 @@ Patch = pytest.MonkeyPatch
 SEEDS_MAX = 80
 # A seed that turns a build red, where many are green: quick runs begin with it.
 KNOWN = {
+    "applied_index_first": 5,
     "failed_fsync_ignored": 8,
     "heartbeat_moves_commit": 36,
-    "lease_never_expires": 9,
     "held_until_all_is_sent": 1,
+    "lease_never_expires": 9,
     "level_raised_alone": 19,
     "middle_corruption_cut": 5,
     "reads_without_a_round": 9,
     "room_only_with_writes": 2,
-    "scans_are_refused": 6,
-    "snapshot_forgets_the_vote": 62,
-    "transfers_keep_off_the_reserve": 3,
+    "scans_are_refused": 10,
+    "snapshot_forgets_the_vote": 58,
+    "start_ids_ignored": 3,
+    "starts_not_noted": 3,
+    "transfers_keep_off_the_reserve": 7,
 }
 CONTROL_SEEDS = 4
 SECONDS = 8.0
@@ -152,7 +155,7 @@ CASES: list[tuple[Callable[[Patch], None], str, Setting]] = [
     ),
     (
         variants.no_entry_of_the_own_term,
-        r"healed cluster does not answer|no answer to a healed cluster's client|is at level 0",
+        r"not healed|healed cluster does not answer|no answer to a healed cluster's client|is at level 0",
         Setting(("restart_quickly",), READS, 6.0),
     ),
     (

@@ -22,7 +22,7 @@ SECONDS = 10.0  # with faults; before it a cluster comes up, and after it everyt
 @pytest.mark.timeout(1800)
 def test_seeds_keep_every_promise(sizes: Sizes) -> None:
     done = Campaign()
-    run(done, sizes.seeds(quick=16, full=SEEDS))
+    run(done, sizes.seeds(quick=12, full=SEEDS))
     assert done.undecided <= UNDECIDED_MAX, f"{done.undecided:.1%} of the registers were not judged"
     assert done.counts["appended"] + done.counts["write"] > 20 * done.seeds, "too little load"
     # The drawn seeds of a quick run are too few to reach all that is rare: known ones follow, then others.
