@@ -24,10 +24,11 @@ SEEDS_MAX = 80
 KNOWN = {
     "applied_index_first": 5,
     "failed_fsync_ignored": 8,
-    "heartbeat_moves_commit": 36,
+    "heartbeat_moves_commit": 5,
     "held_until_all_is_sent": 1,
     "lease_never_expires": 9,
     "level_raised_alone": 19,
+    "lives_not_compared": 11,
     "middle_corruption_cut": 5,
     "reads_without_a_round": 9,
     "room_only_with_writes": 2,
