@@ -365,6 +365,7 @@ class Replica:
             with contextlib.suppress(NotLeader, ValueError):  # nobody answers: at a later tick
                 best = self.best_follower()
                 if best in self.timekeeper.clocks_that_are_right():
+                    self.timekeeper.hands_over()
                     self.transfer_to(best)
 
     async def refresh_clock(self) -> bool:

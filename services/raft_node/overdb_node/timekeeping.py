@@ -212,11 +212,12 @@ class Timekeeper:
 
     def should_hand_over(self) -> bool:
         """Whether a leader should let another one lead now, since its clock is wrong."""
-        now_us = elapsed_us()
-        if not self._wrong_us or not self._raft.is_leader or now_us < self._hand_over_at_us:
-            return False
-        self._hand_over_at_us = now_us + HAND_OVER_PAUSE_US
-        return True
+        is_wrong = bool(self._wrong_us) and self._raft.is_leader
+        return is_wrong and elapsed_us() >= self._hand_over_at_us
+
+    def hands_over(self) -> None:
+        """It does: the next attempt comes after a pause."""
+        self._hand_over_at_us = elapsed_us() + HAND_OVER_PAUSE_US
 
 
 def _pause_us(span_us: int) -> int:
