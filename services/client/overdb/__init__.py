@@ -6,13 +6,8 @@ loaded at its first use, so that parts which need no gRPC start quickly.
 
 from __future__ import annotations
 
-import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
-
-# gRPC's own work around a fork crashes some children when it is in use. ``_forks`` does what is needed
-# without it. It is read when grpc is imported.
-os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
 if TYPE_CHECKING:
     from overdb._limits import Limits as Limits

@@ -26,6 +26,10 @@ from concurrent.futures import Future, wait
 from pathlib import Path
 from typing import Any, Protocol
 
+# gRPC's own work around a fork crashes some children when it is in use, and what is done here needs none of
+# it. This is read when grpc is imported, so clients import this module first.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+
 # Each of these takes a millisecond as a rule, and much longer on a machine that has too much to do.
 PAUSE_SECONDS_MAX = 5.0  # for all clients together
 CALLS_SECONDS_MAX = 2.0  # for calls that were cancelled

@@ -16,7 +16,7 @@ from tests.unit.client.fake_router import RouterThread
 
 PRELUDE = """
 import asyncio, gc, multiprocessing, os, sys, threading, time
-import overdb, overdb.sync
+import overdb.sync
 import grpc, grpc.aio
 ENDPOINT = sys.argv[1]
 HELD = {"StreamStreamCall", "UnaryUnaryCall", "UnaryStreamCall", "_AioCall", "AioChannel", "Channel"}
