@@ -342,6 +342,20 @@ def test_too_much_log_has_it_given_up_and_before_that_writers_are_slowed() -> No
     assert lead.compact()
 
 
+def test_nobody_writes_slower_for_one_that_is_silent() -> None:
+    """PROTOCOL 1.2 (!): a follower that was killed would hold up all writers until its log is not kept."""
+    lead = lagging_leader()
+    write(lead, 70)  # more than half of what may be kept
+    kept = lead.raft.log.bytes_after(lead.raft.leading.progress[3].match)
+    assert SMALL.kept_bytes_max // 2 < kept <= SMALL.kept_bytes_max
+    for _ in range(TICKS_MIN + 5):
+        pass_time(lead, 1)
+        silent = lead.raft.leading.progress[3].silent_ticks
+        if silent > TICKS_MIN:
+            assert lead.raft.leading.retention.pace_bytes is None
+    assert "while it was silent" in given_up(lead)[0]
+
+
 def test_slower_writes_that_do_not_help_end() -> None:
     lead = lagging_leader()
     write(lead, 50)

@@ -95,6 +95,9 @@ class Retention:
             self._give_up_if_spare(
                 replica, f"{kept} bytes of log were kept for it, the limit is {most}"
             )
+        elif 2 * kept > most and progress.silent_ticks > settings.election_ticks_min:
+            # It is down: slower writes would not bring it closer (!).
+            self._give_up_if_spare(replica, f"{kept} bytes of log were kept while it was silent")
         elif 2 * kept > most:
             self._slow_writers(replica, progress)
 
