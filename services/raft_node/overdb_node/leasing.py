@@ -9,6 +9,7 @@ from overdb_common.errors import StartupError
 from overdb_node.raft.settings import RaftSettings
 from overdb_node.settings import TIMER_EARLY_US_MAX
 from overdb_node.storage import promises
+from overdb_node.storage.errors import NoRoomToStart, means_no_space
 
 # On Linux the one that also counts while the machine sleeps.
 _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
@@ -26,7 +27,7 @@ class Promises:
     """Keeps the note on disk. Made before anything is promised; ``tick`` goes with those of Raft."""
 
     def __init__(self, directory: Path, settings: RaftSettings, tick_us: int) -> None:
-        """Raises StartupError when the note is damaged, or cannot be written."""
+        """Raises StartupError when the note is damaged or cannot be written, NoRoomToStart on a full disk."""
         self._directory = directory
         self._own = settings.promise_us
         self._noted = promises.read(directory)
@@ -38,6 +39,8 @@ class Promises:
             try:
                 self._note()
             except OSError as error:
+                if means_no_space(error):
+                    raise NoRoomToStart(directory, error) from error
                 raise StartupError(
                     f"the data directory {directory} cannot be used ({error})",
                     "free or replace the disk, or set OVERDB_DATA",

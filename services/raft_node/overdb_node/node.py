@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import shutil
+from collections.abc import Callable
 from typing import Any
 
 import grpc
@@ -24,7 +25,7 @@ from overdb_node.metrics import NodeMetrics
 from overdb_node.raft.types import Snapshot
 from overdb_node.replica import Replica
 from overdb_node.settings import NodeSettings
-from overdb_node.storage.errors import NoSpace, StorageFailure, means_no_space
+from overdb_node.storage.errors import NoRoomToStart, NoSpace, StorageFailure, means_no_space
 from overdb_node.storage.identity import Identity
 from overdb_node.storage.replica import ReplicaStorage
 from overdb_node.transport.peers import Address
@@ -34,10 +35,6 @@ from overdb_node.transport.shard_service import ShardService
 _log = structlog.get_logger()
 START_PART = 32  # of the reserve, to be free at a start
 ROOM_SECONDS = 1.0  # between two attempts to open a directory whose disk is full
-
-
-class NoRoomToStart(StartupError):  # noqa: N818  # it names what is missing
-    """The data directory is sound, and its disk so full that it cannot even be opened."""
 
 
 class ReplicaFailed(Exception):  # noqa: N818  # it names what happened
@@ -50,18 +47,16 @@ async def run(settings: NodeSettings, stop: asyncio.Event) -> None:
     settings = await with_founding_groups(settings, stop)
     if stop.is_set():
         return
-    storage = await _open_when_there_is_room(settings, stop)
-    if storage is None:
-        return
     failed: list[str] = []
 
     def on_fatal(reason: str) -> None:
         failed.append(reason)
         stop.set()
 
-    replica = Replica(
-        settings, storage, NodeMetrics(registry, settings.group, settings.node_id), on_fatal
-    )
+    node_metrics = NodeMetrics(registry, settings.group, settings.node_id)
+    replica = await _open_when_there_is_room(settings, node_metrics, on_fatal, stop)
+    if replica is None:
+        return
     register_gauges(replica)
     servers = [await _serve(settings, replica)]
     if (listener := await direct.serve(ReplicaBackend(replica), replica)) is not None:
@@ -96,13 +91,16 @@ async def run(settings: NodeSettings, stop: asyncio.Event) -> None:
 
 
 async def _open_when_there_is_room(
-    settings: NodeSettings, stop: asyncio.Event
-) -> ReplicaStorage | None:
+    settings: NodeSettings,
+    node_metrics: NodeMetrics,
+    on_fatal: Callable[[str], None],
+    stop: asyncio.Event,
+) -> Replica | None:
     """Open the data directory; on a full disk, wait. None: ``stop`` was set first. Raises StartupError."""
     told = False
     while not stop.is_set():
         try:
-            return open_storage(settings)
+            return open_replica(settings, node_metrics, on_fatal)
         except NoRoomToStart as error:
             if not told:
                 _log.error("waits_for_disk_space", problem=str(error))
@@ -110,6 +108,18 @@ async def _open_when_there_is_room(
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(stop.wait(), ROOM_SECONDS)
     return None
+
+
+def open_replica(
+    settings: NodeSettings, node_metrics: NodeMetrics, on_fatal: Callable[[str], None]
+) -> Replica:
+    """Open the data directory and make its replica, which is not started yet. Raises StartupError."""
+    storage = open_storage(settings)
+    try:
+        return Replica(settings, storage, node_metrics, on_fatal)
+    except NoRoomToStart:  # a note beside the log found none
+        storage.close()
+        raise
 
 
 def open_storage(settings: NodeSettings) -> ReplicaStorage:
@@ -125,10 +135,7 @@ def open_storage(settings: NodeSettings) -> ReplicaStorage:
         return ReplicaStorage.open(settings.data, identity, genesis, settings.log_memory_bytes)
     except (StorageFailure, NoSpace, OSError) as error:
         if isinstance(error, NoSpace) or means_no_space(error):
-            raise NoRoomToStart(
-                f"the data directory {settings.data} has no room ({error})",
-                "enlarge the disk, or remove other files from it: it is tried again until there is room",
-            ) from error
+            raise NoRoomToStart(settings.data, error) from error
         raise StartupError(
             f"the data directory {settings.data} cannot be used ({error})",
             "free or replace the disk, or set OVERDB_DATA",

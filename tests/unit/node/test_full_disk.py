@@ -20,11 +20,12 @@ from overdb_node import comparing, peer_admission
 from overdb_node.backend import ReplicaBackend
 from overdb_node.machine.comparison import Kind, Point
 from overdb_node.metrics import NodeMetrics
-from overdb_node.node import NoRoomToStart, open_storage, register_gauges
+from overdb_node.node import open_replica, register_gauges
 from overdb_node.raft.messages import Offer
 from overdb_node.replica import Replica
 from overdb_node.settings import NodeSettings
-from overdb_node.storage import founding, identity, quarantine, starts
+from overdb_node.storage import founding, identity, promises, quarantine, starts
+from overdb_node.storage.errors import NoRoomToStart
 from tests.unit.node.test_disk_stall import Caught, until
 
 MIB = 1 << 20
@@ -47,11 +48,8 @@ def message(now_us: int, *numbers: int) -> shard_pb2.ShardRequest:
     )
 
 
-@contextlib.asynccontextmanager
-async def running(
-    directory: Path, members: str, registry: CollectorRegistry | None = None
-) -> AsyncIterator[Replica]:
-    settings = NodeSettings.model_validate(
+def settings_of(directory: Path, members: str, **more: object) -> NodeSettings:
+    return NodeSettings.model_validate(
         {
             "node_id": 1,
             "groups": 1,
@@ -61,11 +59,19 @@ async def running(
             "heartbeat_ms": 20,
             "election_ms_min": 200,
             "election_ms_max": 300,
+            **more,
         }
     )
+
+
+@contextlib.asynccontextmanager
+async def running(
+    directory: Path, members: str, registry: CollectorRegistry | None = None
+) -> AsyncIterator[Replica]:
+    settings = settings_of(directory, members)
     failures: list[str] = []
     metrics = NodeMetrics(registry or CollectorRegistry(), 0, 1)
-    replica = Replica(settings, open_storage(settings), metrics, failures.append)
+    replica = open_replica(settings, metrics, failures.append)
     register_gauges(replica)
     replica.start()
     try:
@@ -203,6 +209,29 @@ def test_a_level_that_cannot_be_noted_holds_up_all_answers_until_it_can(
 def level_noted(directory: Path) -> int:
     content = json.loads((directory / "node" / "node.json").read_text())
     return int(content["format"]) - 1
+
+
+def test_a_start_without_room_to_note_its_promises_may_be_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Opening the log can take the last room; the directory is left as it can be opened again."""
+    note = NoRoom(promises.write)
+    monkeypatch.setattr(promises, "write", note)
+    settings = settings_of(tmp_path, "1=127.0.0.1:1", read_leases=True)
+    metrics = NodeMetrics(CollectorRegistry(), 0, 1)
+
+    async def run() -> None:
+        for _ in range(2):
+            with pytest.raises(NoRoomToStart, match="enlarge the disk"):
+                open_replica(settings, metrics, pytest.fail)
+        note.full = False
+        replica = open_replica(settings, metrics, pytest.fail)
+        replica.start()
+        await until(lambda: replica.raft.serves)
+        await replica.stop()
+
+    asyncio.run(run())
+    assert note.refused == 2
 
 
 def test_a_replica_without_room_to_note_the_founders_waits(

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+from pathlib import Path
+
+from overdb_common.errors import StartupError
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
@@ -27,6 +30,16 @@ def means_no_space(error: BaseException) -> bool:
     if isinstance(error, OSError):
         return error.errno in _NO_SPACE
     return type(error) is Exception and any(os.strerror(code) in str(error) for code in _NO_SPACE)
+
+
+class NoRoomToStart(StartupError):  # noqa: N818  # it names what is missing
+    """The data directory is sound, and its disk so full that a replica cannot start. It may try again."""
+
+    def __init__(self, directory: Path, error: BaseException) -> None:
+        super().__init__(
+            f"the data directory {directory} has no room ({error})",
+            "enlarge the disk, or remove other files from it: it is tried again until there is room",
+        )
 
 
 class CorruptSnapshot(Exception):  # noqa: N818
