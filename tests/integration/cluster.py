@@ -8,7 +8,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -21,6 +20,7 @@ import grpc
 from overdb.internal.v1 import shard_pb2, shard_pb2_grpc
 from overdb.v1 import cluster_pb2, cluster_pb2_grpc
 from overdb_node.raft.election import HANDED_OVER
+from tests.integration.preloaded import Started, preloaded
 from tests.ports import free_ports
 
 T = TypeVar("T")
@@ -48,17 +48,11 @@ class Process:
     environment: dict[str, str]
     log_file: Path
     address: str
-    popen: subprocess.Popen[bytes] | None = None
+    popen: Started | None = None
 
     def start(self) -> None:
-        with self.log_file.open("ab") as log:
-            self.popen = subprocess.Popen(
-                [sys.executable, "-m", self.module],
-                env={**os.environ, **self.environment},
-                stdout=log,
-                stderr=log,
-                stdin=subprocess.DEVNULL,
-            )
+        environment = {**os.environ, **self.environment}
+        self.popen = preloaded().start(self.module, environment, self.log_file)
 
     @property
     def pid(self) -> int:

@@ -52,9 +52,7 @@ def run(
     if arguments == ["--version"]:
         sys.stdout.write(f"{program} {version()}\n")
         return 0
-    # gRPC writes lines of its own about refused connections, which are everyday life in a cluster.
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    os.environ.setdefault("GRPC_EXPERIMENTS", _GRPC_EXPERIMENTS)
+    set_grpc_defaults()
     try:
         parent.end_with_parent()
         settings = load(settings_class, program)
@@ -64,6 +62,13 @@ def run(
     except StartupError as refused:
         sys.stderr.write(f"{program}: {refused.what}: {refused.remedy}\n")
         return EXIT_CONFIG
+
+
+def set_grpc_defaults() -> None:
+    """Set what gRPC reads from the environment when it is imported, unless it is set already."""
+    # gRPC writes lines of its own about refused connections, which are everyday life in a cluster.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    os.environ.setdefault("GRPC_EXPERIMENTS", _GRPC_EXPERIMENTS)
 
 
 def _serve(program: str, settings: S, amain: Callable[[S, asyncio.Event], Awaitable[None]]) -> int:
