@@ -12,7 +12,13 @@ from overdb_common.addresses import check_reachable_address
 from overdb_node import codec
 from overdb_node.peer_admission import PeerAdmission
 from overdb_node.raft import errors
-from overdb_node.raft.errors import MembershipRefused, NotCommittedInTerm, NotLeader, Overloaded
+from overdb_node.raft.errors import (
+    ChangeInProgress,
+    MembershipRefused,
+    NotCommittedInTerm,
+    NotLeader,
+    Overloaded,
+)
 from overdb_node.raft.membership import AddLearner, Change, Promote, Remove
 from overdb_node.raft.types import Configuration, Member
 
@@ -101,8 +107,10 @@ class Membership:
             try:
                 index = replica.raft.change_members(change, codec.encode_configuration)
                 break
-            except NotCommittedInTerm as refused:  # a matter of one round trip
-                if replica.loop.time() > deadline:
+            except (NotCommittedInTerm, ChangeInProgress) as refused:
+                # A new leader learns within a round trip which changes were committed before its term.
+                is_new = not replica.raft.leading.committed_in_term
+                if not is_new or replica.loop.time() > deadline:
                     return _refused(refused)
                 await asyncio.sleep(replica.settings.tick_seconds)
             except MembershipRefused as refused:
@@ -155,6 +163,8 @@ class Membership:
             return False
         if not replica.raft.is_voter or len(replica.raft.voters) < 2:
             return False
+        if replica.raft.is_leader and replica.raft.leading.transfer_to:
+            return True  # an earlier copy of the request began it: this one waits for the next leader too
         try:
             replica.raft.membership.check(change)  # no new leader for a change that is refused
             replica.transfer_to(replica.best_follower())
