@@ -68,7 +68,10 @@ class _Deck:
 
 
 class Stranger:
-    """Sends to one node until ``stopping`` is set. ``answered``: calls with an answer, of those ``sent``."""
+    """Sends to one node until ``stopping`` is set, and each of ``opening`` however soon that is.
+
+    ``answered``: calls with an answer, of those ``sent``.
+    """
 
     def __init__(self, target: Target, seed: int) -> None:
         self._target = target
@@ -88,6 +91,9 @@ class Stranger:
             grpc.aio.insecure_channel(target.direct_address or target.address, options) as direct,
         ):
             await self._learn(node)
+            for method, content in self.opening():
+                await self._call(node, method, content)
+                await asyncio.sleep(PAUSE_SECONDS)
             # Not by cancelling its task: gRPC may swallow that along with the end of a call.
             while not self.stopping:
                 kind = self._acts.deal()
@@ -104,6 +110,19 @@ class Stranger:
                 else:
                     await self._call(node, f"{_SHARD}Submit", self._commands(5))
                 await asyncio.sleep(PAUSE_SECONDS)
+
+    def opening(self) -> list[tuple[str, bytes]]:
+        """Each kind of command in a message of its own, and a packet of a member's: method and content.
+
+        What is drawn later may all be refused for something else in the same message.
+        """
+        submit = f"{_SHARD}Submit"
+        opening = [(submit, self._request([self._command(kind)])) for kind in _KINDS]
+        target = self._target
+        sender = next((one for one in target.members if one != target.node_id), STRANGER)
+        packet = self._packet_from(sender, target.cluster)
+        packet.messages.add(term=self._random.choice(_TOO_LATE)).append.SetInParent()
+        return [*opening, (_DELIVER, packet.SerializeToString())]
 
     async def _learn(self, channel: grpc.aio.Channel) -> None:
         """The numbers of the members' directories: the port of a node tells them."""
@@ -136,18 +155,9 @@ class Stranger:
     def _packet(self) -> bytes:
         random, target = self._random, self._target
         member = random.random() < 0.5
-        packet = raft_pb2.Packet(
-            cluster=target.cluster if random.random() < 0.9 else "another\n" * 9,
-            group=target.group,
-            to=target.node_id,
-            incarnation=random.getrandbits(64),
-            address="192.0.2.1:7410",
-            level=LEVEL,
-        )
+        cluster = target.cluster if random.random() < 0.9 else "another\n" * 9
         others = [one for one in target.members if one != target.node_id] or [STRANGER]
-        sender = random.choice(others) if member else STRANGER
-        setattr(packet, "from", sender)
-        packet.incarnation = self._numbers.get(sender, packet.incarnation)
+        packet = self._packet_from(random.choice(others) if member else STRANGER, cluster)
         if (
             random.random() < 0.3
         ):  # a later start of that replica, which would make an old copy of it
@@ -165,21 +175,36 @@ class Stranger:
                 message.append.entries.add(term=1, kind=random.choice((0, 2, 3)), payload=b"\xff")
         return packet.SerializeToString()
 
+    def _packet_from(self, sender: int, cluster: str) -> raft_pb2.Packet:
+        """Without messages. Of a member it has the number of that member's directory, if it is known."""
+        target = self._target
+        packet = raft_pb2.Packet(
+            cluster=cluster,
+            group=target.group,
+            to=target.node_id,
+            incarnation=self._numbers.get(sender, self._random.getrandbits(64)),
+            address="192.0.2.1:7410",
+            level=LEVEL,
+        )
+        setattr(packet, "from", sender)
+        return packet
+
     # --- commands -----------------------------------------------------------------------------------
 
     def _commands(self, most: int) -> bytes:
         random = self._random
-        commands = [self._command() for _ in range(random.randint(1, most))]
-        payload = log_pb2.Commands(commands=commands).SerializeToString()
-        if random.random() < 0.1:
-            payload = b"\n\x00" * 100_000
+        commands = [self._command(self._kinds.deal()) for _ in range(random.randint(1, most))]
+        return self._request(commands, b"\n\x00" * 100_000 if random.random() < 0.1 else b"")
+
+    def _request(self, commands: Sequence[log_pb2.Command], instead: bytes = b"") -> bytes:
+        """A message of these commands, or of other bytes in their place."""
+        payload = instead or log_pb2.Commands(commands=commands).SerializeToString()
         return shard_pb2.ShardRequest(
             sequence=1, group=self._target.group, commands=payload, count=len(commands), level=LEVEL
         ).SerializeToString()
 
-    def _command(self) -> log_pb2.Command:
+    def _command(self, kind: str) -> log_pb2.Command:
         random, command = self._random, log_pb2.Command()
-        kind = self._kinds.deal()
         if kind == "resolve":
             command.resolve.id.CopyFrom(self._id())
             command.resolve.branch = log_pb2.BRANCH_THEN

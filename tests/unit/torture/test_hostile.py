@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+
+import pytest
+
 from overdb.internal.v1 import log_pb2, raft_pb2, shard_pb2
 from overdb_torture.hostile import STRANGER, Stranger, Target
 
@@ -40,3 +44,41 @@ def test_no_command_writes_locks_or_decides_anything() -> None:
         for command in log_pb2.Commands.FromString(request.commands).commands:
             kinds.add(command.WhichOneof("command"))
     assert kinds == {"resolve", "inquire", "forget", "configure", "compare", None}
+
+
+def test_each_kind_of_command_is_sent_alone_at_first_whatever_the_seed() -> None:
+    """In a message with others it may be refused for one of them: a short run must not depend on the draw."""
+    for seed in range(50):
+        *requests, (method, content) = stranger(seed).opening()
+        kinds = []
+        for path, request in requests:
+            assert path.endswith("/Submit")
+            (command,) = _commands_of(request)
+            kinds.append(command.WhichOneof("command"))
+        assert set(kinds) == {"resolve", "inquire", "forget", "configure", "compare", None}
+        assert any(
+            command.resolve.version > TERM_MAX
+            for _, request in requests
+            for command in _commands_of(request)
+        )
+        assert method.endswith("/Deliver")
+        packet = raft_pb2.Packet.FromString(content)
+        assert (packet.cluster, getattr(packet, "from") in TARGET.members) == ("overdb", True)
+        assert [message.term > TERM_MAX for message in packet.messages] == [True]
+
+
+def test_one_that_is_stopped_at_once_has_sent_its_opening(monkeypatch: pytest.MonkeyPatch) -> None:
+    one, sent = stranger(5), []
+
+    async def call(_: object, path: str, content: bytes) -> None:
+        sent.append((path, content))
+
+    monkeypatch.setattr(one, "_call", call)
+    one.stopping = True
+    asyncio.run(one.run())
+    assert [path for path, _ in sent] == [path for path, _ in stranger(5).opening()]
+
+
+def _commands_of(request: bytes) -> list[log_pb2.Command]:
+    parsed = shard_pb2.ShardRequest.FromString(request)
+    return list(log_pb2.Commands.FromString(parsed.commands).commands)
