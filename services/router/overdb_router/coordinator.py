@@ -537,7 +537,7 @@ class _Transaction:
                 reasons or "the transaction reached none of its groups; nothing was done, retry",
             )
         waited = self._waited_ms()
-        text = f"outcome unknown after {waited} ms and {verdict.attempts} attempts"
+        text = f"outcome unknown: not decided after {waited} ms, attempt {verdict.attempts}"
         if verdict.silent:
             text += f": no vote from group {listed(verdict.silent)}"
         if verdict.rival is not None:
