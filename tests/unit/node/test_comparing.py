@@ -211,7 +211,9 @@ def test_it_can_be_switched_off(tmp_path: Path) -> None:
             wire = log_pb2.Commands(commands=[COMPARE]).SerializeToString()
             replica.propose(wire, 1, answers)
             await until(lambda: answers.caught)
-            compared = replica.machine.compared  # other entries may follow it, of a new level for example
+            compared = (
+                replica.machine.compared
+            )  # other entries may follow it, of a new level for example
             assert 0 < compared <= replica.raft.applied
             ticks = replica._ticks
             await until(lambda: replica._ticks > ticks + 10)
