@@ -189,17 +189,28 @@ class Sessions:
         settings = self._settings
         created = created_us(client_id)
         if created < self._floors.ids:
-            return Untimely.at(
-                physical,
-                Code.FAILED_PRECONDITION,
-                f"client id {client_id.hex()} has expired: it was created "
-                f"{(physical - created) / 1e6:.0f} s before this group's time, the limit is "
-                f"{settings.client_id_lifetime_us // 1_000_000} s. Request {number} was not run: take a "
-                "new id, and if that is refused too, set the clock of the machine that made it",
-            )
+            return Untimely.at(physical, Code.FAILED_PRECONDITION, self._expired(request, physical))
         if max(created, started_at) > physical + settings.ahead_us_max:
             return ahead(request, physical, settings.ahead_us_max)
         return None
+
+    def _expired(self, request: RequestId, physical: int) -> str:
+        """Say why an id below the floor is refused, and what to do."""
+        who = f"client id {request.client_id.hex()}"
+        age_us = physical - created_us(request.client_id)
+        if age_us < self._settings.client_id_lifetime_us:
+            wait_s = max(0.0, (self._floors.ids - physical) / 1e6)
+            return (
+                f"{who} is of a time that has expired: the time of this group was wrong and has been "
+                f"repaired, and an earlier copy may have run before. Request {request.request_number} was "
+                f"not run now: take a new id in {wait_s:.0f} s"
+            )
+        return (
+            f"{who} has expired: it was created {age_us / 1e6:.0f} s before this group's time, the limit "
+            f"is {self._settings.client_id_lifetime_us // 1_000_000} s. Request {request.request_number} "
+            "was not run: take a new id, and if that is refused too, set the clock of the machine that "
+            "made it"
+        )
 
     def keep(self, request: RequestId, fingerprint: int, result: int | Result) -> None:
         """Keep the result of a request that was admitted and ran.
