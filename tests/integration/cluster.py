@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -48,11 +49,22 @@ class Process:
     environment: dict[str, str]
     log_file: Path
     address: str
-    popen: Started | None = None
+    popen: Started | subprocess.Popen[bytes] | None = None
+    is_forked: bool = True  # False: a new interpreter, which has hashes of its own
 
     def start(self) -> None:
         environment = {**os.environ, **self.environment}
-        self.popen = preloaded().start(self.module, environment, self.log_file)
+        if self.is_forked:
+            self.popen = preloaded().start(self.module, environment, self.log_file)
+            return
+        with self.log_file.open("ab") as log:
+            self.popen = subprocess.Popen(
+                [sys.executable, "-m", self.module],
+                env=environment,
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+            )
 
     @property
     def pid(self) -> int:

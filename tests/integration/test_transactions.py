@@ -40,7 +40,7 @@ def test_a_transaction_over_groups_takes_one_replicated_round(tmp_path: Path, si
     """PROTOCOL 2.3: less than two syncs that follow each other, where the disk is what takes time."""
     cluster = LocalCluster(tmp_path, routers=2)
     for node in cluster.nodes.values():
-        node.module = "tests.integration.slow_node"
+        node.module, node.is_forked = "tests.integration.slow_node", False
         node.environment["PYTHONPATH"] = os.pathsep.join(
             [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
         ).rstrip(os.pathsep)
@@ -95,7 +95,7 @@ def test_all_clients_on_the_same_two_keys_get_on_and_none_starves(
     shared_cluster: LocalCluster, sizes: Sizes
 ) -> None:
     """PROTOCOL 2.2, 2.3: age decides, whichever of two routers a transaction comes through."""
-    enough, count = sizes.pick(quick=240, full=3600), 12
+    enough, count = sizes.pick(quick=(160, 8), full=(3600, 12))
 
     async def run() -> None:
         endpoints = shared_cluster.endpoints
