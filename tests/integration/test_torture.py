@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 
 from tests.ports import free_base_port
+from tests.sizes import Sizes
 from tests.unit.local.supervised import Supervised, is_alive, wait_until
 
-pytestmark = pytest.mark.processes
+pytestmark = [pytest.mark.processes, pytest.mark.xdist_group("torture")]
 _OVERDB = ["-c", "from overdb.cli import main; main()"]
 _KINDS = "kill,partition,slow-fsync,clock-jump"
 
@@ -24,6 +25,34 @@ _KINDS = "kill,partition,slow-fsync,clock-jump"
 def torture(report: Path, *options: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, *_OVERDB, "torture", "--report", str(report), *options]
     return subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+
+
+def is_stopped(pid: int) -> bool:
+    """Whether SIGSTOP has stopped a process."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "T"
+    except FileNotFoundError:
+        return False
+
+
+Tortured = tuple[Path, "subprocess.CompletedProcess[str]"]  # what it left, and how it ended
+
+
+def tortured(directory: Path, seconds: str, faults: str, seed: str) -> Tortured:
+    """Torture a cluster of its own; the report lies beside what is left of it."""
+    kept = directory / "kept"
+    options = ["--seconds", seconds, "--faults", faults, "--seed", seed, "--directory", str(kept)]
+    return kept, torture(directory / "report", *options)
+
+
+@pytest.fixture(scope="module")
+def one_for_both(tmp_path_factory: pytest.TempPathFactory, sizes: Sizes) -> Tortured | None:
+    """In the quick size one run is for two tests: both leaders sleep, the one of group 1 has other settings,
+    both have strangers, then a follower of group 0 lags."""
+    if sizes.full:
+        return None
+    directory = tmp_path_factory.mktemp("strangers")
+    return tortured(directory, "17", "hostile,suspend,lag,settings", "44")
 
 
 @pytest.fixture
@@ -39,9 +68,8 @@ def local(tmp_path: Path) -> Iterator[Supervised]:
 def test_a_cluster_of_its_own_stands_four_kinds_of_faults(tmp_path: Path) -> None:
     report, kept = tmp_path / "report", tmp_path / "kept"
     # Both leaders are killed, then one disk takes a second, both leaders are cut off, a clock is late.
-    done = torture(
-        report, "--seconds", "16", "--faults", _KINDS, "--seed", "8", "--directory", str(kept)
-    )
+    options = ["--seconds", "16", "--faults", _KINDS, "--seed", "8"]
+    done = torture(report, *options, "--directory", str(kept))
     assert done.returncode == 0, done.stdout + done.stderr
     assert "ALL RIGHT" in done.stdout
     assert done.stdout.endswith(f"Report: {report / 'index.html'}\n")
@@ -59,27 +87,29 @@ def test_a_cluster_of_its_own_stands_four_kinds_of_faults(tmp_path: Path) -> Non
     assert len(history) > 500
 
 
-def test_a_cluster_of_its_own_stands_a_stranger_at_its_ports(tmp_path: Path) -> None:
-    report, kept = tmp_path / "report", tmp_path / "kept"
-    options = ["--seconds", "9", "--faults", "hostile", "--seed", "4", "--directory", str(kept)]
-    done = torture(report, *options)
+def test_a_cluster_of_its_own_stands_a_stranger_at_its_ports(
+    tmp_path: Path, one_for_both: Tortured | None
+) -> None:
+    kept, done = one_for_both or tortured(tmp_path, "9", "hostile", "4")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "ALL RIGHT" in done.stdout
     logs = "".join(log.read_text() for log in (kept / "data" / "logs").glob("*.log"))
-    assert "is beyond the last one" in logs  # a forged packet has come as far as Raft
+    # What each stranger sends first (``Stranger.opening``): a forged packet has come as far as Raft, and an
+    # outcome as far as the state machine.
+    assert re.search(r"\bterm \d+ is beyond the last one", logs)
     assert "outcomes_refused" in logs
     assert "Traceback" not in logs
 
 
-def test_a_cluster_of_its_own_stands_sleep_lag_and_other_settings(tmp_path: Path) -> None:
-    report, kept = tmp_path / "report", tmp_path / "kept"
+def test_a_cluster_of_its_own_stands_sleep_lag_and_other_settings(
+    tmp_path: Path, one_for_both: Tortured | None
+) -> None:
     # The leader of group 0 has other settings, the next one sleeps, then a follower of group 1 lags.
-    options = ["--seconds", "12", "--faults", "suspend,lag,settings", "--seed", "11"]
-    done = torture(report, *options, "--directory", str(kept))
+    kept, done = one_for_both or tortured(tmp_path, "12", "suspend,lag,settings", "11")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "ALL RIGHT" in done.stdout
     assert "not carried out" not in done.stdout
-    page = (report / "index.html").read_text()
+    page = (kept.parent / "report" / "index.html").read_text()
     logs = {log.stem: log.read_text() for log in (kept / "data" / "logs").glob("node-*.log")}
     assert "Traceback" not in "".join(logs.values())
 
@@ -96,7 +126,7 @@ def test_a_cluster_of_its_own_stands_sleep_lag_and_other_settings(tmp_path: Path
 
 
 def test_a_plain_cluster_is_hurt_by_signals_only_and_says_what_it_takes(
-    local: Supervised, tmp_path: Path
+    local: Supervised, tmp_path: Path, sizes: Sizes
 ) -> None:
     data = ["--data", str(local.directory)]
     refused = torture(tmp_path / "refused", *data, "--faults", "kill,slow-fsync")
@@ -106,7 +136,8 @@ def test_a_plain_cluster_is_hurt_by_signals_only_and_says_what_it_takes(
 
     before = local.pids()
     faults = ["--faults", "kill,pause,restart-all", "--seed", "8"]
-    done = torture(tmp_path / "report", *data, "--seconds", "24", *faults)
+    seconds = sizes.pick(quick="15", full="24")
+    done = torture(tmp_path / "report", *data, "--seconds", seconds, *faults)
     assert done.returncode == 0, done.stdout + done.stderr
     after = local.pids()
     assert set(after) == set(before)
@@ -119,14 +150,20 @@ def test_a_plain_cluster_is_hurt_by_signals_only_and_says_what_it_takes(
     assert torture(tmp_path / "dead", *data).returncode == 2
 
 
-def test_ctrl_c_heals_judges_what_there_is_and_leaves_nothing_running(tmp_path: Path) -> None:
+def test_ctrl_c_heals_judges_what_there_is_and_leaves_nothing_running(
+    tmp_path: Path, sizes: Sizes
+) -> None:
     report, kept = tmp_path / "report", tmp_path / "kept"
     arguments = ["torture", "--report", str(report), "--directory", str(kept), "--seconds", "300"]
     arguments += ["--faults", "pause", "--seed", "3"]
     running = Supervised([*_OVERDB, *arguments], kept / "data")
     try:
-        running.wait_for("10 s:", 90)
+        running.wait_for("Faults: pause", 90)
         pids = running.pids()
+        if sizes.full:
+            running.wait_for("10 s:", 90)
+        # A fault is under way, so that there is something to heal.
+        wait_until(lambda: any(map(is_stopped, pids.values())), "a replica is paused", 30)
         running.send(signal.SIGINT)
         assert running.wait(90) in (0, 3)
     finally:
