@@ -7,7 +7,18 @@ from pathlib import Path
 
 import pytest
 
+from tests.integration import workload
 from tests.integration.cluster import LocalCluster
+from tests.sizes import Sizes
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _load(sizes: Sizes) -> Iterator[None]:
+    """Writers pause for longer in the quick size."""
+    with pytest.MonkeyPatch.context() as patch:
+        if not sizes.full:
+            patch.setattr(workload, "PAUSE_SECONDS", workload.QUICK_PAUSE_SECONDS)
+        yield
 
 
 @pytest.fixture(scope="module")

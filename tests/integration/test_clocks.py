@@ -17,7 +17,7 @@ from overdb_torture.control import NodeFaults
 from tests.ports import free_base_port
 from tests.unit.local.supervised import Supervised, wait_until
 
-pytestmark = pytest.mark.processes
+pytestmark = [pytest.mark.processes, pytest.mark.xdist_group("clocks")]
 _OVERDB = ["-c", "from overdb.cli import main; main()"]
 DAY = 86_400.0
 YEARS = 3650 * DAY
@@ -40,15 +40,16 @@ class Clocks:
         return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
 
-@pytest.fixture
-def clocks(tmp_path: Path) -> Iterator[Clocks]:
+@pytest.fixture(scope="module")
+def clocks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clocks]:
     """Two groups; ids may be ahead by 3 s alone, so that a repair costs no minute."""
+    directory = tmp_path_factory.mktemp("clocks")
     port = free_base_port()
-    arguments = ["local", "--faults", "--data", str(tmp_path / "data"), "--base-port", str(port)]
+    arguments = ["local", "--faults", "--data", str(directory / "data"), "--base-port", str(port)]
     settings = {"OVERDB_AHEAD_SECONDS_MAX": "3"}
-    running = Supervised([*_OVERDB, *arguments], tmp_path / "data", **settings)
+    running = Supervised([*_OVERDB, *arguments], directory / "data", **settings)
     running.wait_for("Ready after", 90)
-    made = Clocks(tmp_path / "data")
+    made = Clocks(directory / "data")
     made.endpoint = f"127.0.0.1:{port}"
     yield made
     running.end()

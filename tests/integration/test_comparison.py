@@ -67,6 +67,7 @@ def writing_until(
         while not condition():
             assert time.monotonic() < deadline, f"not within {seconds_max} s: {what}"
             client.put(b"another", b"%f" % time.monotonic())
+            time.sleep(0.1)  # what it is for are comparisons, one a second
 
 
 def stale_answers(cluster: LocalCluster, node_id: int) -> list[bool]:
@@ -190,11 +191,14 @@ def test_sound_replicas_never_differ_whatever_is_killed_and_sent(
     }
 
     rounds = sizes.pick(quick=2, full=10)
+    # More than the others keep in their logs: few long values, or many short ones.
+    count, value_bytes, writes = sizes.pick(quick=(8, 2400, 160), full=(24, 0, 2500))
+    pause_seconds = sizes.pick(quick=0.1, full=0.0)
 
     async def run(cluster: LocalCluster) -> None:
         compared = 0.0
-        async with Writers(cluster.endpoints) as writers:
-            deleting = asyncio.create_task(_delete(cluster, writers))
+        async with Writers(cluster.endpoints, count, value_bytes=value_bytes) as writers:
+            deleting = asyncio.create_task(_delete(cluster, writers, pause_seconds))
             for round_number in range(rounds):
                 group = round_number % 2
                 leader = await in_thread(cluster.leader, group)
@@ -204,15 +208,15 @@ def test_sound_replicas_never_differ_whatever_is_killed_and_sent(
                 )
                 node = cluster.nodes[victim]
                 await in_thread(node.kill if round_number % 2 else node.stop)
-                await writers.acknowledged_more(2500, 30)  # more than the others keep in their logs
+                await writers.acknowledged_more(writes, 30)
                 node.start()
                 await in_thread(
                     wait_until, lambda v=victim: cluster.describe(v), f"node {victim} answers"
                 )
-                await writers.acknowledged_more(500)
+                await writers.acknowledged_more(sizes.pick(quick=50, full=500))
             for _ in range(3):  # all replicas are up: some rounds of comparing
                 await asyncio.sleep(1)
-                await writers.acknowledged_more(100)
+                await writers.acknowledged_more(sizes.pick(quick=30, full=100))
             await writers.stop()
             await deleting
         for node in cluster.nodes.values():
@@ -226,11 +230,14 @@ def test_sound_replicas_never_differ_whatever_is_killed_and_sent(
         assert "snapshot_installed" in logs
         assert "replica_differs" not in logs
 
-    with observed(LocalCluster(tmp_path, settings=settings)) as cluster:
+    cluster = observed(LocalCluster(tmp_path, settings=settings))
+    for node in cluster.nodes.values():
+        node.is_forked = False  # each interpreter iterates over sets in an order of its own
+    with cluster:
         asyncio.run(run(cluster))
 
 
-async def _delete(cluster: LocalCluster, writers: Writers) -> None:
+async def _delete(cluster: LocalCluster, writers: Writers, pause_seconds: float) -> None:
     """Keys that come and go, and transactions over both groups."""
     async with overdb.Client(cluster.endpoints, timeout=20) as client:
         number = 0
@@ -240,5 +247,6 @@ async def _delete(cluster: LocalCluster, writers: Writers) -> None:
             try:
                 await client.transact(then=[Put(key, b"1"), Add(b"count-%d" % (number % 7), 1)])
                 await client.delete(key)
+                await asyncio.sleep(pause_seconds)
             except overdb.OutcomeUnknown:
                 continue

@@ -15,6 +15,7 @@ import overdb
 import overdb.sync
 from examples import bank_transfer, job_queue, unique_username
 from tests.integration.cluster import LocalCluster
+from tests.sizes import Sizes
 
 pytestmark = pytest.mark.processes
 EXAMPLES = Path(bank_transfer.__file__).parent
@@ -114,10 +115,10 @@ def test_the_queue_prints_every_job_once(
 
 
 def test_every_job_is_claimed_once_through_two_routers(
-    shared_cluster: LocalCluster, client: overdb.sync.Client
+    shared_cluster: LocalCluster, client: overdb.sync.Client, sizes: Sizes
 ) -> None:
     cleared(client, b"todo/", b"claimed/")
-    names = [b"job-%02d" % number for number in range(20)]
+    names = [b"job-%02d" % number for number in range(sizes.pick(quick=12, full=20))]
     for name in names:
         client.put(b"todo/" + name, b"")
 

@@ -16,6 +16,7 @@ from overdb.sync import Client
 from overdb.v1 import kv_pb2, kv_pb2_grpc
 from tests.integration.cluster import LocalCluster, wait_until
 from tests.integration.small_disks import MIB, SmallDisk, mounted
+from tests.sizes import Sizes
 
 pytestmark = pytest.mark.processes
 VALUE = 256 << 10
@@ -24,12 +25,12 @@ SECONDS_MAX = 90.0
 
 @contextmanager
 def cluster_on(
-    directory: Path, disks: list[int], size_bytes: int, **settings: str
+    directory: Path, disks: list[int], size_bytes: int, settings: dict[str, str], groups: int = 2
 ) -> Iterator[tuple[LocalCluster, dict[int, SmallDisk]]]:
-    """2 groups of three; each node of ``disks`` has a file system of its own."""
+    """Groups of three; each node of ``disks`` has a file system of its own."""
     with ExitStack() as stack:
         found = {}
-        cluster = LocalCluster(directory / "cluster", settings=settings)
+        cluster = LocalCluster(directory / "cluster", groups=groups, settings=settings)
         for node in disks:
             found[node] = stack.enter_context(mounted(directory / f"{node}.img", size_bytes))
             cluster.nodes[node].environment["OVERDB_DATA"] = str(found[node].path / "node")
@@ -127,10 +128,17 @@ def until_settled(cluster: LocalCluster, group: int = 0) -> None:
         raise AssertionError(f"{error}: {seen}\n{tails}") from None
 
 
-def test_a_disk_full_of_old_versions_makes_room_when_their_time_is_over(tmp_path: Path) -> None:
+def test_a_disk_full_of_old_versions_makes_room_when_their_time_is_over(
+    tmp_path: Path, sizes: Sizes
+) -> None:
     """Nothing is restarted, nothing more is written: time moves, old versions go, files shrink."""
-    retention = {"OVERDB_RETENTION_SECONDS": "12", "OVERDB_DISK_FREE_BYTES_MIN": str(64 * MIB)}
-    with cluster_on(tmp_path, [1, 2, 3], 320 * MIB, **retention) as (cluster, disks):
+    size = sizes.pick(quick=160 * MIB, full=320 * MIB)
+    settings = {
+        "OVERDB_RETENTION_SECONDS": "12",
+        "OVERDB_DISK_FREE_BYTES_MIN": str(size // 5),
+        "OVERDB_SNAPSHOT_LOG_BYTES": str(size // 5),
+    }
+    with cluster_on(tmp_path, [1, 2, 3], size, settings) as (cluster, disks):
         before = pids(cluster)
         with Client(cluster.endpoints, timeout=5) as client:
             key, other = keys_of(client)
@@ -159,7 +167,7 @@ def test_a_disk_that_others_fill_stops_what_it_must_and_comes_back(
 ) -> None:
     """To the last byte. Who has room goes on; scans of all groups go on; nobody ends."""
     settings = {"OVERDB_DISK_FREE_BYTES_MIN": str(64 * MIB)}
-    with cluster_on(tmp_path, [1, 2, 3], 320 * MIB, **settings) as (cluster, disks):
+    with cluster_on(tmp_path, [1, 2, 3], 320 * MIB, settings) as (cluster, disks):
         before = pids(cluster)
         leader = cluster.leader(0)
         follower = next(node for node in disks if node != leader)
@@ -195,7 +203,7 @@ def test_a_disk_that_others_fill_stops_what_it_must_and_comes_back(
 
 def test_a_start_on_a_full_disk_waits_for_room(tmp_path: Path) -> None:
     """It neither ends nor prints a traceback, and goes on by itself."""
-    with cluster_on(tmp_path, [1], 200 * MIB) as (cluster, disks):
+    with cluster_on(tmp_path, [1], 200 * MIB, {}, groups=1) as (cluster, disks):
         node = cluster.nodes[1]
         assert node.stop() == 0
         disks[1].fill()

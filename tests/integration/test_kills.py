@@ -28,11 +28,13 @@ def test_killing_one_replica_after_another_under_load_loses_no_acknowledged_writ
     """FAULTS 20, 28: leaders and followers of both groups, killed in a loop and started again."""
 
     rounds = sizes.pick(quick=4, full=16)
+    # More than the writers can send before each of them waits for the group that has no leader.
+    count, writes = sizes.pick(quick=(12, 60), full=(24, 300))
 
     async def run() -> None:
         choice = random.Random(sizes.first_seed)
-        async with Writers(cluster.endpoints) as writers:
-            await writers.acknowledged_more(500)
+        async with Writers(cluster.endpoints, count) as writers:
+            await writers.acknowledged_more(sizes.pick(quick=60, full=500))
             for round_number in range(rounds):
                 group = round_number % 2
                 leader = await in_thread(cluster.leader, group)
@@ -40,10 +42,10 @@ def test_killing_one_replica_after_another_under_load_loses_no_acknowledged_writ
                 # Leaders three times out of four: they are what costs an election.
                 victim = choice.choice(members) if round_number % 4 == 3 else leader
                 await in_thread(cluster.nodes[victim].kill)
-                await writers.acknowledged_more(300)
+                await writers.acknowledged_more(writes)
                 if victim == leader:
                     await in_thread(cluster.leader, group, victim)
-                await writers.acknowledged_more(300)
+                await writers.acknowledged_more(writes)
                 cluster.nodes[victim].start()
                 await in_thread(
                     wait_until, lambda v=victim: cluster.describe(v), f"node {victim} answers"
@@ -51,7 +53,7 @@ def test_killing_one_replica_after_another_under_load_loses_no_acknowledged_writ
             await writers.stop()
             found = await writers.read_back()
             assert writers.written.problems(found) == []
-            assert writers.written.acknowledgements > 600 * rounds
+            assert writers.written.acknowledgements > 2 * writes * rounds
             # One for each leader that was killed, perhaps a split vote; and the first ones.
             assert len(cluster.events("elected")) <= 2 + 2 * rounds
 
@@ -63,17 +65,19 @@ def test_killing_all_replicas_at_once_loses_no_acknowledged_write(
 ) -> None:
     """FAULTS 28: acknowledged means on disk."""
 
+    count, before, after = sizes.pick(quick=(12, 200, 60), full=(24, 1000, 300))
+
     async def run() -> None:
-        async with Writers(cluster.endpoints) as writers:
+        async with Writers(cluster.endpoints, count) as writers:
             for _ in range(sizes.pick(quick=2, full=10)):
-                await writers.acknowledged_more(1000)
+                await writers.acknowledged_more(before)
                 for node in cluster.nodes.values():
                     node.popen.kill()  # type: ignore[union-attr]
                 for node in cluster.nodes.values():
                     await in_thread(node.kill)
                     node.start()
                 await in_thread(cluster.wait_until_serving)
-                await writers.acknowledged_more(300)
+                await writers.acknowledged_more(after)
             await writers.stop()
             found = await writers.read_back()
             assert writers.written.problems(found) == []

@@ -15,6 +15,7 @@ from overdb.sync import Client
 from tests.integration.cluster import LocalCluster, wait_until
 from tests.integration.workload import Writers
 from tests.ports import free_ports
+from tests.sizes import Sizes
 
 pytestmark = pytest.mark.processes
 
@@ -84,30 +85,31 @@ def test_a_replica_is_added_promoted_and_another_one_removed(small: LocalCluster
         client.put(b"key", b"4")
 
 
-def test_a_lost_disk_is_replaced_under_load(cluster: LocalCluster) -> None:
+def test_a_lost_disk_is_replaced_under_load(cluster: LocalCluster, sizes: Sizes) -> None:
     """PROTOCOL 3.5, FAULTS 38: the same address, a new id; nothing acknowledged is lost."""
+    count, writes = sizes.pick(quick=(12, 80), full=(24, 500))
 
     async def run() -> None:
         async with (
-            Writers(cluster.endpoints) as writers,
+            Writers(cluster.endpoints, count) as writers,
             overdb.Client(cluster.endpoints, timeout=30.0) as client,
         ):
-            await writers.acknowledged_more(500)
+            await writers.acknowledged_more(writes)
             lost = await to_thread(cluster.leader, 0)
             cluster.nodes[lost].kill()
             shutil.rmtree(cluster.directory / f"node-{lost}")
-            await writers.acknowledged_more(300)
+            await writers.acknowledged_more(sizes.pick(quick=60, full=300))
             node = cluster.joining(11, like=lost)
             node.start()
             await client.add_member(0, 11, node.address)
             await client.promote_member(0, 11, wait=True)
             await client.remove_member(0, lost)
-            await writers.acknowledged_more(500)
+            await writers.acknowledged_more(writes)
             # It must be able to carry the group: another one goes.
             leader = await to_thread(cluster.leader, 0, lost)
             victim = next(i for i in (1, 2, 3) if i not in (lost, leader))
             cluster.nodes[victim].kill()
-            await writers.acknowledged_more(500)
+            await writers.acknowledged_more(writes)
             await writers.stop()
             assert writers.written.problems(await writers.read_back()) == []
             # The first two, and one for the leader that was lost, perhaps after a split vote.
@@ -207,20 +209,23 @@ def test_a_learner_killed_while_it_joins_goes_on(small: LocalCluster) -> None:
         wait_until(lambda: caught_up(cluster, 7, leader), "it has everything")
 
 
-def test_removing_the_leader_under_load_costs_no_request(cluster: LocalCluster) -> None:
+def test_removing_the_leader_under_load_costs_no_request(
+    cluster: LocalCluster, sizes: Sizes
+) -> None:
     """FAULTS 47: it hands over at once; writers that retry notice nothing but a moment."""
+    count, writes = sizes.pick(quick=(12, 60), full=(24, 300))
 
     async def run() -> None:
         async with (
-            Writers(cluster.endpoints) as writers,
+            Writers(cluster.endpoints, count) as writers,
             overdb.Client(cluster.endpoints, timeout=20.0) as client,
         ):
             for group in (0, 1):
-                await writers.acknowledged_more(300)
+                await writers.acknowledged_more(writes)
                 leader = await to_thread(cluster.leader, group)
                 left = await client.remove_member(group, leader)
                 assert leader not in {member.id for member in left.members}
-            await writers.acknowledged_more(300)
+            await writers.acknowledged_more(writes)
             await writers.stop()
             written = writers.written
             assert written.problems(await writers.read_back()) == []

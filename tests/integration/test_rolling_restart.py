@@ -11,6 +11,7 @@ import pytest
 import overdb
 from tests.integration.cluster import LocalCluster, Process, wait_until
 from tests.integration.workload import Adders, Writers
+from tests.sizes import Sizes
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -38,7 +39,9 @@ def leading(cluster: LocalCluster) -> list[Process]:
     return [cluster.nodes[cluster.leader(group)] for group in range(cluster.groups)]
 
 
-def test_a_rolling_restart_fails_no_request_and_holds_none_up(tmp_path: Path) -> None:
+def test_a_rolling_restart_fails_no_request_and_holds_none_up(tmp_path: Path, sizes: Sizes) -> None:
+    adds, writes = sizes.pick(quick=(15, 40), full=(30, 100))
+
     async def run() -> None:
         leaders = 0
         with LocalCluster(tmp_path, routers=2) as cluster:
@@ -48,11 +51,11 @@ def test_a_rolling_restart_fails_no_request_and_holds_none_up(tmp_path: Path) ->
                 Adders(client, "rolling") as adders,
             ):
                 for process in cluster.processes:
-                    await adders.more(30)
-                    await writers.acknowledged_more(100)
+                    await adders.more(adds)
+                    await writers.acknowledged_more(writes)
                     leaders += process in await to_thread(leading, cluster)
                     await to_thread(again, cluster, process)
-                await adders.more(30)
+                await adders.more(adds)
                 await writers.stop()
                 assert writers.written.problems(await writers.read_back()) == []
             async with overdb.Client(cluster.endpoints) as client:

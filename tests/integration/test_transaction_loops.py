@@ -23,7 +23,6 @@ pytestmark = pytest.mark.processes
 # How often in a row a transaction is seen open, by looks that are 50 ms apart or more. A group finishes what
 # a dead router began after about a second.
 OPEN_LOOKS_MAX = 60
-PAUSE_SECONDS = 0.02  # between two transactions of one caller
 Work = Callable[[], Coroutine[Any, Any, None]]
 
 
@@ -51,14 +50,16 @@ class Killer:
         self.kills += 1
 
 
-async def under_load(work: list[Work], during: Coroutine[Any, Any, None]) -> None:
-    """Repeat every piece of work, each on its own, until ``during`` has ended."""
+async def under_load(
+    work: list[Work], during: Coroutine[Any, Any, None], pause_seconds: float
+) -> None:
+    """Repeat every piece of work, each on its own with pauses, until ``during`` has ended."""
     stopping = False
 
     async def repeat(one: Work) -> None:
         while not stopping:
             await one()
-            await asyncio.sleep(PAUSE_SECONDS)
+            await asyncio.sleep(pause_seconds)
 
     tasks = [asyncio.create_task(repeat(one)) for one in work]
     try:
@@ -117,7 +118,7 @@ async def _stay_whole(cluster: LocalCluster, sizes: Sizes) -> None:
             await killer.once()
 
     began = time.monotonic()
-    await under_load(work, kill())
+    await under_load(work, kill(), sizes.pick(quick=0.1, full=0.02))
     await _nothing_open(clients[0])
     for strictly in (True, False):
         await ring.check(clients[0], strictly=strictly)
@@ -150,10 +151,11 @@ def test_a_router_killed_at_any_point_leaves_nothing_open_halved_or_doubled(
 ) -> None:
     """2.5, 2.9; FAULTS 55."""
     with LocalCluster(tmp_path, routers=2) as cluster:
-        asyncio.run(_router_kills(cluster, sizes.pick(quick=8, full=50)))
+        asyncio.run(_router_kills(cluster, sizes))
 
 
-async def _router_kills(cluster: LocalCluster, kills: int) -> None:
+async def _router_kills(cluster: LocalCluster, sizes: Sizes) -> None:
+    kills = sizes.pick(quick=8, full=50)
     clients = [overdb.Client(cluster.endpoints, timeout=15.0) for _ in range(4)]
     done = {"committed": 0, "unknown": 0}
     pairs = [(b"left-%d" % n, b"right-%d" % (n + 100)) for n in range(16)]
@@ -196,7 +198,7 @@ async def _router_kills(cluster: LocalCluster, kills: int) -> None:
 
     work: list[Work] = [partial(count_up, pair, clients[n % 4]) for n, pair in enumerate(pairs)]
     began = time.monotonic()
-    await under_load([*work, watch], kill())
+    await under_load([*work, watch], kill(), sizes.pick(quick=0.05, full=0.02))
     await _nothing_open(clients[0])
     for pair, count in expected.items():
         found = await clients[0].transact(then=[overdb.Get(key) for key in pair])

@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 import overdb
 
 # Between two requests of one writer: a load, not one that takes the machine from what is looked at.
-PAUSE_SECONDS = 0.03
+PAUSE_SECONDS = 0.03  # of the full size; see conftest.py
+QUICK_PAUSE_SECONDS = 0.1
+ADD_PAUSE_SECONDS = 0.15  # an add over two groups costs as much as five puts
 
 
 @dataclass
@@ -38,11 +40,15 @@ class Written:
 class Writers:
     """``count`` concurrent writers over as many clients as ``clients``, until ``stop``.
 
-    Every other client sends straight to the leaders.
+    Every other client sends straight to the leaders. Values are at least ``value_bytes`` long: few of them
+    fill a log.
     """
 
-    def __init__(self, endpoints: list[str], count: int = 24, clients: int = 3) -> None:
+    def __init__(
+        self, endpoints: list[str], count: int = 24, clients: int = 3, value_bytes: int = 0
+    ) -> None:
         self._endpoints = endpoints
+        self._value_bytes = value_bytes
         self._count = count
         self._clients_count = clients
         self._clients: list[overdb.Client] = []
@@ -84,7 +90,7 @@ class Writers:
             key = f"writer-{number}-{counter % 4}".encode()
             written.attempted[key] = counter
             try:
-                await client.put(key, str(counter).encode())
+                await client.put(key, str(counter).encode().ljust(self._value_bytes))
             except overdb.OutcomeUnknown:
                 written.unknown += 1
                 continue
@@ -158,7 +164,7 @@ class Adders:
                     request_id = error.request_id
             self.done[number] += 1
             self.longest_seconds = max(self.longest_seconds, loop.time() - began)
-            await asyncio.sleep(5 * PAUSE_SECONDS)  # one costs as much as five puts
+            await asyncio.sleep(ADD_PAUSE_SECONDS)
 
     async def more(self, count: int, seconds_max: float = 60.0) -> None:
         """Return when ``count`` more adds are done."""
