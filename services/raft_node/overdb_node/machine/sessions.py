@@ -185,7 +185,7 @@ class Sessions:
         refusal = malformed(request)
         if refusal is not None:
             return refusal
-        client_id, number, started_at, _ = request
+        client_id, _, started_at, _ = request
         settings = self._settings
         created = created_us(client_id)
         if created < self._floors.ids:
