@@ -62,7 +62,12 @@ class NodeSettings(ProcessSettings, Limits):
     data: Path = Field(Path("/data"), description="directory of this replica, used by it alone")
 
     tick_ms: int = Field(100, ge=5, le=1000, description="resolution of the Raft timers, ms")
-    heartbeat_ms: int = Field(100, ge=10, le=10_000, description="leader's heartbeat, ms")
+    heartbeat_ms: int = Field(
+        100,
+        ge=10,
+        le=1_000,  # a clock that was heard counts for three seconds (PROTOCOL 2.1)
+        description="leader's heartbeat, ms",
+    )
     election_ms_min: int = Field(
         1000, ge=50, le=60_000, description="shortest election timeout, ms"
     )
