@@ -73,7 +73,8 @@ def test_a_data_directory_of_another_node_or_cluster_is_refused(tmp_path: Path) 
         ("OVERDB_MEMBERS", "1", "id=host:port"),
         ("OVERDB_LISTEN", "nowhere", "nowhere"),
         ("OVERDB_ELECTION_MS_MIN", "10", "OVERDB_ELECTION_MS_MIN"),
-        ("OVERDB_HEARTBEAT_MS", "5000", "heartbeat_ms"),
+        ("OVERDB_HEARTBEAT_MS", "1000", "heartbeat_ms"),
+        ("OVERDB_HEARTBEAT_MS", "5000", "1000"),
         ("OVERDB_NODEID", "1", "OVERDB_NODE_ID"),
     ],
 )
