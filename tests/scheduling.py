@@ -1,7 +1,7 @@
 """Which tests pytest-xdist gives to one worker, one after the other.
 
 Tests of a file that share a costly fixture, or that carry the mark ``xdist_group``, stay together, and so do
-all tests of containers. The scheduler sees the names of the tests only, so files are looked into.
+all tests on the shared containers. The scheduler sees the names of the tests only, so files are looked into.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from xdist.scheduler.loadscope import LoadScopeScheduling
 
 ROOT = Path(__file__).parents[1]
 _TOGETHER = re.compile(r"\b(shared_cluster|xdist_group)\b")
+_SHARED_CONTAINERS = re.compile(r"^def test_\w+\(\s*stack\b", re.MULTILINE)
 
 
 class Scheduling(LoadScopeScheduling):  # type: ignore[misc]  # it has no types
@@ -34,10 +35,10 @@ def group_of(nodeid: str) -> str:
     """Returns the name of a test's group: its own where it may run anywhere."""
     file = nodeid.partition("::")[0]
     if file.startswith("tests/containers/"):
-        return "containers"
-    return file if _stays_together(file) else nodeid
+        return "containers" if _has(file, _SHARED_CONTAINERS) else file
+    return file if _has(file, _TOGETHER) else nodeid
 
 
 @functools.cache
-def _stays_together(file: str) -> bool:
-    return _TOGETHER.search((ROOT / file).read_text()) is not None
+def _has(file: str, pattern: re.Pattern[str]) -> bool:
+    return pattern.search((ROOT / file).read_text()) is not None

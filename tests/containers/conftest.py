@@ -60,5 +60,9 @@ def shared_stack(engine: docker.DockerClient) -> Iterator[Stack]:
 @pytest.fixture
 def stack(shared_stack: Stack) -> Stack:
     """The cluster with all its replicas up, whatever the test before did to it."""
+    if shared_stack.altered:
+        shared_stack.forget()
+        shared_stack.up()
+        shared_stack.altered = False
     shared_stack.wait_until_whole()
     return shared_stack

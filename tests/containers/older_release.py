@@ -18,13 +18,14 @@ from tests.containers.stack import ROOT
 COMMIT_0_1_0 = "7197bbe431054a5e1159cd5ae1071cc6f394bd79"
 IMAGE_0_1_0 = "overdb:0.1.0"
 
-# Entry points and libraries are those of the present image; the program is the old one.
+# Entry points and libraries are those of the present image; the program is the old one. It has a directory of
+# its own, and the present one is not on the path.
 _RECIPE = """\
 FROM {base}
+COPY program /opt/overdb/older
+ENV PYTHONPATH=/opt/overdb/older:/opt/overdb/libraries
 USER root
-RUN find /opt/overdb/program -mindepth 1 -maxdepth 1 ! -name bin -exec rm -rf {{}} +
-COPY program /opt/overdb/program
-RUN python3 -m compileall -q /opt/overdb/program
+RUN python3 -m compileall -q /opt/overdb/older
 USER overdb
 """
 

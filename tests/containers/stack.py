@@ -36,6 +36,7 @@ class Stack:
     routers: int = 1
     tree: Path = ROOT  # the checkout whose Compose file and scripts are used
     environment: dict[str, str] = field(init=False)
+    altered: bool = False  # its members are not those that ``up`` starts with
 
     def __post_init__(self) -> None:
         self.environment = {
@@ -96,18 +97,21 @@ class Stack:
         )
         return str(image.id)
 
-    def replace_image(self, service: str, image: str) -> None:
-        """Make a service's container anew from another image, and wait until the cluster is whole.
+    def use_image(self, image: str) -> None:
+        """Make containers from this image from now on; those that exist keep theirs."""
+        self.environment["OVERDB_IMAGE"] = image
+
+    def replace(self, service: str) -> None:
+        """Make a service's container anew from the image in use, and wait until the cluster is whole.
 
         Docker looks at the health of a container every 5 s only; this looks all the time.
         """
-        before = self.environment
-        self.environment = {**before, "OVERDB_IMAGE": image}
-        try:
-            self.compose("up", "-d", "--no-deps", service)
-        finally:
-            self.environment = before
+        self.compose("up", "-d", "--no-deps", service)
         self.wait_until_whole()
+
+    def stop(self, containers: list[Container]) -> None:
+        """Stop containers gracefully, all at once."""
+        self.must("docker", "stop", *(str(container.name) for container in containers))
 
     def down(self) -> None:
         """What ``make down`` does."""

@@ -1,38 +1,21 @@
-"""Containers that are killed, replaced, moved to other addresses, restarted: nothing is lost."""
+"""Containers that are killed, moved to other addresses, restarted: nothing is lost."""
 
 from __future__ import annotations
 
 import asyncio
 from asyncio import to_thread
-from pathlib import Path
 
 import pytest
 from docker.models.containers import Container
 
-import overdb
 from overdb.sync import Client
 from overdb_node.raft.election import HANDED_OVER
+from tests.containers.load import assert_all_kept, put_all, writers
 from tests.containers.stack import GROUPS, REPLICAS, Stack
 from tests.integration.cluster import wait_until
-from tests.integration.workload import Adders, Writers
+from tests.sizes import Sizes
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(600)]
-
-KEYS = {b"kept-%d" % number: b"value-%d" % number for number in range(50)}
-
-
-def put_all(stack: Stack) -> None:
-    with Client(stack.endpoints) as client:
-        for key, value in KEYS.items():
-            client.put(key, value)
-
-
-def assert_all_kept(stack: Stack) -> None:
-    with Client(stack.endpoints, timeout=20.0) as client:
-        for key, value in KEYS.items():
-            found = client.get(key)
-            assert found is not None, f"{key!r} is lost"
-            assert found.value == value
 
 
 def restarts(container: Container) -> int:
@@ -45,23 +28,27 @@ def hand_overs(stack: Stack) -> int:
     return sum(node.logs().count(HANDED_OVER.encode()) for node in stack.nodes())
 
 
-def test_killing_the_leaders_containers_loses_no_acknowledged_write(stack: Stack) -> None:
+def test_killing_the_leaders_containers_loses_no_acknowledged_write(
+    stack: Stack, sizes: Sizes
+) -> None:
     """FAULTS 20, 28: SIGKILL, for good until the group has another leader."""
 
+    some = sizes.pick(quick=100, full=500)
+
     async def run() -> None:
-        async with Writers(stack.endpoints) as writers:
-            await writers.acknowledged_more(500)
+        async with writers(stack, sizes) as load:
+            await load.acknowledged_more(some)
             for group in range(GROUPS):
                 leader = await to_thread(stack.leader, group)
                 container = await to_thread(stack.node, leader)
                 await to_thread(container.kill, "SIGKILL")
-                await writers.acknowledged_more(500)
+                await load.acknowledged_more(some)
                 await to_thread(stack.leader, group, leader)
-                await writers.acknowledged_more(500)
+                await load.acknowledged_more(some)
                 await to_thread(container.start)
-            await writers.stop()
-            found = await writers.read_back()
-            assert writers.written.problems(found) == []
+            await load.stop()
+            found = await load.read_back()
+            assert load.written.problems(found) == []
 
     asyncio.run(run())
 
@@ -87,27 +74,30 @@ def test_down_and_up_keeps_the_data(stack: Stack) -> None:
     assert_all_kept(stack)
 
 
-def test_replicas_that_swap_their_addresses_under_load_are_found_again(stack: Stack) -> None:
+def test_replicas_that_swap_their_addresses_under_load_are_found_again(
+    stack: Stack, sizes: Sizes
+) -> None:
     """FAULTS: an address is no identity. The leaders of both groups come back as one another."""
 
+    some = sizes.pick(quick=100, full=300)
+
     async def run() -> None:
-        async with Writers(stack.endpoints) as writers:
-            await writers.acknowledged_more(300)
+        async with writers(stack, sizes) as load:
+            await load.acknowledged_more(some)
             leaders = [await to_thread(stack.leader, group) for group in range(GROUPS)]
             pair = [await to_thread(stack.node, leader) for leader in leaders]
             before = await to_thread(stack.addresses)
             pair.sort(key=lambda c: _number(before[str(c.name)]), reverse=True)
-            for container in pair:
-                await to_thread(container.stop)
-            await writers.acknowledged_more(300)
+            await to_thread(stack.stop, pair)
+            await load.acknowledged_more(some)
             for container in pair:  # the engine hands out addresses from the lowest that is free
                 await to_thread(container.start)
             await to_thread(stack.wait_until_whole)
             after = await to_thread(stack.addresses)
             assert all(after[str(c.name)] != before[str(c.name)] for c in pair)
-            await writers.acknowledged_more(300)
-            await writers.stop()
-            assert writers.written.problems(await writers.read_back()) == []
+            await load.acknowledged_more(some)
+            await load.stop()
+            assert load.written.problems(await load.read_back()) == []
 
     asyncio.run(run())
 
@@ -117,8 +107,7 @@ def test_every_replica_may_come_back_with_another_address(stack: Stack) -> None:
     put_all(stack)
     before = stack.addresses()
     nodes = sorted(stack.nodes(), key=lambda c: _number(before[str(c.name)]), reverse=True)
-    for node in nodes:
-        node.stop()
+    stack.stop(nodes)
     for node in nodes:
         node.start()
     after = stack.addresses()
@@ -127,79 +116,28 @@ def test_every_replica_may_come_back_with_another_address(stack: Stack) -> None:
     assert_all_kept(stack)
 
 
-def test_restarting_one_replica_after_another_under_load(stack: Stack) -> None:
+def test_restarting_one_replica_after_another_under_load(stack: Stack, sizes: Sizes) -> None:
     """A rolling restart: no write fails, and each leader hands over before it stops."""
+
+    some = sizes.pick(quick=50, full=200)
 
     async def run() -> None:
         leaders, before = 0, await to_thread(hand_overs, stack)
-        async with Writers(stack.endpoints) as writers:
+        async with writers(stack, sizes) as load:
             for number, node in enumerate(await to_thread(stack.nodes)):
-                await writers.acknowledged_more(200)
+                await load.acknowledged_more(some)
                 leaders += number + 1 == await to_thread(stack.leader, number // REPLICAS)
                 await to_thread(node.restart, timeout=15)
                 await to_thread(stack.wait_until_whole)
-            await writers.acknowledged_more(200)
-            await writers.stop()
-            assert writers.written.problems(await writers.read_back()) == []
+            await load.acknowledged_more(some)
+            await load.stop()
+            assert load.written.problems(await load.read_back()) == []
         assert await to_thread(hand_overs, stack) - before >= leaders > 0
 
     asyncio.run(run())
 
 
-def test_a_rolling_upgrade_under_load_fails_no_request(stack: Stack) -> None:
-    """Every container is made anew from the image of another version, the router last; the data stays.
-
-    Adds to both groups at once, so that a retry that ran twice, or half, would show; none of them may fail.
-    """
-    newer = stack.image_of_version("99.0")
-
-    async def run() -> None:
-        async with overdb.Client(stack.endpoints, timeout=30.0) as client:
-            async with Adders(client, "upgraded") as adders:
-                services = [f"shard{g}-replica{r}" for g in range(GROUPS) for r in range(REPLICAS)]
-                for service in [*services, "router"]:
-                    await adders.more(20)
-                    await to_thread(stack.replace_image, service, newer)
-                await adders.more(20)
-            assert await adders.problems(client) == []
-            assert (await client.status()).router_version == "99.0"
-
-    try:
-        asyncio.run(run())
-        assert {c.attrs["Image"] for c in stack.nodes()} == {newer}
-    finally:
-        stack.up()  # and back again, to the image of the other tests
-
-
-def test_a_lost_volume_is_replaced_under_a_new_id(stack: Stack, tmp_path: Path) -> None:
-    """As the README has it: same service, same name, an empty volume, id 7 for id 3 (PROTOCOL 3.5)."""
-    put_all(stack)
-    service = "shard0-replica2"
-    override = tmp_path / "override.yml"
-    settings = '{OVERDB_NODE_ID: "7", OVERDB_JOIN: "true"}'
-    override.write_text(f"services:\n  {service}:\n    environment: {settings}\n")
-    stack.compose("rm", "--stop", "--force", service)
-    stack.must("docker", "volume", "rm", f"{stack.project}_{service}")
-    stack.compose("--file", str(override), "up", "-d", "--no-deps", service)
-    with Client(stack.endpoints, timeout=40.0) as client:
-        client.add_member(0, 7, f"{service}:7410")
-        client.remove_member(0, 3)
-        client.promote_member(0, 7, wait=True)
-        (group,) = client.members(0)
-        assert {member.id: member.voter for member in group.members} == {1: True, 2: True, 7: True}
-        assert client.transfer_leadership(0, 7) == 7
-    assert_all_kept(stack)
-    try:
-        # It carries the group: with one of the old ones away it makes up the majority.
-        stack.node(1).stop()
-        assert_all_kept(stack)
-    finally:
-        stack.node(1).start()
-        stack.forget()  # the tests behind it know replica 3
-        stack.up()
-
-
-def test_two_routers_serve_side_by_side_and_one_is_enough(stack: Stack) -> None:
+def test_two_routers_serve_side_by_side_and_one_is_enough(stack: Stack, sizes: Sizes) -> None:
     said = stack.up(routers=2)
     try:
         first, second = stack.endpoints
@@ -213,23 +151,24 @@ def test_two_routers_serve_side_by_side_and_one_is_enough(stack: Stack) -> None:
             found = one.get(b"shared")
             assert found is not None
             assert found.value == b"2"
-        asyncio.run(_routers_restarted_in_turn(stack))
+        asyncio.run(_routers_restarted_in_turn(stack, sizes))
     finally:
         stack.up(routers=1)
 
 
-async def _routers_restarted_in_turn(stack: Stack) -> None:
-    async with Writers(stack.endpoints) as writers:
+async def _routers_restarted_in_turn(stack: Stack, sizes: Sizes) -> None:
+    some = sizes.pick(quick=100, full=300)
+    async with writers(stack, sizes) as load:
         for number in (1, 2):
-            await writers.acknowledged_more(300)
+            await load.acknowledged_more(some)
             name = f"{stack.project}-router-{number}"
             router = await to_thread(stack.engine.containers.get, name)
             await to_thread(router.kill, "SIGKILL")
-            await writers.acknowledged_more(300)
+            await load.acknowledged_more(some)
             await to_thread(router.start)
             await to_thread(wait_until, lambda r=router: _is_healthy(r), f"{name} is healthy")
-        await writers.stop()
-        assert writers.written.problems(await writers.read_back()) == []
+        await load.stop()
+        assert load.written.problems(await load.read_back()) == []
 
 
 def _is_healthy(container: Container) -> bool:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import subprocess
 from asyncio import to_thread
 from collections.abc import Iterator
 from dataclasses import replace
@@ -21,7 +22,7 @@ import overdb.sync
 from overdb.status import ClusterStatus
 from overdb_common.level import LEVEL
 from tests.containers.older_release import OlderRelease, older_release
-from tests.containers.stack import GROUPS, REPLICAS, Stack
+from tests.containers.stack import GROUPS, REPLICAS, ROOT, UP_SECONDS_MAX, Stack
 from tests.integration.cluster import wait_until
 from tests.integration.workload import Adders, Writers
 from tests.ports import free_ports
@@ -32,7 +33,12 @@ pytestmark = [pytest.mark.docker, pytest.mark.timeout(900)]
 SERVICES = [
     f"shard{group}-replica{number}" for group in range(GROUPS) for number in range(REPLICAS)
 ]
-NODE_SETTINGS = '{OVERDB_COMPARE_SECONDS: "2"}'  # replicas compare what they store all the time
+# Replicas compare what they store all the time. This test asks the cluster itself whether it is healthy.
+OVERRIDE = "".join(
+    f"  {service}:\n    healthcheck: {{disable: true}}\n"
+    + ('    environment: {OVERDB_COMPARE_SECONDS: "2"}\n' if service != "router" else "")
+    for service in [*SERVICES, "router"]
+)
 
 
 class UpgradedStack(Stack):
@@ -40,14 +46,13 @@ class UpgradedStack(Stack):
 
     def compose_nodes(self, scratch: Path, *arguments: str) -> str:
         override = scratch / "override.yml"
-        lines = [f"  {service}:\n    environment: {NODE_SETTINGS}\n" for service in SERVICES]
-        override.write_text("services:\n" + "".join(lines))
+        override.write_text("services:\n" + OVERRIDE)
         return self.compose("--file", str(override), *arguments)
 
 
 @pytest.fixture
-def release(engine: docker.DockerClient, tmp_path: Path, stack: Stack) -> OlderRelease:
-    del stack  # its start has made the present image
+def release(engine: docker.DockerClient, tmp_path: Path) -> OlderRelease:
+    subprocess.run([ROOT / "deploy/build-image.sh"], check=True, timeout=UP_SECONDS_MAX)
     return older_release(engine, tmp_path, "overdb:latest")
 
 
@@ -61,7 +66,8 @@ def old_stack(
     )
     stack.environment["OVERDB_IMAGE"] = release.image
     try:
-        stack.compose_nodes(tmp_path, "up", "--detach", "--wait")
+        stack.compose_nodes(tmp_path, "up", "--detach")
+        stack.wait_until_whole()
         yield stack
     finally:
         stack.forget()
@@ -80,8 +86,8 @@ def test_a_rolling_upgrade_from_the_release_before_loses_nothing(
     async def run() -> None:
         async with (
             overdb.Client(new.endpoints, timeout=30.0) as client,
-            Writers(new.endpoints, count=6) as writers,
-            Adders(client, "upgraded") as adders,
+            Writers(new.endpoints, count=sizes.pick(quick=3, full=6)) as writers,
+            Adders(client, "upgraded", count=sizes.pick(quick=4, full=8)) as adders,
         ):
             for service in order:
                 await adders.more(20)

@@ -69,5 +69,8 @@ def test_tests_that_share_a_cluster_or_the_engine_are_one_group() -> None:
     assert group_of("tests/containers/test_faults.py::test_a") == group_of(
         "tests/containers/test_hardening.py::test_b"
     )
+    assert group_of("tests/containers/test_upgrade.py::test_a") != group_of(
+        "tests/containers/test_hardening.py::test_b"
+    )
     alone = "tests/integration/test_kills.py"
     assert group_of(f"{alone}::test_a") != group_of(f"{alone}::test_b")
