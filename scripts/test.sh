@@ -12,12 +12,17 @@ mkdir -p build
 trap 'kill $(jobs -p) 2>/dev/null || true' EXIT
 
 # All tests include those of containers. They make what is missing by then, and report what is wrong.
+containers=0
 if [ $# = 0 ] && docker version >/dev/null 2>&1; then
+  containers=1
   deploy/base-image.sh >/dev/null </dev/null &
 fi
 scripts/setup.sh codegen </dev/null &
 codegen=$!
 scripts/setup.sh dev
+[ "$containers" = 0 ] || deploy/build-image.sh >build/image-early.log 2>&1 </dev/null &
+# Tests start hundreds of processes. Where PYTHONDONTWRITEBYTECODE is set each would compile all modules anew.
+.venv/bin/python -m compileall -q services tests || true
 wait "$codegen"
 echo "test: set up after $((SECONDS - began)) s"
 
