@@ -35,7 +35,7 @@ from overdb._endpoints import Routers, being_cancelled
 from overdb._limits import Limits
 from overdb.internal.v1 import log_pb2, shard_pb2, shard_pb2_grpc
 from overdb.operations import Value
-from overdb.sharding import SLOTS, slot_of
+from overdb.sharding import SLOTS, expand, slot_of
 from overdb.v1 import cluster_pb2, kv_pb2
 
 _Stream = grpc.aio.StreamStreamCall[shard_pb2.ShardRequest, shard_pb2.ShardResponse]
@@ -503,8 +503,8 @@ class Direct:
         for link in self._links.values():
             if not link.serves:
                 continue
-            for slot in range(SLOTS):
-                if link.slots[slot // 8] >> slot % 8 & 1:
+            for slot, owned in enumerate(expand(link.slots)):
+                if owned:
                     by_slot[slot] = link
         self._by_slot = by_slot
 

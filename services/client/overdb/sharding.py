@@ -47,3 +47,12 @@ def founding_slots(group: int, groups: int) -> bytes:
     for slot in range(group, SLOTS, groups):
         bitmap[slot // 8] |= 1 << (slot % 8)
     return bytes(bitmap)
+
+
+_BITS = [bytes(byte >> bit & 1 for bit in range(8)) for byte in range(256)]
+
+
+@lru_cache(maxsize=64)
+def expand(bitmap: bytes) -> bytes:
+    """Return one byte for each slot of such a bitmap: 1 where its bit is set, else 0."""
+    return b"".join(map(_BITS.__getitem__, bitmap))

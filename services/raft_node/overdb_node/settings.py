@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 
 from pydantic import Field, field_validator, model_validator
@@ -233,7 +235,7 @@ class NodeSettings(ProcessSettings, Limits):
     def slow_fsync_seconds(self) -> float:
         return self.slow_fsync_ms / 1000
 
-    def founding_addresses(self) -> dict[int, str]:
+    def founding_addresses(self) -> Mapping[int, str]:
         """Where the founding members (for one who joins: those it was told of) are reached now, by id."""
         return _parse(self.members)
 
@@ -291,8 +293,9 @@ class NodeSettings(ProcessSettings, Limits):
         )
 
 
-def _parse(text: str) -> dict[int, str]:
-    """Parse ``1=host:port,2=host:port``."""
+@lru_cache(maxsize=64)
+def _parse(text: str) -> Mapping[int, str]:
+    """Parse ``1=host:port,2=host:port``. Cached, since a replica asks for each packet that it sends."""
     members: dict[int, str] = {}
     if not text.strip():
         return members

@@ -9,6 +9,8 @@ from dataclasses import replace
 from random import Random
 from typing import Any, cast
 
+from pydantic_settings import PydanticBaseSettingsSource
+
 import overdb
 from overdb.internal.v1 import shard_pb2_grpc
 from overdb_common.errors import StartupError
@@ -40,6 +42,13 @@ class _Settings(NodeSettings):
     """Settings with some numbers of the core that no operator chooses."""
 
     core_limits: dict[str, int] = {}  # noqa: RUF012  # pydantic copies it
+
+    @classmethod
+    def settings_customise_sources(  # type: ignore[override]
+        cls, _: object, init_settings: PydanticBaseSettingsSource, **_others: object
+    ) -> tuple[PydanticBaseSettingsSource]:
+        """A seed says everything: the environment is not asked."""
+        return (init_settings,)
 
     def raft_settings(self) -> RaftSettings:
         return replace(super().raft_settings(), **self.core_limits)

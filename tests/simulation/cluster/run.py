@@ -41,6 +41,7 @@ HOARD_ROOM_BYTES = (2_300_000, 3_500_000)  # the reserve is 1 MiB, and 3 s of a 
 HOARD_CHUNK_BYTES = 16_384  # snapshots are large: in small chunks they take the time of all else
 HOARDERS = 3  # clients, besides the others
 HOARDING_PAUSE = 0.05
+_NEVER: tuple[int, tuple[object, ...], Look | None] = (0, (), None)
 
 
 @dataclass
@@ -94,7 +95,8 @@ class Run:
         self._wanted = workloads  # names of those that are to run; none: some of all
         self._overrides = overrides
         self._invariants = Invariants()
-        self._looks: dict[Node, tuple[int, Look]] = {}
+        # By node: its life, what of its state was looked at last, and that look.
+        self._looks: dict[Node, tuple[int, tuple[object, ...], Look]] = {}
         self.violation = ""
         # Large values, small disks, and a retention that ends within the run. Where it was asked for, nobody
         # adds room: elsewhere all kinds of faults come together, and an operator does so in the end.
@@ -275,24 +277,27 @@ class Run:
         replica = node.replica
         if replica.failed:
             return
-        known = self._looks.get(node)
-        before = known[1] if known is not None and known[0] == node.lives else None
         raft = replica.raft
-        if before is not None and (
-            before.applied == raft.applied
-            and before.durable == raft.durable
-            and before.commit == raft.commit_index
-            and before.last == raft.log.last_index
-            and before.term == raft.term
-            and before.role is raft.role
-            and before.vote == raft.vote
-            and before.agreed == raft.agreed
-            and before.first == raft.log.first_index
-            and before.established == replica.admission.established
-        ):
+        log = raft.log
+        state = (
+            raft.applied,
+            raft.durable,
+            raft.commit_index,
+            log.last_index,
+            raft.term,
+            raft.role,
+            raft.vote,
+            raft.agreed,
+            log.snapshot.index,
+            replica.membership.admission.established,
+        )
+        lives, state_before, before = self._looks.get(node, _NEVER)
+        if lives != node.lives:
+            before = None
+        elif state == state_before:  # nearly always
             return
         now = look(replica)
-        self._looks[node] = (node.lives, now)
+        self._looks[node] = (node.lives, state, now)
         seen = Seen(node.name, node.group, node.replica_id, node.lives, replica, before, now)
         try:
             for invariant in self._invariants.of_steps:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 
-from overdb.sharding import SLOTS, founding_slots
+from overdb.sharding import SLOTS, expand, founding_slots
 from overdb_router.slots import UNKNOWN, SlotMap
 
 ALL = b"\xff" * 512
@@ -48,3 +50,9 @@ def test_a_claim_that_is_known_is_no_change() -> None:
 def test_a_bitmap_of_the_wrong_length_is_refused() -> None:
     with pytest.raises(ValueError, match="511"):
         SlotMap().learn(0, 1, bytes(511))
+
+
+def test_an_expanded_bitmap_has_a_byte_for_each_slot() -> None:
+    bitmap = bytes(random.Random(1).randbytes(SLOTS // 8))
+    expected = bytes(bitmap[slot // 8] >> slot % 8 & 1 for slot in range(SLOTS))
+    assert expand(bitmap) == expected

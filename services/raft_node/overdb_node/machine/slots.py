@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable
 
-from overdb.sharding import SLOTS, founding_slots, slot_of, slots_of
+from overdb.sharding import SLOTS, expand, founding_slots, slot_of, slots_of
 
 _EPOCH = struct.Struct(">Q")
 FOUNDING_EPOCH = 1
@@ -23,7 +23,7 @@ class Slots:
     def _take(self, bitmap: bytes) -> None:
         self.bitmap = bitmap
         # The same, a byte for each slot, as it is asked for each request.
-        self.owned = bytes(bitmap[slot >> 3] >> (slot & 7) & 1 for slot in range(SLOTS))
+        self.owned = expand(bitmap)
 
     def owns(self, key: bytes) -> bool:
         return bool(self.owned[slot_of(key)])

@@ -58,7 +58,10 @@ class Configuration:
     retired: tuple[int, ...] = ()
 
     def member(self, replica_id: int) -> Member | None:
-        return next((m for m in self.members if m.replica_id == replica_id), None)
+        for member in self.members:
+            if member.replica_id == replica_id:
+                return member
+        return None
 
     @property
     def voters(self) -> list[int]:
