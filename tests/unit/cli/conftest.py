@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 
 import pytest
 
+from tests.unit.cli.programs import run_program
 from tests.unit.client.fake_router import RouterThread
 
 Finished = subprocess.CompletedProcess[bytes]
@@ -26,18 +26,9 @@ def run(router_thread: RouterThread) -> Run:
     """Run ``overdb`` with arguments against the fake router, in a process of its own."""
 
     def run(*arguments: str | bytes, given: bytes = b"", **environment: str) -> Finished:
-        return subprocess.run(
-            [sys.executable, "-c", "from overdb.cli import main; main()", *arguments],
-            input=given,
-            capture_output=True,
-            timeout=60,
-            check=False,
-            env={
-                **os.environ,
-                "OVERDB_ENDPOINTS": router_thread.router.address,
-                "COLUMNS": "80",
-                **environment,
-            },
+        endpoints = {"OVERDB_ENDPOINTS": router_thread.router.address}
+        return run_program(
+            arguments, {**os.environ, **endpoints, "COLUMNS": "80", **environment}, given
         )
 
     return run

@@ -17,6 +17,7 @@ from overdb.cli.app import app, hoisted
 from overdb.cli.session import exit_code_of
 from overdb.v1 import cluster_pb2
 from tests.unit.cli.conftest import Finished, Run
+from tests.unit.cli.programs import run_on
 from tests.unit.client.fake_router import RouterThread, refusal
 
 PROGRAM = (sys.executable, "-c", "from overdb.cli import main; main()")
@@ -309,13 +310,9 @@ def test_tables_fit_80_columns(router_thread: RouterThread) -> None:
 def on_a_terminal(*arguments: str) -> str:
     """Return what the program writes to a terminal of 80 columns, without its colours."""
     controller, terminal = os.openpty()
-    process = subprocess.Popen(
-        [*PROGRAM, *arguments],
-        stdin=terminal,
-        stdout=terminal,
-        stderr=subprocess.DEVNULL,
-        env={**os.environ, "COLUMNS": "80", "NO_COLOR": "1", "TERM": "dumb"},
-    )
+    name = Path(os.ttyname(terminal))
+    environment = {**os.environ, "COLUMNS": "80", "NO_COLOR": "1", "TERM": "dumb"}
+    run_on((name, name, Path(os.devnull)), arguments, environment)
     os.close(terminal)
     pieces = []
     while True:
@@ -326,7 +323,6 @@ def on_a_terminal(*arguments: str) -> str:
         if not piece:
             break
         pieces.append(piece)
-    process.wait(20)
     os.close(controller)
     return b"".join(pieces).decode()
 
