@@ -46,16 +46,16 @@ def resident_bytes(pid: int) -> int:
 
 
 def activity(pid: int) -> tuple[list[int], int]:
-    """Ticks of the CPU and turns on it until now: both stand still while no thread of a process wakes up."""
+    """Return the CPU ticks and context switches of a process: they change when a thread of it wakes up."""
     fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
     status = "".join(file.read_text() for file in Path(f"/proc/{pid}/task").glob("*/status"))
-    turns = re.findall(r"voluntary_ctxt_switches:\s+(\d+)", status)  # and nonvoluntary ones
-    assert turns
-    return [int(ticks) for ticks in fields[11:13]], sum(map(int, turns))
+    switches = re.findall(r"voluntary_ctxt_switches:\s+(\d+)", status)  # and nonvoluntary ones
+    assert switches
+    return [int(ticks) for ticks in fields[11:13]], sum(map(int, switches))
 
 
 def sleeps(pid: int, seconds: float = 1.0) -> bool:
-    """Whether a process does nothing at all for so long: it neither polls nor is busy."""
+    """Return true if a process does nothing for this long: it neither polls nor is busy."""
     before = activity(pid)
     time.sleep(seconds)  # the thing measured is time passing
     return activity(pid) == before

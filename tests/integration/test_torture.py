@@ -28,7 +28,7 @@ def torture(report: Path, *options: str) -> subprocess.CompletedProcess[str]:
 
 
 def is_stopped(pid: int) -> bool:
-    """Whether SIGSTOP has stopped a process."""
+    """Return true if SIGSTOP has stopped a process."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "T"
     except FileNotFoundError:
@@ -47,8 +47,11 @@ def tortured(directory: Path, seconds: str, faults: str, seed: str) -> Tortured:
 
 @pytest.fixture(scope="module")
 def one_for_both(tmp_path_factory: pytest.TempPathFactory, sizes: Sizes) -> Tortured | None:
-    """In the quick size one run is for two tests: both leaders sleep, the one of group 1 has other settings,
-    both have strangers, then a follower of group 0 lags."""
+    """Run torture once for two tests, in the quick size; None in the full size, where each has its own run.
+
+    Both leaders sleep, the leader of group 1 has other settings, strangers write to both leaders, and then
+    a follower of group 0 lags.
+    """
     if sizes.full:
         return None
     directory = tmp_path_factory.mktemp("strangers")
@@ -110,13 +113,14 @@ def test_a_cluster_of_its_own_stands_sleep_lag_and_other_settings(
     assert "ALL RIGHT" in done.stdout
     assert "not carried out" not in done.stdout
     page = (kept.parent / "report" / "index.html").read_text()
-    logs = {log.stem: log.read_text() for log in (kept / "data" / "logs").glob("node-*.log")}
+    files = sorted((kept / "data" / "logs").glob("node-*.log"))
+    logs = {log.stem: log.read_text() for log in files}
     assert "Traceback" not in "".join(logs.values())
 
     def victims(kind: str) -> list[str]:
         named = re.findall(rf"<title>{kind} (node-\d(?:, node-\d)*)\b", page)
         assert len(named) == 1, (kind, named)
-        return list(named[0].split(", "))
+        return sorted(named[0].split(", "))
 
     slept = [name for name, log in logs.items() if '"seconds": -93600.0' in log]
     assert victims("suspend") == slept
