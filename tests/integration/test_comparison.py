@@ -26,6 +26,13 @@ KEYS = [b"key-%d" % number for number in range(40)]
 DIVERGED = "replace this replica"
 
 
+COMPARED_AT_LEAST = 20  # checksums, of two kinds and with two others: five rounds
+
+
+def comparisons(node: Process) -> float:
+    return metric(node, "overdb_replica_comparisons_total")
+
+
 def data_of(node: Process) -> Path:
     (data,) = Path(node.environment["OVERDB_DATA"]).glob("data-*")
     return data
@@ -214,9 +221,14 @@ def test_sound_replicas_never_differ_whatever_is_killed_and_sent(
                     wait_until, lambda v=victim: cluster.describe(v), f"node {victim} answers"
                 )
                 await writers.acknowledged_more(sizes.pick(quick=50, full=500))
-            for _ in range(3):  # all replicas are up: some rounds of comparing
-                await asyncio.sleep(1)
-                await writers.acknowledged_more(sizes.pick(quick=30, full=100))
+            # All replicas are up. A difference of before would be found by the next rounds of comparing.
+            nodes = cluster.nodes.values()
+            goals = {node.name: comparisons(node) + COMPARED_AT_LEAST for node in nodes}
+            await in_thread(
+                wait_until,
+                lambda: all(comparisons(node) >= goals[node.name] for node in nodes),
+                "each replica has compared itself several times more",
+            )
             await writers.stop()
             await deleting
         for node in cluster.nodes.values():
