@@ -39,6 +39,26 @@ RARE = (
 )
 
 
+# What clients count when they have an answer, but for those that only fill disks.
+ANSWERED = (
+    "add",
+    "add to both",
+    "appended",
+    "bank scan",
+    "bank strict read",
+    "compare_and_set",
+    "delete",
+    "lists read",
+    "moved",
+    "past read",
+    "read",
+    "read both",
+    "relinked",
+    "ring walked",
+    "write",
+)
+
+
 def quiet() -> None:
     """Coroutines of killed processes are dropped unfinished; Ctrl-C is for the parent to take."""
     sys.unraisablehook = lambda _: None
@@ -143,6 +163,11 @@ class Campaign:
     def undecided(self) -> float:
         """Share of registers whose check was given up: those have been judged by nobody."""
         return self.counts["registers undecided"] / max(1, self.counts["registers checked"])
+
+    @property
+    def answered(self) -> int:
+        """Answers that clients got. A seed draws some of the workloads: single kinds may be missing."""
+        return sum(self.counts[kind] for kind in ANSWERED)
 
     def add(self, outcome: Outcome) -> None:
         self.seeds += 1

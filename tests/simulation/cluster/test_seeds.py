@@ -22,9 +22,9 @@ SECONDS = 10.0  # with faults; before it a cluster comes up, and after it everyt
 @pytest.mark.timeout(1800)
 def test_seeds_keep_every_promise(sizes: Sizes) -> None:
     done = Campaign()
-    run(done, sizes.seeds(quick=12, full=SEEDS))
+    run(done, sizes.seeds(quick=6, full=SEEDS))
     assert done.undecided <= UNDECIDED_MAX, f"{done.undecided:.1%} of the registers were not judged"
-    assert done.counts["appended"] + done.counts["write"] > 20 * done.seeds, "too little load"
+    assert done.answered > 60 * done.seeds, "too little load"  # usually 120
     # The drawn seeds of a quick run are too few to reach all that is rare: known ones follow, then others.
     for seed in dict.fromkeys((*KNOWN, *range(SEEDS))):
         if not done.missing:
@@ -53,13 +53,19 @@ def test_what_a_client_sees_in_the_middle_of_a_run_fails_the_run(
         assert how != "scan", "a scan saw too little"
 
     monkeypatch.setattr(Bank, "_check_total", refuse)
-    problems = [Run(seed, 5.0, faulty=False).run().problem for seed in range(6)]
-    assert any("a scan saw too little" in problem for problem in problems), problems
+    problems: list[str] = []
+    for seed in range(6):
+        problems.append(Run(seed, 5.0, faulty=False).run().problem)
+        if "a scan saw too little" in problems[-1]:
+            return
+    raise AssertionError(problems)
 
 
-def test_a_seed_gives_the_same_trace_under_another_hash_seed() -> None:
+def test_a_seed_gives_the_same_trace_under_another_hash_seed(sizes: Sizes) -> None:
     """Byte for byte: every packet, every event, every count."""
+    seconds = str(sizes.pick(quick=4, full=10))
     command = [sys.executable, "-m", "tests.simulation.cluster", "--seed", "5", "--trace"]
+    command += ["--seconds", seconds]
     traces = [
         subprocess.run(
             command,

@@ -70,7 +70,7 @@ def run_in_processes(seeds: Sequence[int], count: int) -> Counter[str]:
 @pytest.mark.timeout(1800)
 def test_no_schedule_breaks_what_is_promised(pytestconfig: pytest.Config, sizes: Sizes) -> None:
     """2.8, 2.9: whole, once, in an order; nothing stays open. More of them: --schedules N."""
-    seeds = sizes.seeds(quick=5_000, full=100_000)
+    seeds = sizes.seeds(quick=2_000, full=100_000)
     schedules = pytestconfig.getoption("--schedules")
     if schedules is not None:
         seeds = range(sizes.first_seed, sizes.first_seed + schedules)

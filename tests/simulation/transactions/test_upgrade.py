@@ -43,7 +43,7 @@ def run(seed: int) -> dict[str, int]:
 
 def test_no_schedule_of_an_upgrade_tears_a_transaction(sizes: Sizes) -> None:
     reached: Counter[str] = Counter()
-    for seed in sizes.seeds(quick=1_500, full=20_000):
+    for seed in sizes.seeds(quick=600, full=20_000):
         reached.update(run(seed))
     print(dict(reached))
     missing = [what for what in REACHED if not reached[what]]
