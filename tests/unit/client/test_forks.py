@@ -164,24 +164,6 @@ client.close()
     )
 
 
-def test_children_of_the_loop_that_holds_a_client_are_refused_and_do_not_crash(
-    endpoint: str,
-) -> None:
-    run(
-        endpoint,
-        """
-async def main():
-    async with overdb.Client(ENDPOINT, timeout=20) as client:
-        await client.put(b"k", b"v")
-        codes = [forked(child) for _ in range(5)]
-        await client.put(b"k", b"after")
-        return codes
-codes = asyncio.run(main())
-assert codes == [2] * 5, codes
-""",
-    )
-
-
 def test_a_fork_beside_the_loop_of_an_asyncio_client(endpoint: str) -> None:
     run(
         endpoint,
@@ -210,6 +192,8 @@ def test_a_child_that_was_forked_while_grpc_was_in_use_is_told_what_to_do(
 async def main():
     async with overdb.Client(ENDPOINT, timeout=20) as client:
         await client.put(b"k", b"v")
+        codes = [forked(child) for _ in range(2)]
+        assert codes == [2, 2], codes
         assert forked(refused) == 0
         assert forked(lambda: forked(refused)) == 0
         await client.put(b"k", b"the parent goes on")

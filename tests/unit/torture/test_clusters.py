@@ -10,7 +10,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -300,10 +300,25 @@ async def test_a_machine_that_slept_is_behind_from_its_first_moment_on(
     wait_until(lambda: processes.state("node-3") == "S", "it is awake")
 
 
+async def becomes(condition: Callable[[], bool]) -> None:
+    """Return when it holds, and let the event loop go on until then."""
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
 async def test_a_node_comes_back_with_other_settings_until_all_is_healed(
-    processes: Processes,
+    processes: Processes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cluster = LocalCluster(processes.directory)
+    looks: list[bool] = []  # whether the node had read its settings, each time that was asked
+    is_taken = control.is_taken
+
+    def noted(directory: Path, name: str, revision: int) -> bool:
+        looks.append(is_taken(directory, name, revision))
+        return looks[-1]
+
+    monkeypatch.setattr(control, "is_taken", noted)
     changed, victims = replace(fault(Kind.SETTINGS), draw=0.25), [cluster.processes[1]]
     directory = processes.faults_directory
     await cluster.begin(changed, victims)
@@ -312,7 +327,8 @@ async def test_a_node_comes_back_with_other_settings_until_all_is_healed(
     assert not (directory / "settings-1.json").exists()
     over = asyncio.create_task(cluster.end(changed, victims))
     processes.restart("node-2")
-    await asyncio.sleep(0.2)
+    await becomes(lambda: len(looks) >= 3)
+    assert not any(looks)
     assert not over.done()  # it has not read them yet
     async with taking(directory, "settings-2"):
         await asyncio.wait_for(over, 10)
@@ -384,13 +400,14 @@ async def test_a_follower_goes_on_when_nothing_but_a_snapshot_helps_it(
         wait_until(lambda: processes.state("node-2") == "T", "it is stopped")
         group.leader.snapshot_index = 100  # and it may have entry 100
         over = asyncio.create_task(cluster.end(lag, victims))
-        await asyncio.sleep(0.3)
+        asked = len(group.asked)
+        await becomes(lambda: len(group.asked) >= asked + 6)  # the two others, three times
         assert (over.done(), processes.state("node-2")) == (False, "T")
         assert "node-2:7410" not in group.asked
 
         group.leader.snapshot_index, group.leader.applied_index = 101, 120
         await asyncio.to_thread(wait_until, lambda: processes.state("node-2") == "S", "it goes on")
-        await asyncio.sleep(0.3)
+        await becomes(lambda: group.asked.count("node-2:7410") >= 3)
         assert not over.done()
         group.nodes["node-2:7410"].applied_index = 120
         await asyncio.wait_for(over, 10)
