@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-from tests.sizes import Sizes, draw_first_seed
+from tests.sizes import Sizes, draw_first_seed, set_size
 
 # No bound on the time of one example: a stall of the machine is no finding.
 settings.register_profile("overdb", deadline=None)
@@ -57,6 +57,7 @@ def pytest_configure(config: pytest.Config) -> None:
         else:
             first, origin = draw_first_seed(config.rootpath)
             origin = f"drawn from {origin}"
+    set_size(full=config.getoption("--size") == "full")
     config.stash[SIZES] = Sizes(config.getoption("--size") == "full", first)
     config.stash[DRAWN] = origin
 

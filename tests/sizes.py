@@ -57,6 +57,20 @@ class Sizes:
         yield from (seed for seed in range(budget) if self.full or seed != known)
 
 
+_full = False  # set before the tests are imported
+
+
+def set_size(*, full: bool) -> None:
+    """Set the size for ``examples``. Called once, before the tests are imported."""
+    global _full  # noqa: PLW0603  # decorators of tests have no fixtures
+    _full = full
+
+
+def examples(*, quick: int, full: int) -> int:
+    """Returns the number of examples that Hypothesis draws for a test: new ones in each run."""
+    return full if _full else quick
+
+
 def draw_first_seed(root: Path) -> tuple[int, str]:
     """Returns the first drawn seed, and the day and the commit that it follows from."""
     try:

@@ -27,6 +27,7 @@ from overdb_node.machine.types import (
     Transact,
     TransactionId,
 )
+from tests.sizes import examples
 from tests.unit.machine.helpers import HOUR, NOW, SECOND, Group, add, client, get, put, request
 from tests.unit.machine.strategies import COMMANDS, STAMPS, Entry
 
@@ -95,7 +96,7 @@ def versions_grow(entries: Sequence[Entry]) -> bool:
     return True
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(quick=100, full=300), deadline=None)
 @given(_ENTRIES, st.data())
 def test_chains_are_equal_over_other_slices_restarts_and_snapshots(
     entries: list[Entry], data: st.DataObject

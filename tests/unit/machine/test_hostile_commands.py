@@ -14,11 +14,11 @@ from overdb.internal.v1 import shard_pb2
 from overdb_node import codec, transaction_codec
 from overdb_node.machine.machine import MachineSettings
 from overdb_node.machine.types import Configure, Refused
+from tests.sizes import Sizes
 from tests.unit.machine.helpers import Group
 from tests.unit.machine.hostile_commands import Hostile
 
 ENTRIES = 30
-FIRST, COUNT = map(int, os.environ.get("OVERDB_TEST_HOSTILE_SEEDS", "0:40").split(":"))
 U64_MAX = (1 << 64) - 1
 
 
@@ -76,8 +76,12 @@ def _encoded(result: object) -> bytes:
 
 
 @pytest.mark.parametrize("level", [0, 1])
-def test_apply_takes_everything(level: int) -> None:
-    for seed in range(FIRST, FIRST + COUNT):
+def test_apply_takes_everything(level: int, sizes: Sizes) -> None:
+    seeds = sizes.seeds(quick=12, full=40)
+    if asked := os.environ.get("OVERDB_TEST_HOSTILE_SEEDS"):
+        first, count = map(int, asked.split(":"))
+        seeds = range(first, first + count)
+    for seed in seeds:
         try:
             run(seed, level)
         except Exception as error:

@@ -23,6 +23,7 @@ from overdb_node.machine.types import (
     Transacted,
     Written,
 )
+from tests.sizes import examples
 from tests.unit.machine.helpers import HOUR, NOW, Group, small_values_read_again
 from tests.unit.machine.model import Model, same_request
 from tests.unit.machine.strategies import ENTRIES, Entry
@@ -73,7 +74,7 @@ def check(model: Model, command: Command | Refused, result: Result) -> None:
         assert result == outcome
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=examples(quick=100, full=250), deadline=None)
 @given(ENTRIES, st.booleans())
 def test_the_machine_does_what_the_model_does(entries: list[Entry], stripped: bool) -> None:
     with small_values_read_again(stripped):
@@ -92,7 +93,7 @@ def _compare(entries: list[Entry]) -> None:
     assert group.store.versions == model.versions
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=examples(quick=100, full=250), deadline=None)
 @given(ENTRIES, st.data(), st.booleans())
 def test_replicas_agree_however_they_batch_and_restart(
     entries: list[Entry], data: st.DataObject, stripped: bool

@@ -33,6 +33,7 @@ from overdb_node.machine.types import (
     Transact,
     TransactionId,
 )
+from tests.sizes import examples
 from tests.unit.machine.helpers import NOW, Group, put, refused, request, transact
 
 U64 = st.one_of(st.integers(0, 3), st.integers(0, (1 << 64) - 1), st.just((1 << 64) - 1))
@@ -108,7 +109,7 @@ ENTRIES_OF_BYTES = st.one_of(
 
 
 @pytest.mark.parametrize("level", [0, 1])
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(quick=120, full=300), deadline=None)
 @given(entries=st.lists(st.tuples(U64, st.lists(COMMANDS, max_size=5)), max_size=6))
 def test_apply_is_total(level: int, entries: list[tuple[int, list[Command]]]) -> None:
     limits = MachineSettings(key_bytes_max=10, value_bytes_max=10, operations_max=4, level=0)
@@ -122,7 +123,7 @@ def test_apply_is_total(level: int, entries: list[tuple[int, list[Command]]]) ->
     assert group.machine.digest() == digest
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(quick=120, full=300), deadline=None)
 @given(st.lists(ENTRIES_OF_BYTES, max_size=4))
 def test_an_entry_of_any_bytes_is_applied(payloads: list[bytes]) -> None:
     group = Group(MachineSettings(level=0))

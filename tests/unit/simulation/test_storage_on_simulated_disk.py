@@ -16,6 +16,7 @@ from overdb_node.storage.errors import CorruptSnapshot
 from overdb_simulation.disk import HANDLES, PowerLoss, SimulatedDisk
 from overdb_simulation.disk_substitutes import SimulatedOS, substituted, substitutions
 from overdb_simulation.inodes import DirectoryNode
+from tests.sizes import Sizes
 from tests.unit.simulation.lives import SEGMENT_BYTES, Life
 
 OPERATIONS_MAX = 2000
@@ -31,9 +32,9 @@ def simulated() -> Iterator[None]:
         yield
 
 
-def crash_at_every_operation(crash: Crash, seed: int) -> int:
+def crash_at_operations(crash: Crash, seed: int, operations: range = range(OPERATIONS_MAX)) -> int:
     """Returns how many operations a life has. Recovery itself crashes too, somewhere."""
-    for operation in range(OPERATIONS_MAX):
+    for operation in operations:
         random = Random(f"{seed}/{operation}")
         disk = SimulatedDisk(random)
         life = Life(disk)
@@ -66,14 +67,17 @@ def _check_recovery(life: Life, crash: Crash, random: Random) -> None:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_a_power_loss_at_any_operation_loses_nothing_acknowledged(seed: int) -> None:
-    operations = crash_at_every_operation(SimulatedDisk.lose_power, seed)
+def test_a_power_loss_at_any_operation_loses_nothing_acknowledged(seed: int, sizes: Sizes) -> None:
+    """Quick: the seeds share the operations among them."""
+    some = range(seed, OPERATIONS_MAX, len(SEEDS))
+    chosen = sizes.pick(quick=some, full=range(OPERATIONS_MAX))
+    operations = crash_at_operations(SimulatedDisk.lose_power, seed, chosen)
     print(f"{operations} operations")
     assert operations > 200
 
 
 def test_a_kill_at_any_operation_loses_nothing_acknowledged() -> None:
-    assert crash_at_every_operation(SimulatedDisk.crash_process, 0) > 200
+    assert crash_at_operations(SimulatedDisk.crash_process, 0) > 200
 
 
 def test_what_a_start_read_from_the_page_cache_is_durable_after_it() -> None:
@@ -163,7 +167,7 @@ def test_an_fsync_that_does_nothing_is_found_out(what: str) -> None:
     if what != "fdatasync":
         broken.append((SimulatedOS, "fsync", staticmethod(fsync)))
     with substituted(broken), pytest.raises(AssertionError, match="operation") as caught:
-        crash_at_every_operation(SimulatedDisk.lose_power, 0)
+        crash_at_operations(SimulatedDisk.lose_power, 0)
     print(caught.value)
 
 

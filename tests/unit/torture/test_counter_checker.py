@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from overdb_torture.checkers import check_counters, check_registers
 from overdb_torture.history import Operation, Outcome
+from tests.sizes import examples
 
 
 def add(n: int, result: int | None, began: int, ended: int | None) -> Operation:
@@ -118,7 +119,7 @@ def histories(draw: st.DrawFn) -> list[Operation]:
     return history
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=examples(quick=300, full=1000), deadline=None)
 @given(histories())
 def test_agrees_with_a_search_of_all_orders(history: list[Operation]) -> None:
     as_registers = [

@@ -9,6 +9,7 @@ import pytest
 from overdb_torture.checkers import check_lists
 from overdb_torture.history import Append, ListTransaction, Outcome, Read
 from tests.calls import calls_of
+from tests.sizes import Sizes
 from tests.unit.torture.brute_force import explained, random_lists
 
 OK, FAILED, MAYBE = Outcome.OK, Outcome.FAILED, Outcome.MAYBE
@@ -166,13 +167,14 @@ def executed(count: int, random: Random, overlap: int) -> list[ListTransaction]:
     return history
 
 
-def test_the_work_grows_with_the_transactions_and_no_faster() -> None:
+def test_the_work_grows_with_the_transactions_and_no_faster(sizes: Sizes) -> None:
     def calls(count: int) -> int:
         history = executed(count, Random(1), 60)
         return calls_of(lambda: check_lists(history))
 
-    assert calls(8_000) < 4.5 * calls(2_000)
-    assert check_lists(executed(20_000, Random(1), 60)).ok
+    fewer, many = sizes.pick(quick=(1_000, 6_000), full=(2_000, 20_000))
+    assert calls(4 * fewer) < 4.5 * calls(fewer)
+    assert check_lists(executed(many, Random(1), 60)).ok
 
 
 def with_a_stale_read(history: list[ListTransaction]) -> list[ListTransaction]:
@@ -188,16 +190,17 @@ def with_a_stale_read(history: list[ListTransaction]) -> list[ListTransaction]:
     return [*history, read]
 
 
-def test_a_stale_read_over_a_long_history_is_a_cycle_of_two() -> None:
+def test_a_stale_read_over_a_long_history_is_a_cycle_of_two(sizes: Sizes) -> None:
     """However much lies between: all of it is one strongly connected component."""
     visited = {}
-    for count in (1_000, 16_000):
+    most = sizes.pick(quick=6_000, full=16_000)
+    for count in (1_000, most):
         verdict = check_lists(with_a_stale_read(executed(count, Random(2), 60)))
         assert [one.kind for one in verdict.anomalies] == ["G-single-realtime"]
         assert len(verdict.anomalies[0].cycle) == 2
         assert len(str(verdict.anomalies[0])) < 1_000
         visited[count] = verdict.visited
-    assert visited[16_000] <= visited[1_000] + 10
+    assert visited[most] <= visited[1_000] + 10
 
 
 def test_the_shortest_cycle_is_found_where_the_newest_transaction_is_in_a_longer_one() -> None:

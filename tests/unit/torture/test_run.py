@@ -78,15 +78,15 @@ def test_a_router_that_does_not_know_all_groups_yet_makes_none_of_them_unknown_f
 
 
 def _lost_write(store: Store, entry: Entry, number: int) -> Answer | None:
-    """Every 20th put is acknowledged and forgotten."""
-    if entry.WhichOneof("request") != "put" or number % 20:
+    """Every 8th put is acknowledged and forgotten."""
+    if entry.WhichOneof("request") != "put" or number % 8:
         return None
     return Answer(tag=entry.tag, put=kv_pb2.PutResponse(version=store.clock + 1))
 
 
 def _torn_transaction(store: Store, entry: Entry, number: int) -> Answer | None:
-    """Every 30th transaction that changes several keys loses the last change."""
-    if entry.WhichOneof("request") != "transact" or number % 30:
+    """Every 6th transaction that changes several keys loses the last change."""
+    if entry.WhichOneof("request") != "transact" or number % 6:
         return None
     then = entry.transact.then
     if len(then) != 2 or then[1].WhichOneof("operation") == "get":
@@ -99,8 +99,8 @@ def _torn_transaction(store: Store, entry: Entry, number: int) -> Answer | None:
 
 
 def _doubled_add(store: Store, entry: Entry, number: int) -> Answer | None:
-    """Every 10th add is done twice: a retry that was taken for a new request."""
-    if entry.WhichOneof("request") != "transact" or number % 10:
+    """Every 4th add is done twice: a retry that was taken for a new request."""
+    if entry.WhichOneof("request") != "transact" or number % 4:
         return None
     then = entry.transact.then
     if len(then) != 1 or then[0].WhichOneof("operation") != "add":
