@@ -42,28 +42,45 @@ for glibc in 2_36 2_35 2_34 2_31 2_28 2_27 2_24 2_17 2_12 2_5; do
 done
 platforms+=(--platform "manylinux2014_$machine")
 
-mkdir -p "$context"
-wanted=$(cat requirements/run.txt <(echo "$version $machine") | cksum)
-if [ "$(cat "$context/wheels.made" 2>/dev/null)" != "$wanted" ]; then
-  say "collecting the libraries for Python $version on $machine"
-  rm -rf "$context"
-  mkdir -p "$context/wheels"
-  "$python" -m pip download --quiet --disable-pip-version-check --require-hashes --no-deps \
-    --only-binary=:all: --python-version "$version" "${platforms[@]}" \
-    --dest "$context/wheels" -r requirements/run.txt
-  cp -R "$("$python" -c 'import pathlib, pip; print(pathlib.Path(pip.__file__).parent)')" "$context/pip"
-  find "$context/pip" -name __pycache__ -prune -exec rm -rf {} +
-  echo "$wanted" >"$context/wheels.made"
-fi
-"$python" - >"$context/wanted.txt" <<'PYTHON'
+pip() { "$python" -m pip --disable-pip-version-check "$@"; }
+# What pip makes without a look at the machine that it runs on.
+install() { pip install --quiet --no-index --no-compile --target "$@"; }
+
+needed=$("$python" - <<'PYTHON'
 import tomllib
 project = tomllib.load(open("pyproject.toml", "rb"))["project"]
 extras = project["optional-dependencies"]
 print("\n".join([*project["dependencies"], *extras["server"], *extras["cli"]]))
 PYTHON
-rm -rf "$context/program"
-"$python" -m pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation --no-index \
-  --wheel-dir "$context/program" .
+)
+made=build/image.libraries
+wanted=$({ cat requirements/run.txt; echo "$version $machine $needed"; } | cksum)
+if [ "$(cat "$made" 2>/dev/null)" != "$wanted" ] || [ ! -d "$context/libraries" ]; then
+  say "collecting the libraries for Python $version on $machine"
+  rm -rf "$context" "$made"
+  mkdir -p "$context"
+  wheels=$(mktemp -d)
+  trap 'rm -rf "$wheels"' EXIT
+  pip download --quiet --require-hashes --no-deps \
+    --only-binary=:all: --python-version "$version" "${platforms[@]}" \
+    --dest "$wheels" -r requirements/run.txt
+  echo "$needed" >"$wheels/needed.txt"
+  install "$context/libraries" --find-links "$wheels" \
+    --only-binary=:all: --python-version "$version" "${platforms[@]}" -r "$wheels/needed.txt"
+  rm -rf "$context/libraries/bin"
+  echo "$wanted" >"$made"
+fi
+rm -rf "$context/program" build/wheel
+pip wheel --quiet --no-deps --no-build-isolation --no-index --wheel-dir build/wheel .
+install "$context/program" --no-deps build/wheel/*.whl
+# The programs begin with the path of this machine's Python.
+"$python" - "$context"/program/bin/* <<'PYTHON'
+import pathlib, sys
+for program in map(pathlib.Path, sys.argv[1:]):
+    _, _, rest = program.read_text().partition("\n")
+    program.write_text(f"#!/usr/bin/env python3\n{rest}")
+PYTHON
+chmod -R u=rwX,go=rX "$context"
 
 old=$(docker image inspect --format '{{.Id}}' "$image" 2>/dev/null || true)
 docker build --network none --build-arg BASE="$base" --label "overdb.inputs=$inputs" \
@@ -74,4 +91,3 @@ docker build --network none --build-arg BASE="$base" --label "overdb.inputs=$inp
 }
 # The one before has lost its name: without this every change would leave something behind.
 [ -z "$old" ] || docker image rm "$old" >/dev/null 2>&1 || true
-docker image prune --force --filter label=overdb.stage=program >/dev/null 2>&1 || true
