@@ -27,5 +27,5 @@ def assert_all_kept(stack: Stack) -> None:
 
 
 def writers(stack: Stack, sizes: Sizes) -> Writers:
-    """Return writers for the routers of ``stack``: a full load would keep the engine from its work."""
-    return Writers(stack.endpoints, count=sizes.pick(quick=6, full=24))
+    """Return writers for the routers of ``stack``; in the quick size one direct, one routed."""
+    return Writers(stack.endpoints, count=sizes.pick(quick=2, full=24))
