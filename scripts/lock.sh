@@ -12,4 +12,5 @@ lock() { # lock OUTPUT ARGUMENTS...
 lock run.txt --extra server --extra cli --group build pyproject.toml
 lock dev.txt --extra server --extra cli --extra torture --group build --group dev pyproject.toml
 lock codegen.txt --group codegen
+lock pip.txt --group pip
 lock bench.txt --group bench -c requirements/dev.txt

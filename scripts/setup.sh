@@ -17,7 +17,7 @@ case $what in
   *) die "'$what' is not known: run, dev, codegen or bench" ;;
 esac
 stamp="$environment/.installed-$what"
-wanted=$(cat "requirements/$what.txt" pyproject.toml | cksum)
+wanted=$(cat requirements/pip.txt "requirements/$what.txt" pyproject.toml | cksum)
 if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ]; then
   exit 0
 fi
@@ -35,6 +35,9 @@ fi
   die "$environment was made with an older Python: remove it and start again"
 "$environment/bin/python" -m pip --version >/dev/null 2>&1 ||
   "$environment/bin/python" -m ensurepip >/dev/null # made by a tool that leaves pip out
+# Older ones compare each file in the index with each platform: twice the work for all packages together.
+"$environment/bin/python" -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps \
+  -r requirements/pip.txt
 echo "setup: installing requirements/$what.txt into $environment (about a minute the first time)"
 "$environment/bin/python" -m pip install --quiet --disable-pip-version-check --require-hashes \
   -r "requirements/$what.txt"
@@ -45,5 +48,5 @@ fi
 echo "$wanted" >"$stamp"
 # dev.txt holds all of run.txt.
 if [ "$what" = dev ]; then
-  cat requirements/run.txt pyproject.toml | cksum >"$environment/.installed-run"
+  cat requirements/pip.txt requirements/run.txt pyproject.toml | cksum >"$environment/.installed-run"
 fi
