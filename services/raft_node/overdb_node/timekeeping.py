@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 _log = structlog.get_logger()
 # A machine whose wall clock differs by more from the group's time says so, and does not lead if another can.
 OFFSET_US_MAX = 10_000_000
-# It says so only when this has lasted: what was heard of others may be old for a moment after a pause.
+# It says so only when this has lasted, and likewise that it is right again: what was heard of others may be old
+# for a moment after a pause, and a new leader may know one other clock only, which is the wrong one.
 CONFIRM_US = 1_000_000
 # A group whose log has come to a time further ahead of its machines' clocks has a time that is wrong.
 GROUP_AHEAD_US_MAX = TIME_WRONG_US_MIN
@@ -53,7 +54,9 @@ class Timekeeper:
         self._group_time = GroupTime(raft.replica_id)
         self._leader_said_us = 0  # the group's time by the leader's last heartbeat that knew it
         self._leader_said_at_us = 0
-        self._wrong_since_us: int | None = None
+        self._seen_since_us: int | None = (
+            None  # since when the clock looks other than was confirmed
+        )
         self._wrong_us = 0  # how far off the clock is, once that is confirmed; 0: it is right
         self._hand_over_at_us = 0
         self._worked_at_us: int | None = None  # the group's time when requests were taken in last
@@ -127,25 +130,39 @@ class Timekeeper:
         clocks = self._group_time.clocks(raft.term, own_us, now_us)
         return {one for one, clock in clocks.items() if abs(clock - median) <= OFFSET_US_MAX}
 
+    @property
+    def clocks_agree(self) -> bool:
+        """Whether a quorum of the voters' clocks are near the group's time. Of a leader.
+
+        The lower median of two clocks is the smaller one, right or not: enough to stamp entries with, which
+        moves time forward only, and too little to set it back (PROTOCOL 2.1).
+        """
+        voters = self._raft.voters
+        return 2 * len(self.clocks_that_are_right().intersection(voters)) > len(voters)
+
     # --- whether the clock is right ---------------------------------------------------------------
 
     def tick(self) -> None:
-        """Called at each tick: notices jumps, and a clock that is wrong for longer than CONFIRM_US."""
+        """Called at each tick: notices jumps, and a clock that is wrong, or right again, for CONFIRM_US."""
         now_us = elapsed_us()
         self._notice_jump(now_us)
-        offset_us = self.offset_us
-        if abs(offset_us) <= OFFSET_US_MAX:
-            if self._wrong_us and self.group_time_us() is not None:
-                self._wrong_us = 0
-                _log.info("clock_is_right", group=self._group)
-            self._wrong_since_us = None
+        if self.group_time_us() is None:
+            self._seen_since_us = None
             return
-        if self._wrong_since_us is None:
-            self._wrong_since_us = now_us
-        elif now_us - self._wrong_since_us >= CONFIRM_US:
-            if not self._wrong_us:
+        offset_us = self.offset_us
+        is_wrong = abs(offset_us) > OFFSET_US_MAX
+        if is_wrong == bool(self._wrong_us):
+            self._seen_since_us = None
+            self._wrong_us = offset_us if is_wrong else 0
+        elif self._seen_since_us is None:
+            self._seen_since_us = now_us
+        elif now_us - self._seen_since_us >= CONFIRM_US:
+            self._seen_since_us = None
+            self._wrong_us = offset_us if is_wrong else 0
+            if is_wrong:
                 _log.error("clock_is_wrong", group=self._group, problem=_tell(offset_us))
-            self._wrong_us = offset_us
+            else:
+                _log.info("clock_is_right", group=self._group)
 
     def _notice_jump(self, now_us: int) -> None:
         difference_us = wall_us() - now_us
@@ -163,6 +180,8 @@ class Timekeeper:
         """What an operator should know of the group's time; empty when it is right. Of a leader."""
         group_us = self.group_time_us() if self._raft.is_leader else None
         if group_us is None or machine.physical - group_us <= GROUP_AHEAD_US_MAX:
+            return ""
+        if not self.clocks_agree:  # it is not known which of them are right
             return ""
         ahead_seconds = (machine.physical - group_us) // _SECOND_US
         return (

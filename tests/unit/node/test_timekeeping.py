@@ -168,8 +168,26 @@ def test_a_clock_that_stays_wrong_is_told_and_told_no_more_once_it_is_right(
     assert "set it" in keeper.problem
     assert not keeper.should_hand_over(), "it does not lead"
     hear(clocks.wall)
-    ticks(keeper, clocks, 100_000)
+    ticks(keeper, clocks, CONFIRM_US)
+    assert words in keeper.problem, "a new leader may know the wrong clock only"
+    hear(clocks.wall)
+    ticks(keeper, clocks, 200_000)
     assert keeper.problem == ""
+
+
+def test_a_groups_time_is_called_wrong_by_a_quorum_of_clocks_that_agree(clocks: Clocks) -> None:
+    """A new leader that has heard the wrong clock first knows two, and the smaller one is the median."""
+    keeper = timekeeper(leads=True)
+    state = machine(NOW)
+    keeper.received(2, answer(NOW - DAY))
+    assert keeper.group_time_us() == NOW - DAY
+    assert not keeper.clocks_agree
+    assert keeper.group_problem(state) == ""
+    keeper.received(3, answer(NOW))
+    assert keeper.clocks_agree
+    assert keeper.group_problem(state) == ""
+    state.physical = NOW + DAY
+    assert "86400 s ahead" in keeper.group_problem(state)
 
 
 def test_a_problem_stays_while_nothing_is_heard(clocks: Clocks) -> None:
@@ -437,6 +455,12 @@ def test_the_time_of_a_group_is_set_back_by_its_leader(
             assert refused.error.code == 9, "its clocks still say so"
             monkeypatch.setattr(timekeeping, "wall_us", lambda: right + SECOND)
             assert "86399 s ahead" in replica.problem
+            with monkeypatch.context() as patch:
+                patch.setattr(timekeeping.Timekeeper, "clocks_agree", False)
+                assert replica.problem == ""
+                refused = await backend.repair_time(request)
+                assert "do not agree" in refused.error.message
+                assert replica.machine.physical >= right + DAY
             done = await backend.repair_time(request)
             assert (done.before_us, done.after_us) == (right + DAY, right + SECOND)
             assert replica.machine.physical == right + SECOND
