@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 _log = structlog.get_logger()
 # A machine whose wall clock differs by more from the group's time says so, and does not lead if another can.
 OFFSET_US_MAX = 10_000_000
-# It says so only when this has lasted, and likewise that it is right again: what was heard of others may be old
-# for a moment after a pause, and a new leader may know one other clock only, which is the wrong one.
+# It says so only when this has lasted, and likewise that it is right again: what was heard of others may be
+# old for a moment after a pause, and a new leader may know one other clock only, which is the wrong one.
 CONFIRM_US = 1_000_000
 # A group whose log has come to a time further ahead of its machines' clocks has a time that is wrong.
 GROUP_AHEAD_US_MAX = TIME_WRONG_US_MIN
