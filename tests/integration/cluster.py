@@ -21,7 +21,7 @@ import grpc
 from overdb.internal.v1 import shard_pb2, shard_pb2_grpc
 from overdb.v1 import cluster_pb2, cluster_pb2_grpc
 from overdb_node.raft.election import HANDED_OVER
-from tests.integration.preloaded import Started, preloaded
+from tests.integration.preloaded import FORKERS, Started, preloaded
 from tests.ports import free_ports
 
 T = TypeVar("T")
@@ -55,7 +55,8 @@ class Process:
     def start(self) -> None:
         environment = {**os.environ, **self.environment}
         if self.is_forked:
-            self.popen = preloaded().start(self.module, environment, self.log_file)
+            number = int(self.name.rpartition("-")[2])
+            self.popen = preloaded(number % FORKERS).start(self.module, environment, self.log_file)
             return
         with self.log_file.open("ab") as log:
             self.popen = subprocess.Popen(

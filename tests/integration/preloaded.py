@@ -7,7 +7,6 @@ start programs as users do.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import gc
 import importlib
@@ -21,6 +20,7 @@ import sys
 import threading
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 # What a program imports when it begins to serve, and what decides how it does.
 _IMPORTED = (
@@ -32,9 +32,17 @@ _IMPORTED = (
 _MESSAGE_BYTES_MAX = 1 << 20
 
 
+FORKERS = 2
+
+
 @functools.cache
-def preloaded() -> Preloaded:
-    """Returns the one of this process; made when it is first asked for."""
+def preloaded(number: int = 0) -> Preloaded:
+    """Returns one of the FORKERS of this process; made when it is first asked for.
+
+    Programs that one of them has started share the seed of Python's hashes, so replicas of a group come from
+    several: a state that depends on the order of a set must show.
+    """
+    assert number in range(FORKERS)
     return Preloaded()
 
 
@@ -51,7 +59,7 @@ class Started:
     def poll(self) -> int | None:
         """Returns the exit code, a signal's as its negative number; None while the program runs."""
         with self._lock:
-            if self.returncode is None and select.select([self._pidfd], [], [], 0)[0]:
+            if self.returncode is None and _is_over(self._pidfd, 0.0):
                 self.returncode = self._preloaded.exit_code(self.pid)
                 os.close(self._pidfd)
             return self.returncode
@@ -59,7 +67,7 @@ class Started:
     def wait(self, timeout: float | None = None) -> int:
         """Raises subprocess.TimeoutExpired."""
         if self.returncode is None:
-            select.select([self._pidfd], [], [], timeout)
+            _is_over(self._pidfd, timeout)
         code = self.poll()
         if code is None:
             raise subprocess.TimeoutExpired(f"program {self.pid}", timeout or 0.0)
@@ -75,6 +83,13 @@ class Started:
 
     def kill(self) -> None:
         self.send_signal(signal.SIGKILL)
+
+
+def _is_over(pidfd: int, timeout: float | None) -> bool:
+    """Wait until the process has ended; returns whether it has. Unlike ``select`` for any number of files."""
+    waiting = select.poll()
+    waiting.register(pidfd, select.POLLIN)
+    return bool(waiting.poll(None if timeout is None else timeout * 1000))
 
 
 class Preloaded:
@@ -112,11 +127,11 @@ class Preloaded:
         return int(json.loads(answer))
 
 
-def _serve(connection: socket.socket) -> None:
-    """Fork for each request, until nobody is there to ask."""
+def _serve(connection: socket.socket) -> dict[str, Any]:
+    """Fork for each request. Returns it in a child; in the parent nothing, once nobody asks any more."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal: for the one that asks
     while request := connection.recv(_MESSAGE_BYTES_MAX):
-        asked = json.loads(request)
+        asked: dict[str, Any] = json.loads(request)
         if "ended" in asked:
             _, status = os.waitpid(asked["ended"], 0)
             connection.send(json.dumps(os.waitstatus_to_exitcode(status)).encode())
@@ -124,12 +139,13 @@ def _serve(connection: socket.socket) -> None:
         pid = os.fork()
         if pid == 0:
             connection.close()
-            _become(asked["module"], asked["environment"], asked["log"])
+            return asked
         connection.send(json.dumps(pid).encode())
+    return {}
 
 
 def _become(module: str, environment: dict[str, str], log_file: str) -> None:
-    """Run the program's main function in this process, and end it as Python would."""
+    """Run the program's main function in this process; how it ends is left to Python."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.clear()
     os.environ.update(environment)
@@ -138,18 +154,7 @@ def _become(module: str, environment: dict[str, str], log_file: str) -> None:
     os.dup2(log, 1)
     os.dup2(log, 2)
     os.close(log)
-    code = 1
-    try:
-        importlib.import_module(f"{module}.__main__").main()
-    except SystemExit as ended:
-        code = ended.code if isinstance(ended.code, int) else 0
-    except BaseException:
-        sys.excepthook(*sys.exc_info())
-    finally:
-        with contextlib.suppress(OSError):
-            sys.stdout.flush()
-            sys.stderr.flush()
-        os._exit(code)
+    importlib.import_module(f"{module}.__main__").main()
 
 
 def _main() -> None:
@@ -162,7 +167,9 @@ def _main() -> None:
     assert len(list(Path("/proc/self/task").iterdir())) == 1, "a thread does not live in a child"
     gc.collect()
     gc.freeze()
-    _serve(connection)
+    asked = _serve(connection)
+    if asked:
+        _become(asked["module"], asked["environment"], asked["log"])
 
 
 if __name__ == "__main__":

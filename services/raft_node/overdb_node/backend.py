@@ -7,7 +7,6 @@ import asyncio
 import structlog
 
 from overdb.internal.v1 import shard_pb2
-from overdb.v1 import kv_pb2
 from overdb_common.outcome import COUNTING_LEVEL
 from overdb_common.version import version as program_version
 from overdb_node import admission, codec, transaction_codec
@@ -267,12 +266,6 @@ class ReplicaBackend:
             )
         elif not await self._confirm():
             failure = replica.failure(_Reason.REASON_NOT_LEADER)
-        elif not replica.timekeeper.clocks_agree:
-            text = (
-                f"most clocks of group {self._group} do not agree within 10 s, or were not heard (`overdb "
-                "time` shows them): set them first. Nothing was done"
-            )
-            return shard_pb2.RepairTimeResponse(error=kv_pb2.Error(code=9, message=text))
         else:
             return await self._repair_time()
         return shard_pb2.RepairTimeResponse(failure=failure)

@@ -655,6 +655,12 @@ class Replica:
         """Returns what an entry is stamped with now: microseconds since the epoch; 0: not known."""
         return self.timekeeper.group_time_us() or 0
 
+    def _stamp_of(self, commands: bytes, stamp: int) -> int:
+        """Returns the stamp of one entry: none for a repair of the time while the clocks disagree (!)."""
+        if commands == codec.SET_TIME and not self.timekeeper.clocks_agree:
+            return 0
+        return stamp
+
     def propose_stamp(self) -> None:
         """Have an entry without commands put into the log: its stamp moves the group's time."""
         unread = Answers()
@@ -681,7 +687,10 @@ class Replica:
             waiting.insert(0, codec.encode_limits(limits, self._level_agreed))
         try:
             index = self.raft.propose(
-                [codec.encode_envelope(stamp, commands) for commands in waiting]
+                [
+                    codec.encode_envelope(self._stamp_of(commands, stamp), commands)
+                    for commands in waiting
+                ]
             )
         except NotLeader:
             for _, sequence, answers in proposals:

@@ -83,7 +83,7 @@ def test_what_was_told_expired_does_not_run_behind_the_repair() -> None:
     late = transact(request(1, created=NOW + 4 * SECOND, started_at=NOW), add(b"n", 1))
     refused(group.one(late, stamp=NOW + DAY), Code.FAILED_PRECONDITION, "expired")
     group.one(SetTime(), stamp=NOW + 5 * SECOND)
-    told = ("repaired", "take a new id in 0 s")
+    told = ("repaired", "stays so", "take a new id")
     refused(group.one(late, stamp=NOW + 90 * SECOND), Code.FAILED_PRECONDITION, *told)
 
 

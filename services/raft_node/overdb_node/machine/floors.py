@@ -88,7 +88,8 @@ class Floors:
 
         Versions that were removed meanwhile stay removed, so that floor stays. Ids that were created up to
         ``physical``, by clients whose clocks are ahead too, may have run and been forgotten: they have
-        expired for good. Later ones cannot have run, and would otherwise be refused until time has caught up.
+        expired for good. Later ones, of clients whose clocks are as wrong as the time was, may run again when
+        time has come to them (PROTOCOL 2.1): otherwise all new ids would be refused until then.
         """
         self.ids = min(self.ids, physical + self._settings.ahead_us_max)
         self.marks = []  # of the wrong time

@@ -558,7 +558,9 @@ class Machine:
             return Refused(Code.FAILED_PRECONDITION, "the time of a group of level 0 cannot be set")
         if not clock.stamp:
             return Refused(
-                Code.FAILED_PRECONDITION, "no majority of the replicas has said its clock"
+                Code.FAILED_PRECONDITION,
+                "the clocks of a majority of the replicas are not known, or do not agree within 10 s "
+                "(`overdb time` shows them): set them first. Nothing was done",
             )
         ahead_us = clock.physical - clock.stamp
         if ahead_us <= TIME_WRONG_US_MIN:

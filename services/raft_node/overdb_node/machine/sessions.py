@@ -198,12 +198,17 @@ class Sessions:
         """Say why an id below the floor is refused, and what to do."""
         who = f"client id {request.client_id.hex()}"
         age_us = physical - created_us(request.client_id)
-        if age_us < self._settings.client_id_lifetime_us:
-            wait_s = max(0.0, (self._floors.ids - physical) / 1e6)
+        if self._floors.ids > physical:
+            wait_s = (self._floors.ids - physical) / 1e6
             return (
                 f"{who} is of a time that has expired: the time of this group was wrong and has been "
                 f"repaired, and an earlier copy may have run before. Request {request.request_number} was "
                 f"not run now: take a new id in {wait_s:.0f} s"
+            )
+        if age_us < self._settings.client_id_lifetime_us:
+            return (
+                f"{who} has expired, and stays so though the limit was raised or the time of this group "
+                f"repaired since. Request {request.request_number} was not run: take a new id"
             )
         return (
             f"{who} has expired: it was created {age_us / 1e6:.0f} s before this group's time, the limit "
