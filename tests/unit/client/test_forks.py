@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.sizes import Sizes
 from tests.unit.client.fake_router import RouterThread
 
 PRELUDE = """
@@ -183,17 +184,21 @@ assert asyncio.run(main()) == 0
 
 @pytest.mark.parametrize("experiments", EXPERIMENTS)
 def test_a_child_that_was_forked_while_grpc_was_in_use_is_told_what_to_do(
-    endpoint: str, experiments: dict[str, str]
+    endpoint: str, experiments: dict[str, str], sizes: Sizes
 ) -> None:
-    """The loop that would have to close the connections is the one that forks. So in grandchildren."""
+    """The loop that would have to close the connections is the one that forks. So in grandchildren.
+
+    Many children: without the refusal about one in six crashes.
+    """
     run(
         endpoint,
+        f"CHILDREN = {sizes.pick(quick=5, full=20)}\n"
         """
 async def main():
     async with overdb.Client(ENDPOINT, timeout=20) as client:
         await client.put(b"k", b"v")
-        codes = [forked(child) for _ in range(2)]
-        assert codes == [2, 2], codes
+        codes = [forked(child) for _ in range(CHILDREN)]
+        assert codes == [2] * CHILDREN, codes
         assert forked(refused) == 0
         assert forked(lambda: forked(refused)) == 0
         await client.put(b"k", b"the parent goes on")
