@@ -17,10 +17,11 @@ from overdb.v1 import cluster_pb2, kv_pb2
 from overdb_torture import command
 from overdb_torture.command import Choice
 from overdb_torture.run import Run, leaders_of
+from tests.sizes import Sizes
 from tests.unit.client.fake_router import FakeRouter, RouterThread
 from tests.unit.client.store import Answer, Entry, Store
 
-Break = Callable[[Store, Entry, int], Answer | None]
+Break = Callable[[Store, Entry, bool], Answer | None]
 
 LIES = 20  # of a broken store; of lost writes about one in three is found out
 
@@ -77,16 +78,16 @@ def test_a_router_that_does_not_know_all_groups_yet_makes_none_of_them_unknown_f
     assert leaders_of([], 2) == (0, 0)
 
 
-def _lost_write(store: Store, entry: Entry, number: int) -> Answer | None:
-    """Every 8th put is acknowledged and forgotten."""
-    if entry.WhichOneof("request") != "put" or number % 8:
+def _lost_write(store: Store, entry: Entry, chosen: bool) -> Answer | None:
+    """A chosen put is acknowledged and forgotten."""
+    if entry.WhichOneof("request") != "put" or not chosen:
         return None
     return Answer(tag=entry.tag, put=kv_pb2.PutResponse(version=store.clock + 1))
 
 
-def _torn_transaction(store: Store, entry: Entry, number: int) -> Answer | None:
-    """Every 6th transaction that changes several keys loses the last change."""
-    if entry.WhichOneof("request") != "transact" or number % 6:
+def _torn_transaction(store: Store, entry: Entry, chosen: bool) -> Answer | None:
+    """A chosen transaction that changes several keys loses the last change."""
+    if entry.WhichOneof("request") != "transact" or not chosen:
         return None
     then = entry.transact.then
     if len(then) != 2 or then[1].WhichOneof("operation") == "get":
@@ -98,9 +99,9 @@ def _torn_transaction(store: Store, entry: Entry, number: int) -> Answer | None:
     return answer
 
 
-def _doubled_add(store: Store, entry: Entry, number: int) -> Answer | None:
-    """Every 4th add is done twice: a retry that was taken for a new request."""
-    if entry.WhichOneof("request") != "transact" or number % 4:
+def _doubled_add(store: Store, entry: Entry, chosen: bool) -> Answer | None:
+    """A chosen add is done twice: a retry that was taken for a new request."""
+    if entry.WhichOneof("request") != "transact" or not chosen:
         return None
     then = entry.transact.then
     if len(then) != 1 or then[0].WhichOneof("operation") != "add":
@@ -110,6 +111,14 @@ def _doubled_add(store: Store, entry: Entry, number: int) -> Answer | None:
     again.transact.id.request_number += 1 << 40
     store.answer(again)
     return answer
+
+
+# How rare they are in the quick size and in the full one: each so-many-th request is chosen.
+_EACH: dict[Break, tuple[int, int]] = {
+    _lost_write: (8, 20),
+    _torn_transaction: (6, 30),
+    _doubled_add: (4, 10),
+}
 
 
 @pytest.mark.parametrize(
@@ -128,14 +137,17 @@ def test_a_broken_store_goes_red(
     monkeypatch: pytest.MonkeyPatch,
     workload: str,
     broken: Break,
+    sizes: Sizes,
 ) -> None:
     """The load lasts until there was enough to find, and not so many seconds: a machine may be slow."""
     count = lies = 0
+    quick, full = _EACH[broken]
+    each = sizes.pick(quick=quick, full=full)
 
     def rule(entry: Entry) -> Answer | None:
         nonlocal count, lies
         count += 1
-        lie = broken(router.store, entry, count)
+        lie = broken(router.store, entry, count % each == 0)
         lies += lie is not None
         return lie or router.store.answer(entry)
 
