@@ -10,8 +10,9 @@ from hypothesis import settings
 
 from tests.sizes import Sizes, draw_first_seed, set_size
 
-# No bound on the time of one example: a stall of the machine is no finding.
-settings.register_profile("overdb", deadline=None)
+# No bound on the time of one example: a stall of the machine is no finding. Examples follow from the first
+# seed (``pytest_configure``), also where Hypothesis would by itself draw the same ones for ever, as on CI.
+settings.register_profile("overdb", deadline=None, derandomize=False)
 settings.load_profile("overdb")
 
 # A shell starts its background jobs with SIGINT ignored, and so do some CI machines. Programs that are
@@ -47,6 +48,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+@pytest.hookimpl(tryfirst=True)  # before Hypothesis reads its option
 def pytest_configure(config: pytest.Config) -> None:
     first, origin = config.getoption("--first-seed"), "as asked for"
     if first is None:
@@ -60,6 +62,8 @@ def pytest_configure(config: pytest.Config) -> None:
     set_size(full=config.getoption("--size") == "full")
     config.stash[SIZES] = Sizes(config.getoption("--size") == "full", first)
     config.stash[DRAWN] = origin
+    if config.getoption("--hypothesis-seed") is None:
+        config.option.hypothesis_seed = str(first)
 
 
 @pytest.hookimpl(optionalhook=True)

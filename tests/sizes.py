@@ -8,8 +8,9 @@ the number of its seeds, rounds or seconds differs. A new test takes the fixture
             ...
         rounds = sizes.pick(quick=3, full=50)
 
-Quick searches use other seeds each day and on each commit, so the suite goes on searching. The header of
-the report has the first of them, and ``--first-seed N`` runs the same ones again.
+Quick searches use other seeds each day and on each commit, so the suite goes on searching; so do the
+examples of Hypothesis. The header of the report has the first of the seeds, and ``--first-seed N`` runs the
+same ones again.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ def set_size(*, full: bool) -> None:
 
 
 def examples(*, quick: int, full: int) -> int:
-    """Returns the number of examples that Hypothesis draws for a test: new ones in each run."""
+    """Returns the number of examples that Hypothesis draws for a test, from the first seed."""
     return full if _full else quick
 
 

@@ -7,6 +7,8 @@ import sys
 from itertools import islice
 from pathlib import Path
 
+from hypothesis import core, settings
+
 from tests.ports import free_base_port, free_ports, is_free
 from tests.scheduling import group_of
 from tests.sizes import DRAWN_FROM, Sizes, draw_first_seed
@@ -34,6 +36,12 @@ def test_seeds_are_drawn_from_the_day_and_the_commit(tmp_path: Path) -> None:
     other, told = draw_first_seed(tmp_path)  # no checkout
     assert told.endswith("no commit")
     assert other >= DRAWN_FROM
+
+
+def test_hypothesis_draws_its_examples_from_the_first_seed(sizes: Sizes) -> None:
+    """Also where CI is set in the environment: there its own profile has the same examples for ever."""
+    assert not settings().derandomize
+    assert core.global_force_seed == sizes.first_seed
 
 
 def test_two_processes_are_never_given_the_same_port() -> None:

@@ -104,7 +104,7 @@ def test_a_branch_that_was_refused_is_not_committed() -> None:
     assert group.machine.participant.alarms
 
 
-@settings(max_examples=200, deadline=None, derandomize=True)
+@settings(max_examples=200)
 @given(_OPERATIONS, _OPERATIONS)
 def test_it_writes_what_the_same_branch_in_one_group_writes(
     before: list[Operation], then: list[Operation]

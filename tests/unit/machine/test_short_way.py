@@ -109,7 +109,7 @@ class _Careful(Machine):
         return self._transact(command.whole())
 
 
-@settings(max_examples=examples(quick=100, full=200), deadline=None, derandomize=True)
+@settings(max_examples=examples(quick=100, full=200))
 @given(_ENTRIES)
 def test_the_short_way_and_the_careful_one_come_to_the_same(
     entries: list[tuple[int, list[Command | Refused], bool]],
@@ -123,7 +123,7 @@ _CONFIGURES = st.sampled_from([_settings(), replace(_settings(), key_bytes_max=1
 )
 
 
-@settings(max_examples=examples(quick=100, full=200), deadline=None, derandomize=True)
+@settings(max_examples=examples(quick=100, full=200))
 @given(
     st.lists(
         st.tuples(
