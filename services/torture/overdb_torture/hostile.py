@@ -70,6 +70,8 @@ class _Deck:
 class Stranger:
     """Sends to one node until ``stopping`` is set, and each of ``opening`` however soon that is.
 
+    Not to a node that lets a call of it time out: each of the others would take as long.
+
     ``answered``: calls with an answer, of those ``sent``.
     """
 
@@ -92,7 +94,9 @@ class Stranger:
         ):
             await self._learn(node)
             for method, content in self.opening():
-                await self._call(node, method, content)
+                in_time = await self._call(node, method, content)
+                if self.stopping and not in_time:
+                    break
                 await asyncio.sleep(PAUSE_SECONDS)
             # Not by cancelling its task: gRPC may swallow that along with the end of a call.
             while not self.stopping:
@@ -133,8 +137,8 @@ class Stranger:
             return
         self._numbers = dict(shard_pb2.DescribeResponse.FromString(answer).founders)
 
-    async def _call(self, channel: grpc.aio.Channel, path: str, content: bytes) -> None:
-        """One message, and the first thing that comes back."""
+    async def _call(self, channel: grpc.aio.Channel, path: str, content: bytes) -> bool:
+        """Send one message, await the first thing that comes back; return false if the time was up."""
         self.sent += 1
         call: Any = channel.stream_stream(path)()
         try:
@@ -145,10 +149,13 @@ class Stranger:
                 self.answered += 1
         except grpc.aio.AioRpcError:
             self.answered += 1  # a status is an answer
-        except (TimeoutError, asyncio.InvalidStateError):
+        except asyncio.InvalidStateError:
             pass
+        except TimeoutError:
+            return False
         finally:
             call.cancel()
+        return True
 
     # --- Raft ---------------------------------------------------------------------------------------
 

@@ -67,16 +67,21 @@ def test_each_kind_of_command_is_sent_alone_at_first_whatever_the_seed() -> None
         assert [message.term > TERM_MAX for message in packet.messages] == [True]
 
 
-def test_one_that_is_stopped_at_once_has_sent_its_opening(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("in_time", [True, False])
+def test_one_that_is_stopped_at_once_has_sent_its_opening_unless_the_node_is_dead(
+    monkeypatch: pytest.MonkeyPatch, in_time: bool
+) -> None:
     one, sent = stranger(5), []
 
-    async def call(_: object, path: str, content: bytes) -> None:
+    async def call(_: object, path: str, content: bytes) -> bool:
         sent.append((path, content))
+        return in_time
 
     monkeypatch.setattr(one, "_call", call)
     one.stopping = True
     asyncio.run(one.run())
-    assert [path for path, _ in sent] == [path for path, _ in stranger(5).opening()]
+    opening = [path for path, _ in stranger(5).opening()]
+    assert [path for path, _ in sent] == (opening if in_time else opening[:1])
 
 
 def _commands_of(request: bytes) -> list[log_pb2.Command]:
