@@ -7,18 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration import workload
 from tests.integration.cluster import LocalCluster
+from tests.integration.workload import PAUSE_SECONDS, QUICK_PAUSE_SECONDS
 from tests.sizes import Sizes
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _load(sizes: Sizes) -> Iterator[None]:
-    """Writers pause for longer in the quick size."""
-    with pytest.MonkeyPatch.context() as patch:
-        if not sizes.full:
-            patch.setattr(workload, "PAUSE_SECONDS", workload.QUICK_PAUSE_SECONDS)
-        yield
+@pytest.fixture(scope="session")
+def writer_pause_seconds(sizes: Sizes) -> float:
+    """Of writers, between two writes: longer in the quick size."""
+    return sizes.pick(quick=QUICK_PAUSE_SECONDS, full=PAUSE_SECONDS)
 
 
 @pytest.fixture(scope="module")

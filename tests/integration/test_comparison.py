@@ -186,7 +186,7 @@ def stale_answers_if_up(cluster: LocalCluster, node_id: int) -> list[bool]:
 
 
 def test_sound_replicas_never_differ_whatever_is_killed_and_sent(
-    tmp_path: Path, sizes: Sizes
+    tmp_path: Path, sizes: Sizes, writer_pause_seconds: float
 ) -> None:
     """Under load, with kills, restarts and snapshots: all is compared often, and nothing is found."""
     settings = {
@@ -204,7 +204,9 @@ def test_sound_replicas_never_differ_whatever_is_killed_and_sent(
 
     async def run(cluster: LocalCluster) -> None:
         compared = 0.0
-        async with Writers(cluster.endpoints, count, value_bytes=value_bytes) as writers:
+        async with Writers(
+            cluster.endpoints, count, value_bytes=value_bytes, pause_seconds=writer_pause_seconds
+        ) as writers:
             deleting = asyncio.create_task(_delete(cluster, writers, pause_seconds))
             for round_number in range(rounds):
                 group = round_number % 2

@@ -23,7 +23,7 @@ async def in_thread(function: Callable[..., T], *arguments: object) -> T:
 
 
 def test_killing_one_replica_after_another_under_load_loses_no_acknowledged_write(
-    cluster: LocalCluster, sizes: Sizes
+    cluster: LocalCluster, sizes: Sizes, writer_pause_seconds: float
 ) -> None:
     """FAULTS 20, 28: leaders and followers of both groups, killed in a loop and started again."""
 
@@ -33,7 +33,7 @@ def test_killing_one_replica_after_another_under_load_loses_no_acknowledged_writ
 
     async def run() -> None:
         choice = random.Random(sizes.first_seed)
-        async with Writers(cluster.endpoints, count) as writers:
+        async with Writers(cluster.endpoints, count, pause_seconds=writer_pause_seconds) as writers:
             await writers.acknowledged_more(sizes.pick(quick=60, full=500))
             for round_number in range(rounds):
                 group = round_number % 2
@@ -61,14 +61,14 @@ def test_killing_one_replica_after_another_under_load_loses_no_acknowledged_writ
 
 
 def test_killing_all_replicas_at_once_loses_no_acknowledged_write(
-    cluster: LocalCluster, sizes: Sizes
+    cluster: LocalCluster, sizes: Sizes, writer_pause_seconds: float
 ) -> None:
     """FAULTS 28: acknowledged means on disk."""
 
     count, before, after = sizes.pick(quick=(12, 200, 60), full=(24, 1000, 300))
 
     async def run() -> None:
-        async with Writers(cluster.endpoints, count) as writers:
+        async with Writers(cluster.endpoints, count, pause_seconds=writer_pause_seconds) as writers:
             for _ in range(sizes.pick(quick=2, full=10)):
                 await writers.acknowledged_more(before)
                 for node in cluster.nodes.values():

@@ -85,13 +85,15 @@ def test_a_replica_is_added_promoted_and_another_one_removed(small: LocalCluster
         client.put(b"key", b"4")
 
 
-def test_a_lost_disk_is_replaced_under_load(cluster: LocalCluster, sizes: Sizes) -> None:
+def test_a_lost_disk_is_replaced_under_load(
+    cluster: LocalCluster, sizes: Sizes, writer_pause_seconds: float
+) -> None:
     """PROTOCOL 3.5, FAULTS 38: the same address, a new id; nothing acknowledged is lost."""
     count, writes = sizes.pick(quick=(12, 80), full=(24, 500))
 
     async def run() -> None:
         async with (
-            Writers(cluster.endpoints, count) as writers,
+            Writers(cluster.endpoints, count, pause_seconds=writer_pause_seconds) as writers,
             overdb.Client(cluster.endpoints, timeout=30.0) as client,
         ):
             await writers.acknowledged_more(writes)
@@ -210,14 +212,14 @@ def test_a_learner_killed_while_it_joins_goes_on(small: LocalCluster) -> None:
 
 
 def test_removing_the_leader_under_load_costs_no_request(
-    cluster: LocalCluster, sizes: Sizes
+    cluster: LocalCluster, sizes: Sizes, writer_pause_seconds: float
 ) -> None:
     """FAULTS 47: it hands over at once; writers that retry notice nothing but a moment."""
     count, writes = sizes.pick(quick=(12, 60), full=(24, 300))
 
     async def run() -> None:
         async with (
-            Writers(cluster.endpoints, count) as writers,
+            Writers(cluster.endpoints, count, pause_seconds=writer_pause_seconds) as writers,
             overdb.Client(cluster.endpoints, timeout=20.0) as client,
         ):
             for group in (0, 1):

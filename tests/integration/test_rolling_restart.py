@@ -39,7 +39,9 @@ def leading(cluster: LocalCluster) -> list[Process]:
     return [cluster.nodes[cluster.leader(group)] for group in range(cluster.groups)]
 
 
-def test_a_rolling_restart_fails_no_request_and_holds_none_up(tmp_path: Path, sizes: Sizes) -> None:
+def test_a_rolling_restart_fails_no_request_and_holds_none_up(
+    tmp_path: Path, sizes: Sizes, writer_pause_seconds: float
+) -> None:
     adds, writes = sizes.pick(quick=(15, 40), full=(30, 100))
 
     async def run() -> None:
@@ -47,7 +49,9 @@ def test_a_rolling_restart_fails_no_request_and_holds_none_up(tmp_path: Path, si
         with LocalCluster(tmp_path, routers=2) as cluster:
             async with (
                 overdb.Client(cluster.endpoints) as client,
-                Writers(cluster.endpoints, count=8, clients=2) as writers,
+                Writers(
+                    cluster.endpoints, count=8, clients=2, pause_seconds=writer_pause_seconds
+                ) as writers,
                 Adders(client, "rolling") as adders,
             ):
                 for process in cluster.processes:

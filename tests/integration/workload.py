@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 import overdb
 
 # Between two requests of one writer: a load, not one that takes the machine from what is looked at.
-PAUSE_SECONDS = 0.03  # of the full size; see conftest.py
-QUICK_PAUSE_SECONDS = 0.1
+PAUSE_SECONDS = 0.03
+QUICK_PAUSE_SECONDS = 0.1  # of the quick size on this machine's processes
 ADD_PAUSE_SECONDS = 0.15  # an add over two groups costs as much as five puts
 
 
@@ -41,13 +41,19 @@ class Writers:
     """``count`` concurrent writers over as many clients as ``clients``, until ``stop``.
 
     Every other client sends straight to the leaders. Values are at least ``value_bytes`` long: few of them
-    fill a log.
+    fill a log. Each writer pauses for ``pause_seconds`` after a write.
     """
 
     def __init__(
-        self, endpoints: list[str], count: int = 24, clients: int = 3, value_bytes: int = 0
+        self,
+        endpoints: list[str],
+        count: int = 24,
+        clients: int = 3,
+        value_bytes: int = 0,
+        pause_seconds: float = PAUSE_SECONDS,
     ) -> None:
         self._endpoints = endpoints
+        self._pause_seconds = pause_seconds
         self._value_bytes = value_bytes
         self._count = count
         self._clients_count = clients
@@ -99,7 +105,7 @@ class Writers:
             self._last = now
             written.acknowledged[key] = counter
             written.acknowledgements += 1
-            await asyncio.sleep(PAUSE_SECONDS)
+            await asyncio.sleep(self._pause_seconds)
 
     async def acknowledged_more(self, count: int, seconds_max: float = 60.0) -> None:
         """Return when ``count`` more writes were acknowledged; fail when it takes too long."""
