@@ -54,11 +54,17 @@ def activity(pid: int) -> tuple[list[int], int]:
     return [int(ticks) for ticks in fields[11:13]], sum(map(int, switches))
 
 
-def sleeps(pid: int, seconds: float = 1.0) -> bool:
-    """Return true if a process does nothing for this long: it neither polls nor is busy."""
+def sleeps(pid: int, windows: int = 3, seconds: float = 1.0) -> bool:
+    """Return true if a process does nothing for so many seconds: it neither polls nor is busy.
+
+    For several in a row: who wakes up every two seconds is quiet in every other one.
+    """
     before = activity(pid)
-    time.sleep(seconds)  # the thing measured is time passing
-    return activity(pid) == before
+    for _ in range(windows):
+        time.sleep(seconds)  # the thing measured is time passing
+        if activity(pid) != before:
+            return False
+    return True
 
 
 def test_a_cluster_by_one_command_survives_a_replica_a_crash_and_a_move(local: Local) -> None:
