@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -256,6 +258,24 @@ def test_the_shell_says_what_is_wrong(run: Run, line: str, code: int, words: str
     refused(run("shell", given=line.encode() + b"\n"), code, words)
 
 
+def test_a_forked_program_has_the_streams_of_one_that_was_started(
+    run: Run, router_thread: RouterThread
+) -> None:
+    lines = b'put a "\xc3\xa9\rb"\r\nget a\n'
+    environment = {"PYTHONIOENCODING": "latin-1:replace", "COLUMNS": "80"}
+    forked = run("--json", "shell", given=lines, **environment)
+    started = subprocess.run(
+        [*PROGRAM, "--json", "-e", router_thread.router.address, "shell"],
+        input=lines,
+        capture_output=True,
+        env={**os.environ, **environment},
+        check=False,
+    )
+    for one in (forked, started):
+        assert (one.returncode, one.stderr) == (started.returncode, started.stderr)
+        assert json.loads(one.stdout.splitlines()[-1])["value"] == "Ã©\rb"
+
+
 @pytest.mark.timeout(60)
 def test_the_shell_on_a_terminal_keeps_its_history(
     router_thread: RouterThread, tmp_path: Path
@@ -307,23 +327,34 @@ def test_tables_fit_80_columns(router_thread: RouterThread) -> None:
         assert max(len(line) for line in shown.splitlines()) <= 80
 
 
+def test_more_than_a_terminal_holds_arrives(router_thread: RouterThread) -> None:
+    values = {b"key-%04d" % number: (b"v" * 60, 1) for number in range(1000)}
+    router_thread.router.store.values.update(values)
+    shown = on_a_terminal("-e", router_thread.router.address, "scan")
+    assert len(shown) > 70_000
+    assert all(key.decode() in shown for key in values)
+
+
 def on_a_terminal(*arguments: str) -> str:
     """Return what the program writes to a terminal of 80 columns, without its colours."""
     controller, terminal = os.openpty()
     name = Path(os.ttyname(terminal))
     environment = {**os.environ, "COLUMNS": "80", "NO_COLOR": "1", "TERM": "dumb"}
-    run_on((name, name, Path(os.devnull)), arguments, environment)
-    os.close(terminal)
-    pieces = []
-    while True:
-        try:
-            piece = os.read(controller, 4096)
-        except OSError:  # the program has ended
-            break
-        if not piece:
-            break
-        pieces.append(piece)
-    os.close(controller)
+    pieces: list[bytes] = []
+
+    def read() -> None:  # meanwhile: a terminal that nobody reads from holds the program up
+        with contextlib.suppress(OSError):  # nobody has the terminal open any more
+            while piece := os.read(controller, 4096):
+                pieces.append(piece)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    try:
+        run_on((name, name, Path(os.devnull)), arguments, environment)
+    finally:
+        os.close(terminal)
+        reader.join()
+        os.close(controller)
     return b"".join(pieces).decode()
 
 
