@@ -258,6 +258,12 @@ def test_the_shell_says_what_is_wrong(run: Run, line: str, code: int, words: str
     refused(run("shell", given=line.encode() + b"\n"), code, words)
 
 
+@pytest.mark.parametrize("before", [b"", b"txn\n"])
+def test_the_shell_says_that_its_input_is_no_text(run: Run, before: bytes) -> None:
+    done = run("shell", given=before + b"\xff\xe9\n", PYTHONIOENCODING="utf-8:strict")
+    refused(done, 2, "standard input is not utf-8 text: for byte ff type \\xff")
+
+
 def test_a_forked_program_has_the_streams_of_one_that_was_started(
     run: Run, router_thread: RouterThread
 ) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from overdb.cli._words import WordError, split_words
-from overdb.cli.session import ExitCode, Session
+from overdb.cli.session import ExitCode, Session, UsageError
 
 if TYPE_CHECKING:
     from prompt_toolkit import PromptSession
@@ -136,7 +136,13 @@ def _script(ask: Ask) -> str:
 
 
 def _reading(_prompt: str) -> str:
-    line = sys.stdin.readline()
+    try:
+        line = sys.stdin.readline()
+    except UnicodeDecodeError as error:
+        byte = error.object[error.start]
+        raise UsageError(
+            f"standard input is not {error.encoding} text: for byte {byte:02x} type \\x{byte:02x}"
+        ) from None
     if not line:
         raise EOFError
     return line.rstrip("\r\n")
