@@ -80,6 +80,15 @@ async def refused(call: Any) -> None:
     assert len(details) < 300
 
 
+def tracebacks(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """Returns what was logged with one. gRPC may deliver an event to an earlier test's loop: not that."""
+    return [
+        caplog.handler.format(record)
+        for record in caplog.records
+        if record.exc_info and "PollerCompletionQueue" not in record.getMessage()
+    ]
+
+
 @pytest.mark.parametrize("method", ["overdb.v1.KV/Put", "overdb.v1.KV/Scan"])
 def test_a_call_of_one_request(method: str, caplog: pytest.LogCaptureFixture) -> None:
     async def scenario(channel: grpc.aio.Channel, _: KV) -> None:
@@ -92,7 +101,7 @@ def test_a_call_of_one_request(method: str, caplog: pytest.LogCaptureFixture) ->
 
     with caplog.at_level(logging.DEBUG):
         run(scenario)
-    assert "Traceback" not in caplog.text
+    assert tracebacks(caplog) == []
 
 
 @pytest.mark.parametrize("method", ["overdb.v1.KV/Batch", "overdb.internal.v1.Raft/Deliver"])
@@ -108,7 +117,7 @@ def test_a_stream_whose_second_message_cannot_be_read(
 
     with caplog.at_level(logging.DEBUG):
         run(scenario)
-    assert "Traceback" not in caplog.text
+    assert tracebacks(caplog) == []
 
 
 def test_what_can_be_read_is_answered_as_before() -> None:
