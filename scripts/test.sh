@@ -6,8 +6,8 @@ cd "$(dirname "$0")/.."
 size=${1:?usage: test.sh quick | full [pytest arguments]}
 shift
 began=$SECONDS
-# Many tests wait more than they work, so there is room for one more than there are cores.
-jobs=${JOBS:-$(($(getconf _NPROCESSORS_ONLN) + 1))}
+# Many tests wait more than they work, so there is room for two more than there are cores.
+jobs=${JOBS:-$(($(getconf _NPROCESSORS_ONLN) + 2))}
 mkdir -p build
 trap 'kill $(jobs -p) 2>/dev/null || true' EXIT
 
