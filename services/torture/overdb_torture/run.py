@@ -15,10 +15,12 @@ from overdb_torture.clusters.base import Cluster, NotCarriedOut, Unusable
 from overdb_torture.faults import Kind, plan_faults
 from overdb_torture.injector import Injector
 from overdb_torture.recorder import LeaderSample, Record, Recorder
+from overdb_torture.verdict import load_shortfalls
 from overdb_torture.workloads import WORKLOADS
 from overdb_torture.workloads.base import Checked, Worker, Workload
 
 SAMPLE_SECONDS = 0.5
+LONGER_TIMES_MAX = 3.0  # as many times the seconds asked for, where the load was too small in these
 CONVERGE_SECONDS_MAX = 60.0
 REQUEST_SECONDS = 4.0
 _CALM_REQUEST_SECONDS = 20.0
@@ -147,9 +149,15 @@ class Run:
             await asyncio.gather(watching, return_exceptions=True)
 
     async def _wait(self, seconds: float, faults: asyncio.Task[None]) -> None:
-        """Until the time is over or somebody stops it; a fault that fails as a program stops it too."""
-        told = 0.0
-        while (left := seconds - self._recorder.now()) > 0 and not self.stop.is_set():
+        """Until the time is over or somebody stops it; a fault that fails as a program stops it too.
+
+        On a machine with too much to do the load goes on without new faults until it means something.
+        """
+        told, most = 0.0, LONGER_TIMES_MAX * seconds
+        while not self.stop.is_set():
+            now = self._recorder.now()
+            if now >= seconds and (now >= most or not load_shortfalls(self.record, seconds)):
+                return
             if faults.done() and faults.exception() is not None:
                 return
             if self._recorder.now() - told >= 10.0:
@@ -158,7 +166,7 @@ class Run:
                 self._tell(
                     f"{told:4.0f} s: {done} operations, {len(self.record.faults)} faults so far"
                 )
-            await asyncio.sleep(min(left, 0.1))
+            await asyncio.sleep(min(max(0.01, seconds - now), 0.1))
 
     async def _work(self, worker: Worker, over: asyncio.Event) -> None:
         period = 1.0 / self._options.rate
