@@ -195,6 +195,10 @@ class Replica:
         deadline = self._loop.time() + seconds_max
         while self.raft.is_leader and self._loop.time() < deadline:  # noqa: ASYNC110  # once in a life
             await asyncio.sleep(0.01)
+        if self.raft.is_leader:
+            _log.warning("stops_as_leader", group=self.settings.group, seconds=seconds_max)
+        else:
+            _log.info("handed_over", group=self.settings.group)
 
     def transfer_to(self, to: int) -> None:
         """Begin to hand leadership over. Raises NotLeader, ValueError."""
