@@ -33,7 +33,7 @@ def test_a_rolling_upgrade_under_load_fails_no_request(stack: Stack, sizes: Size
     stack.use_image(newer)
 
     async def run() -> None:
-        async with overdb.Client(stack.endpoints, timeout=30.0) as client:
+        async with overdb.Client(stack.endpoints, timeout=90.0) as client:
             async with Adders(client, "upgraded", count=sizes.pick(quick=4, full=8)) as adders:
                 for service in [*services, "router"]:
                     await adders.more(20)
@@ -58,7 +58,7 @@ def test_a_lost_volume_is_replaced_under_a_new_id(stack: Stack, tmp_path: Path) 
     stack.compose("rm", "--stop", "--force", service)
     stack.must("docker", "volume", "rm", f"{stack.project}_{service}")
     stack.compose("--file", str(override), "up", "-d", "--no-deps", service)
-    with Client(stack.endpoints, timeout=40.0) as client:
+    with Client(stack.endpoints, timeout=90.0) as client:
         client.add_member(0, 7, f"{service}:7410")
         client.remove_member(0, 3)
         client.promote_member(0, 7, wait=True)

@@ -85,7 +85,7 @@ def test_a_rolling_upgrade_from_the_release_before_loses_nothing(
 
     async def run() -> None:
         async with (
-            overdb.Client(new.endpoints, timeout=30.0) as client,
+            overdb.Client(new.endpoints, timeout=90.0) as client,
             Writers(new.endpoints, count=sizes.pick(quick=3, full=6)) as writers,
             Adders(client, "upgraded", count=sizes.pick(quick=4, full=8)) as adders,
         ):
@@ -102,7 +102,7 @@ def test_a_rolling_upgrade_from_the_release_before_loses_nothing(
             await writers.acknowledged_more(100)
             await writers.stop()
             assert writers.written.problems(await writers.read_back()) == []
-        async with overdb.Client(new.endpoints, timeout=30.0) as client:
+        async with overdb.Client(new.endpoints, timeout=90.0) as client:
             assert await adders.problems(client) == []
             assert _problems(await client.status()) == []
 

@@ -27,7 +27,7 @@ from tests.ports import free_ports
 T = TypeVar("T")
 
 
-def wait_until(condition: Callable[[], T], what: str, seconds_max: float = 60.0) -> T:
+def wait_until(condition: Callable[[], T], what: str, seconds_max: float = 120.0) -> T:
     """Poll until ``condition()`` is true and return its value; fail with ``what`` after the time."""
     deadline, pause = time.monotonic() + seconds_max, 0.02
     while True:
@@ -255,7 +255,7 @@ class LocalCluster:
         """How many campaigns were begun because a leader asked for it, not because one fell silent."""
         return sum(one.get("detail") == HANDED_OVER for one in self.events("campaign"))
 
-    def wait_until_serving(self, seconds_max: float = 60.0) -> None:
+    def wait_until_serving(self, seconds_max: float = 120.0) -> None:
         def serving() -> bool:
             for process in self.processes:
                 if not process.is_running:

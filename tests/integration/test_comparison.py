@@ -51,7 +51,7 @@ def change_a_byte(node: Process, key: bytes) -> None:
 
 
 def fill(cluster: LocalCluster, value: bytes) -> None:
-    with Client(cluster.endpoints, timeout=15) as client:
+    with Client(cluster.endpoints, timeout=60) as client:
         for key in KEYS:
             client.put(key, value + b" of " + key)
 
@@ -69,7 +69,7 @@ def writing_until(
     cluster: LocalCluster, condition: Callable[[], object], what: str, seconds_max: float = 60.0
 ) -> None:
     """Put one key now and then, so that there is something to compare, until the condition holds."""
-    with Client(cluster.endpoints, timeout=15) as client:
+    with Client(cluster.endpoints, timeout=60) as client:
         deadline = time.monotonic() + seconds_max
         while not condition():
             assert time.monotonic() < deadline, f"not within {seconds_max} s: {what}"
@@ -131,7 +131,7 @@ def test_a_replica_with_one_changed_byte_stops_serving_and_the_others_go_on(tmp_
 
 def read_stale(cluster: LocalCluster, value: bytes) -> None:
     """Through the router, as often as it takes to meet every replica that it would use."""
-    with Client(cluster.endpoints, timeout=15) as client:
+    with Client(cluster.endpoints, timeout=60) as client:
         for _ in range(3):
             for key in KEYS:
                 found = client.get(key, consistency=Consistency.STALE)
@@ -253,7 +253,7 @@ def test_sound_replicas_never_differ_whatever_is_killed_and_sent(
 
 async def _delete(cluster: LocalCluster, writers: Writers, pause_seconds: float) -> None:
     """Keys that come and go, and transactions over both groups."""
-    async with overdb.Client(cluster.endpoints, timeout=20) as client:
+    async with overdb.Client(cluster.endpoints, timeout=60) as client:
         number = 0
         while writers.running:
             number += 1

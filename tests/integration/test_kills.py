@@ -91,7 +91,7 @@ def test_a_paused_leader_is_replaced_and_steps_down_without_serving_a_stale_read
     """FAULTS 21, 23: a read that waits in the paused leader's queue must not see the old value."""
 
     async def run() -> None:
-        async with overdb.Client(cluster.endpoints, timeout=20.0) as client:
+        async with overdb.Client(cluster.endpoints, timeout=60.0) as client:
             key = b"watched"
             group = (await client.locate(key)).group
             await client.put(key, b"old")
@@ -170,7 +170,7 @@ def test_a_restarted_replica_catches_up_through_a_snapshot(
         cluster.leader(0)
 
         async def read_all() -> None:
-            async with overdb.Client(cluster.endpoints, timeout=20.0) as client:
+            async with overdb.Client(cluster.endpoints, timeout=60.0) as client:
                 for start in range(0, 4000, 500):
                     keys = [b"key-%d" % i for i in range(start, start + 500)]
                     values = await asyncio.gather(*(client.get(key) for key in keys))

@@ -48,7 +48,7 @@ def small(tmp_path: Path) -> LocalCluster:
 
 def test_a_replica_is_added_promoted_and_another_one_removed(small: LocalCluster) -> None:
     """The whole way, each step twice: what is done is answered and not done again. FAULTS 46, 47."""
-    with small as cluster, Client(cluster.endpoints, timeout=20.0) as client:
+    with small as cluster, Client(cluster.endpoints, timeout=60.0) as client:
         client.put(b"key", b"1")
         address = f"127.0.0.1:{free_ports(1)[0]}"
         node = cluster.joining(7, like=1, address=address)
@@ -149,7 +149,7 @@ def test_a_wiped_node_under_its_old_id_votes_nothing_away(small: LocalCluster) -
         said = f"replica {wiped} has lost its disk"
         wait_until(lambda: said in problem_of(cluster, wiped), "it says what happened")
         cluster.nodes[leader].start()
-        with Client(cluster.endpoints, timeout=20.0) as client:
+        with Client(cluster.endpoints, timeout=60.0) as client:
             value = client.get(b"key")
             assert value is not None
             assert value.value == b"acknowledged"
@@ -167,7 +167,7 @@ def test_a_wiped_node_under_its_old_id_votes_nothing_away(small: LocalCluster) -
 
 def test_a_wiped_voter_that_joined_is_not_heard(small: LocalCluster) -> None:
     """FAULTS 38: its promotion noted its disk; OVERDB_JOIN does not make the id a new one."""
-    with small as cluster, Client(cluster.endpoints, timeout=20.0) as client:
+    with small as cluster, Client(cluster.endpoints, timeout=60.0) as client:
         node = cluster.joining(7, like=3, address=f"127.0.0.1:{free_ports(1)[0]}")
         node.start()
         client.add_member(0, 7, node.address)
@@ -220,7 +220,7 @@ def test_removing_the_leader_under_load_costs_no_request(
     async def run() -> None:
         async with (
             Writers(cluster.endpoints, count, pause_seconds=writer_pause_seconds) as writers,
-            overdb.Client(cluster.endpoints, timeout=20.0) as client,
+            overdb.Client(cluster.endpoints, timeout=60.0) as client,
         ):
             for group in (0, 1):
                 await writers.acknowledged_more(writes)

@@ -84,7 +84,7 @@ def test_a_directory_that_is_put_back_votes_nothing_away(
     small: LocalCluster, tmp_path: Path, take_copy: Callable[[LocalCluster, int, Path], int]
 ) -> None:
     with small as cluster:
-        with Client(cluster.endpoints, timeout=20.0) as client:
+        with Client(cluster.endpoints, timeout=60.0) as client:
             client.put(b"balance", b"old")
             leader = cluster.leader(0)
             witness, victim = (i for i in (1, 2, 3) if i != leader)
@@ -137,7 +137,7 @@ def test_of_a_directory_and_its_running_clone_the_clone_stays_out(
     small: LocalCluster, tmp_path: Path
 ) -> None:
     """A cloned volume is started twice, the second time elsewhere."""
-    with small as cluster, Client(cluster.endpoints, timeout=20.0) as client:
+    with small as cluster, Client(cluster.endpoints, timeout=60.0) as client:
         client.put(b"key", b"1")
         leader = cluster.leader(0)
         original = next(i for i in (1, 2, 3) if i != leader)
@@ -161,7 +161,7 @@ def test_of_a_directory_and_its_running_clone_the_clone_stays_out(
 def test_all_nodes_killed_at_once_come_back_without_ado(small: LocalCluster) -> None:
     """No node waits for another one that waits for it."""
     with small as cluster:
-        with Client(cluster.endpoints, timeout=20.0) as client:
+        with Client(cluster.endpoints, timeout=60.0) as client:
             client.put(b"key", b"1")
         for _ in range(2):
             for node in cluster.nodes.values():
@@ -183,7 +183,7 @@ def test_a_replica_with_another_number_of_groups_takes_part_in_nothing(
     small: LocalCluster,
 ) -> None:
     """FAULTS 85: it would own other slots, and answer "nothing was done" to what the others applied."""
-    with small as cluster, Client(cluster.endpoints, timeout=20.0) as client:
+    with small as cluster, Client(cluster.endpoints, timeout=60.0) as client:
         client.put(b"key", b"1")
         node = cluster.joining(7, like=1, address=f"127.0.0.1:{free_ports(1)[0]}")
         node.environment["OVERDB_GROUPS"] = "3"

@@ -81,7 +81,7 @@ def test_a_bank_a_ring_and_lists_stay_whole_while_leaders_and_routers_die(
 
 async def _stay_whole(cluster: LocalCluster, sizes: Sizes) -> None:
     bank, ring, lists, choice = Bank(), Ring(), Lists(), random.Random(sizes.first_seed)
-    clients = [overdb.Client(cluster.endpoints, timeout=15.0) for _ in range(4)]
+    clients = [overdb.Client(cluster.endpoints, timeout=60.0) for _ in range(4)]
     await bank.open(clients[0])
     await ring.open(clients[0])
     work: list[Work] = []
@@ -155,7 +155,7 @@ def test_a_router_killed_at_any_point_leaves_nothing_open_halved_or_doubled(
 
 async def _router_kills(cluster: LocalCluster, sizes: Sizes) -> None:
     kills = sizes.pick(quick=8, full=50)
-    clients = [overdb.Client(cluster.endpoints, timeout=15.0) for _ in range(4)]
+    clients = [overdb.Client(cluster.endpoints, timeout=60.0) for _ in range(4)]
     done = {"committed": 0, "unknown": 0}
     pairs = [(b"left-%d" % n, b"right-%d" % (n + 100)) for n in range(16)]
     expected = dict.fromkeys(pairs, 0)

@@ -99,7 +99,7 @@ def test_all_clients_on_the_same_two_keys_get_on_and_none_starves(
 
     async def run() -> None:
         endpoints = shared_cluster.endpoints
-        clients = [overdb.Client(endpoints[n % 2], timeout=15.0) for n in range(count)]
+        clients = [overdb.Client(endpoints[n % 2], timeout=60.0) for n in range(count)]
         done = [0] * count
         aborted = 0
         keys = [key for (key,) in await keys_of_groups(clients[0], f"hot-{time.time_ns()}-", 1)]

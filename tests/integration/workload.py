@@ -65,7 +65,7 @@ class Writers:
 
     async def __aenter__(self) -> Writers:
         self._clients = [
-            overdb.Client(self._endpoints, timeout=15.0, direct=number % 2 == 0)
+            overdb.Client(self._endpoints, timeout=60.0, direct=number % 2 == 0)
             for number in range(self._clients_count)
         ]
         self._last = asyncio.get_running_loop().time()
@@ -107,7 +107,7 @@ class Writers:
             written.acknowledgements += 1
             await asyncio.sleep(self._pause_seconds)
 
-    async def acknowledged_more(self, count: int, seconds_max: float = 60.0) -> None:
+    async def acknowledged_more(self, count: int, seconds_max: float = 120.0) -> None:
         """Return when ``count`` more writes were acknowledged; fail when it takes too long."""
         goal = self.written.acknowledgements + count
         deadline = asyncio.get_running_loop().time() + seconds_max
@@ -121,7 +121,7 @@ class Writers:
 
     async def read_back(self) -> dict[bytes, int | None]:
         """What the store has for every key that was tried."""
-        async with overdb.Client(self._endpoints, timeout=15.0) as client:
+        async with overdb.Client(self._endpoints, timeout=60.0) as client:
             found: dict[bytes, int | None] = {}
             for key in self.written.attempted:
                 value = await client.get(key)
@@ -172,7 +172,7 @@ class Adders:
             self.longest_seconds = max(self.longest_seconds, loop.time() - began)
             await asyncio.sleep(ADD_PAUSE_SECONDS)
 
-    async def more(self, count: int, seconds_max: float = 60.0) -> None:
+    async def more(self, count: int, seconds_max: float = 120.0) -> None:
         """Return when ``count`` more adds are done."""
         goal = sum(self.done) + count
         async with asyncio.timeout(seconds_max):
