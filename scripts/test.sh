@@ -24,7 +24,7 @@ scripts/setup.sh dev
 # Tests start hundreds of processes. Where PYTHONDONTWRITEBYTECODE is set each would compile all modules anew.
 # Without it pytest keeps the tests' modules too as it has rewritten them: 3 s for a worker to collect, not 11.
 unset PYTHONDONTWRITEBYTECODE
-.venv/bin/python -m compileall -q services tests || true
+.venv/bin/python -m compileall -q services tests
 wait "$codegen"
 echo "test: set up after $((SECONDS - began)) s"
 

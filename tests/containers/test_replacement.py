@@ -48,7 +48,7 @@ def test_a_rolling_upgrade_under_load_fails_no_request(stack: Stack, sizes: Size
 
 
 def test_a_lost_volume_is_replaced_under_a_new_id(stack: Stack, tmp_path: Path) -> None:
-    """As the README has it: same service, same name, an empty volume, id 7 for id 3 (PROTOCOL 3.5)."""
+    """The README's steps: same service and name, an empty volume, id 7 instead of id 3 (PROTOCOL 3.5)."""
     put_all(stack)
     stack.altered = True  # the other tests know replica 3
     service = "shard0-replica2"

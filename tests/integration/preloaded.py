@@ -128,7 +128,7 @@ class Preloaded:
 
 
 def _serve(connection: socket.socket) -> dict[str, Any]:
-    """Fork for each request. Returns it in a child; in the parent nothing, once nobody asks any more."""
+    """Fork for each request. Returns the request in a child, and {} in the parent at end of input."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal: for the one that asks
     while request := connection.recv(_MESSAGE_BYTES_MAX):
         asked: dict[str, Any] = json.loads(request)

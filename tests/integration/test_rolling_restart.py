@@ -64,8 +64,8 @@ def test_a_rolling_restart_fails_no_request_and_holds_none_up(
             print(
                 f"{sum(adders.done)} adds, {writers.written.acknowledgements} puts, {told}, {unknown}"
             )
-            # One that is told to stop hands over first; nobody waits until its silence is noticed. Who leads
-            # when it is told only its log knows, and nobody may be quick enough on a machine that is busy.
+            # A leader that receives SIGTERM hands over first. Only its log says whether it led at that
+            # moment, and on a busy machine a follower may be too slow to take over.
             told_to_stop = cluster.events("handed_over") + cluster.events("stops_as_leader")
             assert len(told_to_stop) > 0
             assert cluster.hand_overs() > 0

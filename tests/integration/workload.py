@@ -40,7 +40,7 @@ class Written:
 class Writers:
     """``count`` concurrent writers over as many clients as ``clients``, until ``stop``.
 
-    Every other client sends straight to the leaders. Values are at least ``value_bytes`` long: few of them
+    Every other client sends directly to the leaders. Values are at least ``value_bytes`` long: few of them
     fill a log. Each writer pauses for ``pause_seconds`` after a write.
     """
 

@@ -54,9 +54,9 @@ class GroupPeers:
         return {i: a for i, a in answers.items() if a.established and i not in retired}
 
     async def start_of(self, replica_id: int, incarnation: int, address: str) -> Start | None:
-        """Which start of a replica runs, by what it answers where it is known to be reached.
+        """Returns the running start of a replica, as the replica reports it at its known addresses.
 
-        ``address``: where it says that it is; asked only when nobody answers as this replica elsewhere.
+        ``address``: the address that it claims; asked only when it does not answer at a known one.
         """
         known = self._known_addresses(replica_id)
         group = self._replica.settings.group

@@ -319,7 +319,7 @@ class PeerAdmission:
         return 2 * len(voters & heard) > len(voters) and seconds >= SILENCE_SECONDS
 
     def _has_noted(self, answer: shard_pb2.DescribeResponse) -> bool:
-        """Whether who answers takes part and has noted this start; one without start numbers notes none."""
+        """Returns whether the responder takes part and has noted this start, if it notes starts at all."""
         own = self._replica.settings.node_id
         noted = [heard.start_id for heard in answer.starts if heard.id == own]
         return answer.established and (not answer.start_number or self.starts.own.id in noted)

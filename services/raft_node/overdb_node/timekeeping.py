@@ -28,7 +28,7 @@ OFFSET_US_MAX = 10_000_000
 CONFIRM_US = 1_000_000
 # A group whose log has come to a time further ahead of its machines' clocks has a time that is wrong.
 GROUP_AHEAD_US_MAX = TIME_WRONG_US_MIN
-# The clocks of others that were heard go on with the own one, as long as that does not move by more at once.
+# Clocks heard from others advance with the local clock unless it jumps by more than this.
 HEARD_JUMP_US_MAX = 1_000_000
 # A leader has an idle group's time go on about so often, where what waits for it takes an hour.
 IDLE_US = 30_000_000
@@ -103,7 +103,7 @@ class Timekeeper:
         return None
 
     def _forget_if_jumped(self) -> None:
-        """What was heard before the own clock jumped does not count (!).
+        """Discard the clocks heard before the local clock jumped (!).
 
         Either this clock was set, and the next answers come at once; or all machines slept, and the clocks of
         the others have gone on by as much.
@@ -132,7 +132,7 @@ class Timekeeper:
 
     @property
     def clocks_agree(self) -> bool:
-        """Whether a quorum of the voters' clocks are near the group's time. Of a leader.
+        """Returns whether a quorum of the voters' clocks are near the group's time. Valid on a leader only.
 
         The lower median of two clocks is the smaller one, right or not: enough to stamp entries with, which
         moves time forward only, and too little to set it back (PROTOCOL 2.1).

@@ -149,7 +149,7 @@ class Run:
             await asyncio.gather(watching, return_exceptions=True)
 
     async def _wait(self, seconds: float, faults: asyncio.Task[None]) -> None:
-        """Until the time is over or somebody stops it; a fault that fails as a program stops it too.
+        """Wait until the time is over, or until a stop or a failure of the fault task.
 
         On a machine with too much to do the load goes on without new faults until it means something.
         """

@@ -70,7 +70,7 @@ class HostileMessages:
         self._send_commands(replica)
 
     def _later_start(self, replica: Replica, member: int) -> Start:
-        """What would make an old copy of a member, if it were noted: another life, or the same one later."""
+        """Returns a start that would turn the live member into an old copy if it were noted."""
         noted = replica.admission.starts.heard.get(member, Start(1, 1))
         start_id = self._random.choice((noted.id, self._random.getrandbits(64)))
         return Start(noted.number + self._random.choice((1, 3, 10**6)), start_id)

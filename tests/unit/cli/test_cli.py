@@ -348,8 +348,8 @@ def on_a_terminal(*arguments: str) -> str:
     environment = {**os.environ, "COLUMNS": "80", "NO_COLOR": "1", "TERM": "dumb"}
     pieces: list[bytes] = []
 
-    def read() -> None:  # meanwhile: a terminal that nobody reads from holds the program up
-        with contextlib.suppress(OSError):  # nobody has the terminal open any more
+    def read() -> None:  # concurrently: the program blocks when the terminal's buffer is full
+        with contextlib.suppress(OSError):  # EIO: the program has closed the terminal
             while piece := os.read(controller, 4096):
                 pieces.append(piece)
 
