@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from overdb.sync import Client
 from tests.containers.stack import Stack
-from tests.integration.workload import Writers
+from tests.integration.workload import PAUSE_SECONDS, QUICK_PAUSE_SECONDS, Writers
 from tests.sizes import Sizes
 
 KEYS = {b"kept-%d" % number: b"value-%d" % number for number in range(50)}
@@ -28,4 +28,5 @@ def assert_all_kept(stack: Stack) -> None:
 
 def writers(stack: Stack, sizes: Sizes) -> Writers:
     """Return writers for the routers of ``stack``; in the quick size one direct, one routed."""
-    return Writers(stack.endpoints, count=sizes.pick(quick=2, full=24))
+    count, pause = sizes.pick(quick=(2, QUICK_PAUSE_SECONDS), full=(24, PAUSE_SECONDS))
+    return Writers(stack.endpoints, count, pause_seconds=pause)

@@ -24,7 +24,12 @@ from overdb_common.level import LEVEL
 from tests.containers.older_release import OlderRelease, older_release
 from tests.containers.stack import GROUPS, REPLICAS, ROOT, UP_SECONDS_MAX, Stack
 from tests.integration.cluster import wait_until
-from tests.integration.workload import Adders, Writers
+from tests.integration.workload import (
+    PAUSE_SECONDS,
+    QUICK_PAUSE_SECONDS,
+    Adders,
+    Writers,
+)
 from tests.ports import free_ports
 from tests.sizes import Sizes
 
@@ -83,14 +88,16 @@ def test_a_rolling_upgrade_from_the_release_before_loses_nothing(
     new = replace(old_stack, tree=Stack.tree)
     new.environment = {**old_stack.environment, "OVERDB_IMAGE": "overdb:latest"}
 
+    count, pause = sizes.pick(quick=(3, QUICK_PAUSE_SECONDS), full=(6, PAUSE_SECONDS))
+
     async def run() -> None:
         async with (
             overdb.Client(new.endpoints, timeout=90.0) as client,
-            Writers(new.endpoints, count=sizes.pick(quick=3, full=6)) as writers,
-            Adders(client, "upgraded", count=sizes.pick(quick=4, full=8)) as adders,
+            Writers(new.endpoints, count, pause_seconds=pause) as writers,
+            Adders(client, "upgraded", count=sizes.pick(quick=2, full=8)) as adders,
         ):
             for service in order:
-                await adders.more(20)
+                await adders.more(sizes.pick(quick=10, full=20))
                 status = await client.status()
                 assert status.level == 0, f"raised before {service} was upgraded"
                 assert _problems(status) == []
@@ -98,7 +105,7 @@ def test_a_rolling_upgrade_from_the_release_before_loses_nothing(
                 await to_thread(new.compose_nodes, tmp_path, *up)
                 await to_thread(new.wait_until_whole)
             await to_thread(wait_until, lambda: _level(new) == LEVEL, "the level is raised", 60.0)
-            await adders.more(40)
+            await adders.more(sizes.pick(quick=20, full=40))
             await writers.acknowledged_more(100)
             await writers.stop()
             assert writers.written.problems(await writers.read_back()) == []
