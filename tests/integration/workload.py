@@ -10,6 +10,7 @@ import overdb
 # Between two requests of one writer: a load, not one that takes the machine from what is looked at.
 PAUSE_SECONDS = 0.03
 QUICK_PAUSE_SECONDS = 0.1  # of the quick size on this machine's processes
+READ_AT_ONCE = 16
 ADD_PAUSE_SECONDS = 0.15  # an add over two groups costs as much as five puts
 
 
@@ -88,12 +89,16 @@ class Writers:
         return not self._stopping
 
     async def _write(self, number: int, client: overdb.Client) -> None:
-        """Keep four keys, so that keys are both new and overwritten, on all groups."""
+        """Overwrite four keys, on all groups, and make a new one every second time.
+
+        What was lost in the middle of a run is written over later, but for the keys that are written once.
+        """
         written = self.written
         counter = 0
         while not self._stopping:
             counter += 1
-            key = f"writer-{number}-{counter % 4}".encode()
+            name = f"{counter // 2 % 4}" if counter % 2 else f"once-{counter}"
+            key = f"writer-{number}-{name}".encode()
             written.attempted[key] = counter
             try:
                 await client.put(key, str(counter).encode().ljust(self._value_bytes))
@@ -122,11 +127,18 @@ class Writers:
     async def read_back(self) -> dict[bytes, int | None]:
         """What the store has for every key that was tried."""
         async with overdb.Client(self._endpoints, timeout=60.0) as client:
-            found: dict[bytes, int | None] = {}
-            for key in self.written.attempted:
-                value = await client.get(key)
-                found[key] = None if value is None else int(value.value)
-            return found
+            keys = list(self.written.attempted)
+            values = [
+                value
+                for first in range(0, len(keys), READ_AT_ONCE)
+                for value in await asyncio.gather(
+                    *map(client.get, keys[first : first + READ_AT_ONCE])
+                )
+            ]
+        return {
+            key: None if value is None else int(value.value)
+            for key, value in zip(keys, values, strict=True)
+        }
 
 
 class Adders:
