@@ -13,10 +13,10 @@ import json
 import re
 import struct
 from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import google_crc32c
 from rocksdict import Checkpoint
@@ -29,6 +29,7 @@ from overdb_node.storage.files import fsync_path, fsync_tree, remove, write_atom
 
 _LENGTH = struct.Struct(">Q")
 _BLOCK_BYTES = 1 << 20
+_FLUSHED_BYTES = 8 << 20  # of a file that comes in, at once
 _MANIFEST = "manifest.json"
 # All of RocksDB's, and none that leads out of a directory.
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
@@ -223,76 +224,144 @@ class SnapshotReader:
 
 
 class Staging:
-    """A stream that comes in, in order, chunk by chunk."""
+    """A stream that comes in, in order, chunk by chunk. Its files are written where they stay.
+
+    Each chunk is verified and unpacked when it comes. What was written is flushed every few megabytes: all
+    of it at the end would hold up the fsyncs of other replicas on the same disk for seconds.
+    """
 
     def __init__(self, directory: Path, index: int, term: int) -> None:
         directory.mkdir(exist_ok=True)
         self._directory = directory
         self._path = directory / "incoming.tmp"
+        remove(self._path)
+        (self._path / "db").mkdir(parents=True)
         self.key = (index, term)
         self.size = 0
-        self._file = self._path.open("wb")
+        self._head = b""  # the length of the manifest and the manifest, as far as they have come
+        self._snapshot: Snapshot | None = None  # once the manifest is whole
+        self._files: Iterator[FileSum] = iter(())  # those that have not begun
+        self._file: _IncomingFile | None = None  # the one that is being written
+        self._wrong = ""  # the first thing that is: nothing is written from then on
 
     def write(self, offset: int, data: bytes) -> None:
+        """Take in the next chunk. Raises OSError; ``finish`` says what is wrong with the bytes."""
         assert offset == self.size, f"chunk at {offset} after {self.size}"
-        self._file.write(data)
         self.size += len(data)
+        if self._wrong:
+            return
+        try:
+            self._unpack(data if self._snapshot is not None else self._after_head(data))
+        except CorruptSnapshot as error:
+            self._wrong = str(error)
 
     def drop(self) -> None:
-        with contextlib.suppress(OSError):  # what waits in its buffer may find no room
-            self._file.close()
-        self._path.unlink(missing_ok=True)
+        """Forget all of it. May be called again."""
+        if self._file is not None:
+            with contextlib.suppress(OSError):  # what waits in its buffer may find no room
+                self._file.close()
+        remove(self._path)
 
     def finish(self) -> Snapshot:
-        """Verify everything, unpack it durably below the directory, return what it is.
+        """Make the whole stream a durable snapshot below the directory, and return what it is.
 
         Raises CorruptSnapshot; what was staged is gone then.
         """
-        self._file.close()
-        unpacked = self._directory / "unpacking.tmp"
-        remove(unpacked)
-        (unpacked / "db").mkdir(parents=True)
-        try:
-            snapshot = replace(self._unpack(unpacked), size=self.size)
-            if (snapshot.index, snapshot.term) != self.key:
-                raise CorruptSnapshot(f"snapshot {snapshot.checkpoint} came for {self.key}")
-        except (CorruptSnapshot, OSError):
-            remove(unpacked)
-            raise
-        finally:
-            self._path.unlink(missing_ok=True)
-        fsync_tree(unpacked)
+        snapshot = self._snapshot
+        if snapshot is None:
+            self._wrong = self._wrong or "the snapshot stream has no manifest"
+        elif self._file is not None:
+            self._wrong = self._wrong or self._file.problem
+        elif (snapshot.index, snapshot.term) != self.key:
+            self._wrong = self._wrong or f"snapshot {snapshot.checkpoint} came for {self.key}"
+        if self._wrong or snapshot is None:
+            self.drop()
+            raise CorruptSnapshot(self._wrong)
+        (self._path / _MANIFEST).write_bytes(self._head[_LENGTH.size :])
+        fsync_tree(self._path)
         final = self._directory / snapshot.checkpoint
         remove(final)
-        unpacked.rename(final)
+        self._path.rename(final)
         fsync_path(self._directory)
-        return snapshot
+        return replace(snapshot, size=self.size)
 
-    def _unpack(self, target: Path) -> Snapshot:
-        with self._path.open("rb") as stream:
-            head = stream.read(_LENGTH.size)
-            if len(head) < _LENGTH.size:
-                raise CorruptSnapshot("the snapshot stream has no manifest")
-            length = _LENGTH.unpack(head)[0]
-            if length > MANIFEST_BYTES_MAX:
-                raise CorruptSnapshot(f"the snapshot's manifest claims {length} bytes")
-            content = stream.read(length)
-            manifest = _Manifest.parse(content)
-            for name, size, crc in manifest.files:
-                self._unpack_file(stream, target / "db" / name, size, crc)
-            if stream.read(1):
+    def _after_head(self, data: bytes) -> bytes:
+        """Take what belongs to the manifest; return what follows it."""
+        self._head += data
+        if len(self._head) < _LENGTH.size:
+            return b""
+        length = _LENGTH.unpack_from(self._head)[0]
+        if length > MANIFEST_BYTES_MAX:
+            raise CorruptSnapshot(f"the snapshot's manifest claims {length} bytes")
+        end = _LENGTH.size + length
+        if len(self._head) < end:
+            return b""
+        self._head, rest = self._head[:end], self._head[end:]
+        manifest = _Manifest.parse(self._head[_LENGTH.size :])
+        self._snapshot, self._files = manifest.snapshot, iter(manifest.files)
+        self._begin_next()
+        return rest
+
+    def _unpack(self, data: bytes) -> None:
+        start = 0
+        while start < len(data):
+            if self._file is None:
                 raise CorruptSnapshot("the snapshot stream goes on behind its last file")
-            (target / _MANIFEST).write_bytes(content)
-        return manifest.snapshot
+            start += self._file.write(data, start)
+            self._begin_next()
 
-    def _unpack_file(self, stream: Any, path: Path, size: int, crc: int) -> None:
-        found, left = 0, size
-        with path.open("wb") as file:
-            while left and (block := stream.read(min(left, _BLOCK_BYTES))):
-                found = google_crc32c.extend(found, block)
-                file.write(block)
-                left -= len(block)
-        if left or found != crc:
-            raise CorruptSnapshot(
-                f"file {path.name} of the snapshot has a wrong checksum or length"
-            )
+    def _begin_next(self) -> None:
+        """Go on to the next file that has bytes, when the present one has all of its own."""
+        while self._file is None or self._file.is_whole:
+            if self._file is not None:
+                self._file.finish()
+            following = next(self._files, None)
+            self._file = following and _IncomingFile(self._path / "db" / following.name, following)
+            if following is None:
+                return
+
+
+class _IncomingFile:
+    """One file of a stream that comes in, and how much of it is there."""
+
+    def __init__(self, path: Path, wanted: FileSum) -> None:
+        self._wanted = wanted
+        self._path = path
+        self._file = path.open("wb")
+        self._size = 0
+        self._crc = 0
+        self._unflushed_bytes = 0
+
+    @property
+    def is_whole(self) -> bool:
+        return self._size == self._wanted.size
+
+    @property
+    def problem(self) -> str:
+        return f"file {self._wanted.name} of the snapshot has a wrong checksum or length"
+
+    def write(self, data: bytes, start: int) -> int:
+        """Write the bytes from ``start`` on that belong to this file; return how many they are."""
+        part = data[start : start + self._wanted.size - self._size]
+        self._file.write(part)
+        self._crc = google_crc32c.extend(self._crc, part)
+        self._size += len(part)
+        self._unflushed_bytes += len(part)
+        if self._unflushed_bytes >= _FLUSHED_BYTES:
+            self._flush()
+        return len(part)
+
+    def finish(self) -> None:
+        """Raises CorruptSnapshot when it is not what was sent."""
+        self._flush()
+        self._file.close()
+        if self._crc != self._wanted.crc:
+            raise CorruptSnapshot(self.problem)
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _flush(self) -> None:
+        self._file.flush()
+        fsync_path(self._path)
+        self._unflushed_bytes = 0
