@@ -84,13 +84,13 @@ class DiskSpace:
 
     @property
     def snapshot_bytes_max(self) -> int | None:
-        """The largest snapshot that can be taken from the leader: it is staged, then unpacked beside that.
+        """The largest snapshot that can be taken from the leader: it is unpacked beside what is here.
 
         It may use the reserve: it takes the place of all that is here.
         """
         if not self.reserve_bytes:
             return None
-        return max(0, self.free_bytes - self.reserve_bytes // _LAST_PART) // 2
+        return max(0, self.free_bytes - self.reserve_bytes // _LAST_PART)
 
     @property
     def problem(self) -> str:
@@ -112,7 +112,7 @@ class DiskSpace:
         """What an operator should know and do while a snapshot of that size is needed and does not fit."""
         return (
             f"disk full ({self.free_bytes // _MIB} MiB free): it has fallen behind, and the leader's "
-            f"snapshot of {size / _MIB:.1f} MiB does not fit twice. "
+            f"snapshot of {size / _MIB:.1f} MiB does not fit. "
             "Enlarge the disk, or remove other files from it"
         )
 

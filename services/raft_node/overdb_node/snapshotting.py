@@ -50,6 +50,7 @@ class Snapshotting:
         self._took_seconds = 0.0  # the last one, until it was on disk
         self._share = first_share(replica.settings.node_id)
         self._sealed_snapshot: Snapshot | None = None  # on disk, and not yet the first element
+        self._has_replaced = False  # it took the place of one that had waited for too long
         self._wanted = False  # however short the log is
         self._rests_until = 0.0  # by the loop's clock: the disk had no room for one
         self.damaged = DamagedElement(replica, self._run)
@@ -172,13 +173,28 @@ class Snapshotting:
         if self._is_overtaken(snapshot.index, snapshot.term):
             self._sealed_snapshot, self._taking = None, False
             return
-        if not raft.compact(snapshot):
+        if not raft.may_compact(snapshot.index):
             return
-        self._sealed_snapshot = None
+        if not self._has_replaced and self._waited_too_long(snapshot):
+            self._sealed_snapshot, self._taking = None, False
+            self._has_replaced = self._wanted = True
+            return
+        assert raft.compact(snapshot)
+        self._sealed_snapshot, self._has_replaced = None, False
         storage = self._replica.storage
         self._replica.writer.submit_job(
             lambda: storage.compact(snapshot), lambda _: self._soon(self._compacted, snapshot)
         )
+
+    def _waited_too_long(self, snapshot: Snapshot) -> bool:
+        """Whether a follower will be sent this snapshot, and after it as many entries as make a new one due.
+
+        That follower is down, or was given up, and what was written until then has grown. A new snapshot
+        takes less time than the follower would need for those entries.
+        """
+        raft = self._replica.raft
+        lags = any(p.position < snapshot.index for p in raft.leading.progress.values())
+        return lags and raft.log.bytes_after(snapshot.index) >= self.log_bytes_max
 
     def _compacted(self, snapshot: Snapshot) -> None:
         self._taking = False

@@ -126,7 +126,7 @@ def test_a_follower_without_room_for_a_snapshot_says_so(
             offer = Offer(1, 1, 5, 1, free)
             replica.raft.receive(2, offer)
             said = (await backend.describe(shard_pb2.DescribeRequest())).problem
-            assert "snapshot of 300.0 MiB does not fit twice" in said
+            assert "snapshot of 300.0 MiB does not fit." in said
             assert without_room_bytes(registry) == free
             free = 1000 * MIB
             await until(lambda: replica.disk.free_bytes == free)
