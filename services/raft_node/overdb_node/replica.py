@@ -743,10 +743,12 @@ class Replica:
     def _apply(self) -> None:
         if self._waits_for_note:
             return
-        if self._applier.has_work and self.raft.installing is None:
+        installs = self.raft.installing is not None
+        if self._applier.has_work and not installs:
             self._applied(self._applier.run_slice())
         self._reads.run(self.raft.applied)
-        if self._applier.has_work or self.raft.has_committed_to_hand_out:
+        # While a snapshot is installed nothing is applied: the turn that goes on comes when it is (!).
+        if not installs and (self._applier.has_work or self.raft.has_committed_to_hand_out):
             self.schedule_turn()
 
     def _applied(self, index: int | None) -> None:

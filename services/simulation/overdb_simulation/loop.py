@@ -20,6 +20,7 @@ from typing import Any
 from overdb_simulation.disk import PowerLoss
 
 ENDING_ROUNDS_MAX = 8
+STEPS_AT_ONCE_MAX = 100_000  # without time going on
 _PROCESS: ContextVar[Process | None] = ContextVar("process", default=None)
 
 
@@ -105,6 +106,10 @@ class Handle:
 
     def cancelled(self) -> bool:
         return self.callback is None
+
+
+class SpinningError(Exception):
+    """Callbacks schedule one another at once, without end: a process of its own would take a whole core."""
 
 
 class VirtualLoop(asyncio.AbstractEventLoop):
@@ -244,10 +249,17 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         ready, timers, run = self._ready, self._timers, self._run
         pop = heapq.heappop
         while True:
+            steps = 0
             while ready:
                 handle = ready.popleft()
                 if handle.callback is not None:
                     run(handle)
+                    steps += 1
+                    if steps > STEPS_AT_ONCE_MAX:
+                        ready.clear()
+                        raise SpinningError(
+                            f"time stands still: {handle.callback!r} is run again and again"
+                        )
             if not timers or timers[0][0] > end:
                 break
             when, _, timer = pop(timers)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from overdb_simulation.loop import Process, VirtualLoop
+import pytest
+
+from overdb_simulation.loop import Process, SpinningError, VirtualLoop
 
 
 def test_what_is_cancelled_before_a_paused_process_goes_on_never_runs() -> None:
@@ -37,3 +39,16 @@ def test_a_paused_process_takes_up_everything_in_its_order() -> None:
     loop.resume(process)
     loop.run_for(0.0)
     assert ran == [0, 1, 2, 3, 4]
+
+
+def test_callbacks_that_schedule_one_another_without_end_are_named() -> None:
+    """A process that does so takes a whole core, and time stands still in a simulation."""
+    loop = VirtualLoop()  # type: ignore[abstract]
+
+    def again() -> None:
+        loop.call_soon(again)
+
+    loop.inside(Process("p"), again)
+    with pytest.raises(SpinningError, match="again"):
+        loop.run_for(1.0)
+    loop.run_for(1.0)  # what is left of it is gone
