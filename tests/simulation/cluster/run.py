@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import time
 import traceback
 from collections import Counter
@@ -39,6 +40,7 @@ CLIENT_CLOCKS = 0.5  # seconds, ahead or behind at most
 PAUSES = (0.12, 0.25, 0.3, 0.4)
 HOARD_ROOM_BYTES = (2_300_000, 3_500_000)  # the reserve is 1 MiB, and 3 s of a hoard are another
 HOARD_CHUNK_BYTES = 16_384  # snapshots are large: in small chunks they take the time of all else
+HOARDED_SECONDS = 3  # retention where there is a hoard: within a run, and within a call
 HOARDERS = 3  # clients, besides the others
 HOARDING_PAUSE = 0.05
 _NEVER: tuple[int, tuple[object, ...], Look | None] = (0, (), None)
@@ -103,7 +105,7 @@ class Run:
         self._operator_adds_room = hoards is None
         self.hoards = Random(f"hoards {seed}").random() < 0.3 if hoards is None else hoards
         if self.hoards:
-            self._overrides = {"retention_seconds": 3, **self._overrides}
+            self._overrides = {"retention_seconds": HOARDED_SECONDS, **self._overrides}
         # Followers that are left behind by small logs; a hoard's snapshots are large, and they would be slow.
         drawn = not only and lagging.is_drawn(seed)
         self.lags = (drawn if lags is None else lags) and not self.hoards
@@ -217,7 +219,11 @@ class Run:
 
     def _patient(self, client: overdb.Client) -> overdb.Client:
         faults = self.faults
-        return patient(client, lambda: faults.time_was_wrong or faults.time_stood_still)
+        # Half of it: the version was given by one clock, and its age is taken by another.
+        kept_seconds = HOARDED_SECONDS / 2 if self.hoards else math.inf
+        return patient(
+            client, lambda: faults.time_was_wrong or faults.time_stood_still, kept_seconds
+        )
 
     async def _hoard(self, client: overdb.Client) -> None:
         hoard = self.workloads[-1]
