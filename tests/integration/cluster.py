@@ -97,13 +97,17 @@ class Process:
             self.kill()
             raise
 
-    def wakes(self) -> int:
-        """Returns how often its threads have waited for something so far."""
-        found = 0
+    def cpu_seconds(self) -> float:
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rsplit(")", 1)[1].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def wakes(self) -> dict[str, int]:
+        """Returns how often each of its threads has waited for something so far."""
+        found = {}
         for task in Path(f"/proc/{self.pid}/task").iterdir():
             with contextlib.suppress(OSError):  # a thread that has ended meanwhile
                 status = (task / "status").read_text()
-                found += int(status.split("\nvoluntary_ctxt_switches:")[1].split()[0])
+                found[task.name] = int(status.split("\nvoluntary_ctxt_switches:")[1].split()[0])
         return found
 
     def resident_bytes(self) -> int:

@@ -8,7 +8,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -20,6 +20,7 @@ from tests.unit.local.supervised import Supervised, is_alive, wait_until
 pytestmark = [pytest.mark.processes, pytest.mark.xdist_group("torture")]
 _OVERDB = ["-c", "from overdb.cli import main; main()"]
 _KINDS = "kill,partition,slow-fsync,clock-jump"
+_QUICK_RATE = ["--rate", "8"]  # steps a second of each client; the default takes the whole machine
 
 
 def torture(report: Path, *options: str) -> subprocess.CompletedProcess[str]:
@@ -38,11 +39,13 @@ def is_stopped(pid: int) -> bool:
 Tortured = tuple[Path, "subprocess.CompletedProcess[str]"]  # what it left, and how it ended
 
 
-def tortured(directory: Path, seconds: str, faults: str, seed: str) -> Tortured:
+def tortured(
+    directory: Path, seconds: str, faults: str, seed: str, rate: Sequence[str] = ()
+) -> Tortured:
     """Torture a cluster of its own; the report lies beside what is left of it."""
     kept = directory / "kept"
     options = ["--seconds", seconds, "--faults", faults, "--seed", seed, "--directory", str(kept)]
-    return kept, torture(directory / "report", *options)
+    return kept, torture(directory / "report", *options, *rate)
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +58,7 @@ def one_for_both(tmp_path_factory: pytest.TempPathFactory, sizes: Sizes) -> Tort
     if sizes.full:
         return None
     directory = tmp_path_factory.mktemp("strangers")
-    return tortured(directory, "15", "hostile,suspend,lag,settings", "2")
+    return tortured(directory, "15", "hostile,suspend,lag,settings", "2", _QUICK_RATE)
 
 
 @pytest.fixture
@@ -68,10 +71,11 @@ def local(tmp_path: Path) -> Iterator[Supervised]:
     running.end()
 
 
-def test_a_cluster_of_its_own_stands_four_kinds_of_faults(tmp_path: Path) -> None:
+def test_a_cluster_of_its_own_stands_four_kinds_of_faults(tmp_path: Path, sizes: Sizes) -> None:
     report, kept = tmp_path / "report", tmp_path / "kept"
     # Both leaders are killed, then one disk takes a second, both leaders are cut off, a clock is late.
     options = ["--seconds", "16", "--faults", _KINDS, "--seed", "8"]
+    options += sizes.pick(quick=_QUICK_RATE, full=[])
     done = torture(report, *options, "--directory", str(kept))
     assert done.returncode == 0, done.stdout + done.stderr
     assert "ALL RIGHT" in done.stdout
@@ -141,6 +145,7 @@ def test_a_plain_cluster_is_hurt_by_signals_only_and_says_what_it_takes(
     before = local.pids()
     faults = ["--faults", "kill,pause,restart-all", "--seed", "8"]
     seconds = sizes.pick(quick="15", full="24")
+    faults += sizes.pick(quick=_QUICK_RATE, full=[])
     done = torture(tmp_path / "report", *data, "--seconds", seconds, *faults)
     assert done.returncode == 0, done.stdout + done.stderr
     after = local.pids()
@@ -159,7 +164,7 @@ def test_ctrl_c_heals_judges_what_there_is_and_leaves_nothing_running(
 ) -> None:
     report, kept = tmp_path / "report", tmp_path / "kept"
     arguments = ["torture", "--report", str(report), "--directory", str(kept), "--seconds", "300"]
-    arguments += ["--faults", "pause", "--seed", "3"]
+    arguments += ["--faults", "pause", "--seed", "3", *sizes.pick(quick=_QUICK_RATE, full=[])]
     running = Supervised([*_OVERDB, *arguments], kept / "data")
     try:
         running.wait_for("Faults: pause", 90)

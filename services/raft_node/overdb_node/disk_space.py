@@ -86,11 +86,12 @@ class DiskSpace:
     def snapshot_bytes_max(self) -> int | None:
         """The largest snapshot that can be taken from the leader: it is unpacked beside what is here.
 
-        It may use the reserve: it takes the place of all that is here.
+        Half of what is free: installing it takes room too, for a new log, copies and what RocksDB writes
+        when it opens. It may use the reserve: it takes the place of all that is here, which goes at the end.
         """
         if not self.reserve_bytes:
             return None
-        return max(0, self.free_bytes - self.reserve_bytes // _LAST_PART)
+        return max(0, self.free_bytes - self.reserve_bytes // _LAST_PART) // 2
 
     @property
     def problem(self) -> str:
@@ -112,7 +113,7 @@ class DiskSpace:
         """What an operator should know and do while a snapshot of that size is needed and does not fit."""
         return (
             f"disk full ({self.free_bytes // _MIB} MiB free): it has fallen behind, and the leader's "
-            f"snapshot of {size / _MIB:.1f} MiB does not fit. "
+            f"snapshot of {size / _MIB:.1f} MiB does not fit twice. "
             "Enlarge the disk, or remove other files from it"
         )
 

@@ -50,7 +50,8 @@ class Snapshotting:
         self._took_seconds = 0.0  # the last one, until it was on disk
         self._share = first_share(replica.settings.node_id)
         self._sealed_snapshot: Snapshot | None = None  # on disk, and not yet the first element
-        self._has_replaced = False  # it took the place of one that had waited for too long
+        self._sealed_log_bytes = 0  # of the log after the sealed snapshot, when it was sealed
+        self._is_second = False  # the next one was asked for since the last one had become old
         self._wanted = False  # however short the log is
         self._rests_until = 0.0  # by the loop's clock: the disk had no room for one
         self.damaged = DamagedElement(replica, self._run)
@@ -91,7 +92,6 @@ class Snapshotting:
             return False
         if replica.is_stuck or not replica.disk.fits(replica.storage.data.tables.memory_bytes):
             return False  # it begins with a flush
-        self._wanted = False
         self._begin()
         self._run(self._take, self._taken)
         return True
@@ -106,7 +106,7 @@ class Snapshotting:
         return self._replica.settings.snapshot_log_bytes * self._share
 
     def _begin(self) -> None:
-        self._taking = True
+        self._taking, self._wanted = True, False
         self._began = self._loop.time()
 
     def _take(self) -> Taken | None:
@@ -160,6 +160,7 @@ class Snapshotting:
         self._share = 1.0
         self._took_seconds = round(self._loop.time() - self._began, 3)
         self._sealed_snapshot = snapshot
+        self._sealed_log_bytes = self._replica.raft.log.bytes_after(snapshot.index)
         self._compact()
 
     def _compact(self) -> None:
@@ -173,28 +174,25 @@ class Snapshotting:
         if self._is_overtaken(snapshot.index, snapshot.term):
             self._sealed_snapshot, self._taking = None, False
             return
-        if not raft.may_compact(snapshot.index):
+        again = not self._is_second and self._is_old(snapshot)
+        if not raft.compact(snapshot):
             return
-        if not self._has_replaced and self._waited_too_long(snapshot):
-            self._sealed_snapshot, self._taking = None, False
-            self._has_replaced = self._wanted = True
-            return
-        assert raft.compact(snapshot)
-        self._sealed_snapshot, self._has_replaced = None, False
+        self._sealed_snapshot = None
+        self._wanted, self._is_second = self._wanted or again, again
         storage = self._replica.storage
         self._replica.writer.submit_job(
             lambda: storage.compact(snapshot), lambda _: self._soon(self._compacted, snapshot)
         )
 
-    def _waited_too_long(self, snapshot: Snapshot) -> bool:
-        """Whether a follower will be sent this snapshot, and after it as many entries as make a new one due.
+    def _is_old(self, snapshot: Snapshot) -> bool:
+        """Whether a follower lacks this snapshot, and the log has grown by a whole length while it waited.
 
-        That follower is down, or was given up, and what was written until then has grown. A new snapshot
-        takes less time than the follower would need for those entries.
+        That follower was down or given up. It has less to read with a new snapshot, which is taken next.
         """
         raft = self._replica.raft
         lags = any(p.position < snapshot.index for p in raft.leading.progress.values())
-        return lags and raft.log.bytes_after(snapshot.index) >= self.log_bytes_max
+        grown = raft.log.bytes_after(snapshot.index) - self._sealed_log_bytes
+        return lags and grown >= self.log_bytes_max
 
     def _compacted(self, snapshot: Snapshot) -> None:
         self._taking = False

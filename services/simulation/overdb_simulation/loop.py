@@ -248,8 +248,8 @@ class VirtualLoop(asyncio.AbstractEventLoop):
     def _run_until(self, end: float) -> None:
         ready, timers, run = self._ready, self._timers, self._run
         pop = heapq.heappop
+        steps = 0  # since time went on
         while True:
-            steps = 0
             while ready:
                 handle = ready.popleft()
                 if handle.callback is not None:
@@ -265,7 +265,8 @@ class VirtualLoop(asyncio.AbstractEventLoop):
             when, _, timer = pop(timers)
             if timer.callback is None:
                 continue
-            self._now = max(self._now, when)
+            if when > self._now:
+                self._now, steps = when, 0
             run(timer)
         self._now = end
 

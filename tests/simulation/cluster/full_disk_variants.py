@@ -35,5 +35,5 @@ def transfers_keep_off_the_reserve(patch: MonkeyPatch) -> None:
     patch.setattr(
         DiskSpace,
         "snapshot_bytes_max",
-        property(lambda disk: max(0, disk.free_bytes - disk.reserve_bytes)),
+        property(lambda disk: max(0, disk.free_bytes - disk.reserve_bytes) // 2),
     )

@@ -219,8 +219,8 @@ class Run:
 
     def _patient(self, client: overdb.Client) -> overdb.Client:
         faults = self.faults
-        # Half of it: the version was given by one clock, and its age is taken by another.
-        kept_seconds = HOARDED_SECONDS / 2 if self.hoards else math.inf
+        # The version was given by one clock, and its age is taken by another.
+        kept_seconds = HOARDED_SECONDS - 2 * CLIENT_CLOCKS if self.hoards else math.inf
         return patient(
             client, lambda: faults.time_was_wrong or faults.time_stood_still, kept_seconds
         )

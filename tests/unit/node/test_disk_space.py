@@ -88,10 +88,12 @@ def test_a_reserve_of_nothing_never_refuses(
     assert disk.space.snapshot_bytes_max is None
 
 
-def test_a_snapshot_is_taken_if_it_fits(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_snapshot_is_taken_if_it_fits_twice(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     disk = Disk(monkeypatch, tmp_path)
     disk.look(104)
-    assert disk.space.snapshot_bytes_max == 100 * MIB
+    assert disk.space.snapshot_bytes_max == 50 * MIB
 
 
 @pytest.mark.parametrize(
@@ -113,9 +115,9 @@ def test_a_snapshot_without_room_says_what_to_do_in_two_lines(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     disk = Disk(monkeypatch, tmp_path)
-    disk.look(90)
+    disk.look(150)
     problem = disk.space.problem_of_snapshot(100 * MIB)
-    assert "disk full (90 MiB free)" in problem
-    assert "snapshot of 100.0 MiB does not fit." in problem
+    assert "disk full (150 MiB free)" in problem
+    assert "snapshot of 100.0 MiB does not fit twice" in problem
     assert "Enlarge the disk" in problem
     assert len(problem) < 2 * 110

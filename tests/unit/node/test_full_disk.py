@@ -126,7 +126,7 @@ def test_a_follower_without_room_for_a_snapshot_says_so(
             offer = Offer(1, 1, 5, 1, free)
             replica.raft.receive(2, offer)
             said = (await backend.describe(shard_pb2.DescribeRequest())).problem
-            assert "snapshot of 300.0 MiB does not fit." in said
+            assert "snapshot of 300.0 MiB does not fit twice" in said
             assert without_room_bytes(registry) == free
             free = 1000 * MIB
             await until(lambda: replica.disk.free_bytes == free)
@@ -144,9 +144,9 @@ def test_a_transfer_that_ended_with_the_process_does_not_keep_the_next_one_from_
     """The disk was filled by the snapshot that the replica was being sent: nobody else can free it."""
     asyncio.run(start_and_stop(tmp_path))
     snapshots = tmp_path / "node" / "snapshots"
-    snapshots.mkdir(exist_ok=True)
     staged = snapshots / "incoming.tmp"
-    staged.write_bytes(b"x")
+    (staged / "db").mkdir(parents=True)
+    (staged / "db" / "000001.sst").write_bytes(b"x")
 
     def usage(_: Path) -> SimpleNamespace:
         return SimpleNamespace(free=0 if staged.exists() else 1 << 40)

@@ -1,4 +1,4 @@
-"""A snapshot that had to wait, and is old when it may become the first element (PROTOCOL 1.2)."""
+"""A snapshot that had to wait, and is old when it becomes the first element (PROTOCOL 1.2)."""
 
 from __future__ import annotations
 
@@ -16,19 +16,21 @@ from overdb_node.snapshotting import Snapshotting
 LOG_BYTES = 100
 
 
-class Waiting:
-    """A leader with a sealed snapshot, ``behind`` bytes of log after it, and the followers' positions."""
+class Leader:
+    """Takes snapshots; ``log_bytes`` of log follow them, and ``followers`` have come to these positions."""
 
-    def __init__(self, behind: int, followers: list[int]) -> None:
+    def __init__(self, followers: list[int]) -> None:
         self.compacted: list[int] = []
         self.may_compact = True
+        self.log_bytes = 10
         raft = SimpleNamespace(
-            log=SimpleNamespace(first_index=1, term_at=lambda _: 1, bytes_after=lambda _: behind),
+            log=SimpleNamespace(
+                first_index=1, term_at=lambda _: 1, bytes_after=lambda _: self.log_bytes
+            ),
             leading=SimpleNamespace(
                 progress={n: SimpleNamespace(position=at) for n, at in enumerate(followers, 2)}
             ),
             installing=None,
-            may_compact=lambda _: self.may_compact,
             compact=self._compact,
         )
         replica: Any = SimpleNamespace(
@@ -38,24 +40,24 @@ class Waiting:
             storage=None,
         )
         self.snapshotting = Snapshotting(cast(Replica, replica))
-        self.snapshotting._share = 1.0
 
     def _compact(self, snapshot: Snapshot) -> bool:
-        self.compacted.append(snapshot.index)
-        return True
+        if self.may_compact:
+            self.compacted.append(snapshot.index)
+        return self.may_compact
 
-    def sealed(self, index: int) -> None:
-        """A snapshot of this index is on disk; look whether it may become the first element."""
-        snapshotting = self.snapshotting
-        snapshotting._wanted, snapshotting._taking = False, True
-        snapshotting._sealed_snapshot = Snapshot(index, 1, 0, (), f"{index}-1")
-        snapshotting._compact()
-
-    @property
-    def wants_a_new_one(self) -> bool:
-        snapshotting = self.snapshotting
-        gone = snapshotting._sealed_snapshot is None and not snapshotting._taking
-        return snapshotting._wanted and gone
+    def take(self, index: int, grown_bytes: int) -> bool:
+        """Seal a snapshot that waits while the log grows; return whether the next one is taken at once."""
+        self.snapshotting._begin()
+        self.may_compact = grown_bytes == 0
+        self.snapshotting._sealed(Snapshot(index, 1, 0, (), f"{index}-1"))
+        self.log_bytes += grown_bytes
+        self.may_compact = True
+        if grown_bytes:
+            assert self.compacted[-1:] != [index]
+            self.snapshotting.tick()
+        assert self.compacted[-1:] == [index]
+        return self.snapshotting._wanted
 
 
 def run(test: Callable[[], None]) -> None:
@@ -65,42 +67,35 @@ def run(test: Callable[[], None]) -> None:
     asyncio.run(inside())
 
 
-def test_a_new_one_takes_its_place_once_and_not_twice_in_a_row() -> None:
+def test_after_an_old_one_comes_a_new_one_and_no_third() -> None:
     def scenario() -> None:
-        waiting = Waiting(behind=LOG_BYTES, followers=[3, 400])
-        for old, new in ((10, 50), (90, 130)):
-            waiting.sealed(old)
-            assert waiting.compacted[-1:] != [old]
-            assert waiting.wants_a_new_one
-            waiting.sealed(new)  # the log after it has grown as long meanwhile
-            assert waiting.compacted[-1:] == [new]
-            assert not waiting.wants_a_new_one
+        leader = Leader(followers=[3, 400])
+        for index in (10, 90):
+            assert leader.take(index, grown_bytes=LOG_BYTES)
+            assert not leader.take(index + 40, grown_bytes=LOG_BYTES)
 
     run(scenario)
 
 
 @pytest.mark.parametrize(
-    ("behind", "followers"),
+    ("grown_bytes", "followers"),
     [(LOG_BYTES - 1, [3, 400]), (10 * LOG_BYTES, [10, 400]), (10 * LOG_BYTES, [])],
     ids=["little was written since", "nobody lacks it", "no leader"],
 )
-def test_one_that_nobody_will_be_sent_or_that_is_new_is_used(
-    behind: int, followers: list[int]
+def test_one_that_is_not_old_or_that_nobody_is_sent_is_enough(
+    grown_bytes: int, followers: list[int]
 ) -> None:
+    run(lambda: _assert(not Leader(followers).take(10, grown_bytes)))
+
+
+def test_one_that_did_not_wait_is_enough_however_long_it_took() -> None:
     def scenario() -> None:
-        waiting = Waiting(behind, followers)
-        waiting.sealed(10)
-        assert waiting.compacted == [10]
+        leader = Leader(followers=[3])
+        leader.log_bytes = 10 * LOG_BYTES  # written while it was sealed
+        assert not leader.take(10, grown_bytes=0)
 
     run(scenario)
 
 
-def test_while_a_follower_needs_what_is_before_it_it_waits() -> None:
-    def scenario() -> None:
-        waiting = Waiting(behind=LOG_BYTES, followers=[3])
-        waiting.may_compact = False
-        waiting.sealed(10)
-        assert waiting.compacted == []
-        assert not waiting.wants_a_new_one
-
-    run(scenario)
+def _assert(condition: bool) -> None:
+    assert condition

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
@@ -15,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from overdb_node.raft.types import Snapshot
+from overdb_node.storage import snapshots
 from overdb_node.storage.data import DataStore
 from overdb_node.storage.errors import CorruptSnapshot
 from overdb_node.storage.replica import ReplicaStorage
@@ -272,6 +274,56 @@ def test_after_damage_the_stream_begins_again_and_succeeds(
         assert follower.stage(20, 1, 0, snapshot.size, stream) == (snapshot.size, snapshot)
 
 
+def test_what_is_wrong_in_an_early_chunk_is_said_at_the_end(
+    tmp_path: Path, leader: ReplicaStorage, snapshot: Snapshot
+) -> None:
+    """A leader takes the refusal of all bytes for damage; one in the middle is a chunk that was lost."""
+    stream = bytearray(whole_stream(leader, snapshot))
+    head = HEAD_BYTES + int.from_bytes(stream[:HEAD_BYTES], "big")
+    stream[head] ^= 1
+    with opened(tmp_path / "follower") as follower:
+        for offset in range(0, snapshot.size - 1000, 1000):
+            chunk = bytes(stream[offset : offset + 1000])
+            assert follower.stage(20, 1, offset, snapshot.size, chunk) == (offset + 1000, None)
+        with pytest.raises(CorruptSnapshot, match="wrong checksum"):
+            follower.stage(20, 1, offset + 1000, snapshot.size, bytes(stream[offset + 1000 :]))
+        assert not list((tmp_path / "follower" / "snapshots").glob("*.tmp"))
+
+
+@pytest.mark.parametrize("step", ["open", "write", "flush", "mkdir"])
+def test_a_stream_without_room_at_any_step_begins_again_when_there_is_some(
+    tmp_path: Path,
+    leader: ReplicaStorage,
+    snapshot: Snapshot,
+    monkeypatch: pytest.MonkeyPatch,
+    step: str,
+) -> None:
+    """FAULTS 33. Nothing is left of it; the files are longer than what is flushed at once."""
+    monkeypatch.setattr(snapshots, "_FLUSHED_BYTES", 5_000)
+    stream, full = whole_stream(leader, snapshot), OSError(errno.ENOSPC, "no room")
+
+    def fail(*_: object, **__: object) -> None:
+        raise full
+
+    with opened(tmp_path / "follower") as follower:
+        assert follower.stage(20, 1, 0, snapshot.size, stream[:30_000]) == (30_000, None)
+        with monkeypatch.context() as patch:
+            if step == "mkdir":
+                patch.setattr(Path, "mkdir", fail)
+            elif step == "flush":
+                patch.setattr(snapshots, "fsync_path", fail)
+            elif step == "write":
+                patch.setattr(snapshots._IncomingFile, "write", fail)
+            else:
+                patch.setattr(Path, "open", fail)
+            offset = 0 if step in ("mkdir", "open") else 30_000
+            with pytest.raises(OSError, match="no room"):
+                follower.stage(20, 1, offset, snapshot.size, stream[offset:])
+        assert follower.stage(20, 1, 30_000, snapshot.size, stream[30_000:]) == (0, None)
+        assert follower.stage(20, 1, 0, snapshot.size, stream) == (snapshot.size, snapshot)
+        assert whole_stream(follower, snapshot) == stream
+
+
 def test_a_file_that_became_short_on_the_sender_is_noticed_there(
     leader: ReplicaStorage, snapshot: Snapshot, tmp_path: Path
 ) -> None:
@@ -326,6 +378,9 @@ def test_a_made_stream_is_taken_when_nothing_is_wrong_with_it(tmp_path: Path) ->
         {"index": "x"},
         {"clock": None},
         {"term": []},
+        {"files": [["a", -1, 0]]},
+        {"files": [["a", 1e400, 0]]},
+        {"files": [["a", 0, 0], ["a", 0, 0]]},
         {"members": [[1, "a:1"]]},
         {"members": 5},
         {"files": None},

@@ -314,7 +314,7 @@ class ReplicaStorage:
         """
         current = self._current
         data = _successor(current.data)
-        with self._data_lock:
+        with self._data_lock, contextlib.ExitStack() as opened_files:
             self._copy_checkpoint(snapshot.checkpoint, self._directory / data)
             step("data copied")
             log = self.log
@@ -322,14 +322,13 @@ class ReplicaStorage:
                 name = _successor(current.log)
                 remove(self._directory / name)
                 log = DurableLog.create(self._directory / name, self.log.hard_state)
+                opened_files.callback(log.close)  # without room it is made anew
                 step("log created")
             # Opening takes room. It comes before the switch, so that a disk without any leaves all as it was.
             opened = DataStore(self._directory / data)
-            try:
-                self._switch(_Current(snapshot, current.log if log is self.log else name, data))
-            except BaseException:
-                opened.close()
-                raise
+            opened_files.callback(opened.close)
+            self._switch(_Current(snapshot, current.log if log is self.log else name, data))
+            opened_files.pop_all()
             step("switched")
             self.data.close()
             self.data = opened
@@ -381,7 +380,8 @@ class ReplicaStorage:
         """
         if offset == 0 or self._staging is None or self._staging.key != (index, term):
             if self._staging is not None:
-                self._staging.drop()
+                dropped, self._staging = self._staging, None
+                dropped.drop()
             self._staging = Staging(self._directory / _SNAPSHOTS, index, term)
         staging = self._staging
         if offset != staging.size:

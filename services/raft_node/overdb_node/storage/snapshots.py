@@ -175,7 +175,11 @@ class _Manifest(NamedTuple):
                 f"{index}-{term}",
                 retired=configuration.retired,
             )
-        except (ValueError, KeyError, TypeError) as error:
+            if any(file.size < 0 for file in files) or len({file.name for file in files}) < len(
+                files
+            ):
+                raise ValueError("a size below 0, or a name twice")
+        except (ValueError, KeyError, TypeError, OverflowError) as error:
             raise CorruptSnapshot(f"the snapshot's manifest cannot be read: {error}") from None
         for name, _, _ in files:
             if not _FILE_NAME.fullmatch(name):
@@ -242,7 +246,9 @@ class Staging:
         self._snapshot: Snapshot | None = None  # once the manifest is whole
         self._files: Iterator[FileSum] = iter(())  # those that have not begun
         self._file: _IncomingFile | None = None  # the one that is being written
-        self._wrong = ""  # the first thing that is: nothing is written from then on
+        # The first thing that is wrong. Nothing is written from then on, and ``finish`` says it: a leader
+        # takes the refusal of all bytes for damage, and one in the middle for a chunk that was lost.
+        self._wrong = ""
 
     def write(self, offset: int, data: bytes) -> None:
         """Take in the next chunk. Raises OSError; ``finish`` says what is wrong with the bytes."""
