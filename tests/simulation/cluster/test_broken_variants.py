@@ -46,7 +46,7 @@ KNOWN = {
     "state_of_its_own": 2,
     "time_of_the_clock_that_is_ahead": 5,
     "time_of_the_leader_alone": 9,
-    "transfers_keep_off_the_reserve": 8,
+    "transfers_keep_off_the_reserve": 7,
     "waiters_forgotten": 1,
     "writes_look_through_locks": 1,
 }
