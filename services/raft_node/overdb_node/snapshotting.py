@@ -13,7 +13,7 @@ import structlog
 from overdb_node.damaged_element import DamagedElement
 from overdb_node.raft.messages import Chunk
 from overdb_node.raft.output import ChunkToSend, Install, Output, Stage
-from overdb_node.raft.types import Snapshot
+from overdb_node.raft.types import DiskState, Snapshot
 from overdb_node.storage.errors import CorruptSnapshot, Overtaken, means_no_space
 from overdb_node.storage.snapshots import Damage, Taken
 
@@ -175,6 +175,10 @@ class Snapshotting:
             self._sealed_snapshot, self._taking = None, False
             return
         again = not self._is_second and self._is_old(snapshot)
+        if again and self._can_do_without and raft.may_compact(snapshot.index):
+            self._sealed_snapshot, self._taking = None, False
+            self._wanted = self._is_second = True
+            return
         if not raft.compact(snapshot):
             return
         self._sealed_snapshot = None
@@ -187,12 +191,17 @@ class Snapshotting:
     def _is_old(self, snapshot: Snapshot) -> bool:
         """Whether a follower lacks this snapshot, and the log has grown by a whole length while it waited.
 
-        That follower was down or given up. It has less to read with a new snapshot, which is taken next.
+        That follower was down or given up. It has less to read with a new snapshot.
         """
         raft = self._replica.raft
         lags = any(p.position < snapshot.index for p in raft.leading.progress.values())
         grown = raft.log.bytes_after(snapshot.index) - self._sealed_log_bytes
         return lags and grown >= self.log_bytes_max
+
+    @property
+    def _can_do_without(self) -> bool:
+        """Whether a sealed snapshot may be left unused: nothing waits for what it lets go, or stands in for."""
+        return self._replica.disk.state is DiskState.FREE and self.damaged.damage is None
 
     def _compacted(self, snapshot: Snapshot) -> None:
         self._taking = False
