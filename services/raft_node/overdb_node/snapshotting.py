@@ -200,7 +200,7 @@ class Snapshotting:
 
     @property
     def _can_do_without(self) -> bool:
-        """Whether a sealed snapshot may be left unused: nothing waits for what it lets go, or stands in for."""
+        """Whether a sealed snapshot may be left unused: nothing waits for the room, or for a whole one."""
         return self._replica.disk.state is DiskState.FREE and self.damaged.damage is None
 
     def _compacted(self, snapshot: Snapshot) -> None:
