@@ -74,7 +74,7 @@ def writing_until(
         while not condition():
             assert time.monotonic() < deadline, f"not within {seconds_max} s: {what}"
             client.put(b"another", b"%f" % time.monotonic())
-            time.sleep(0.1)  # replicas compare once a second: faster writes only cost CPU
+            time.sleep(0.1)  # the pace of the load, not a wait: ten writes between two comparisons
 
 
 def stale_answers(cluster: LocalCluster, node_id: int) -> list[bool]:

@@ -105,7 +105,7 @@ def test_processes_stop_in_order_when_asked(tmp_path: Path) -> None:
 
 
 def test_seven_idle_processes_rarely_wake_and_take_100_mib_each(cluster: LocalCluster) -> None:
-    """What they do when they wake is counted in virtual time: simulation/cluster, ``test_idle.py``."""
+    """The simulator counts the calls of each wake in virtual time (simulation/cluster, ``test_idle.py``)."""
     for group in range(2):
         cluster.leader(group)
     idle = [_idle(cluster, seconds=2.0) for _ in range(3)]

@@ -50,8 +50,8 @@ class Snapshotting:
         self._took_seconds = 0.0  # the last one, until it was on disk
         self._share = first_share(replica.settings.node_id)
         self._sealed_snapshot: Snapshot | None = None  # on disk, and not yet the first element
-        self._sealed_log_bytes = 0  # of the log after the sealed snapshot, when it was sealed
-        self._is_second = False  # the next one was asked for since the last one had become old
+        self._sealed_log_bytes = 0  # log bytes after the sealed snapshot at the time it was sealed
+        self._is_second = False  # the snapshot in the making replaces an old one
         self._wanted = False  # however short the log is
         self._rests_until = 0.0  # by the loop's clock: the disk had no room for one
         self.damaged = DamagedElement(replica, self._run)
@@ -189,9 +189,9 @@ class Snapshotting:
         )
 
     def _is_old(self, snapshot: Snapshot) -> bool:
-        """Whether a follower lacks this snapshot, and the log has grown by a whole length while it waited.
+        """Returns true if a follower lacks it and the log grew by ``log_bytes_max`` since it was sealed.
 
-        That follower was down or given up. It has less to read with a new snapshot.
+        The follower was down or given up. A newer snapshot leaves it fewer entries to read.
         """
         raft = self._replica.raft
         lags = any(p.position < snapshot.index for p in raft.leading.progress.values())
@@ -200,7 +200,7 @@ class Snapshotting:
 
     @property
     def _can_do_without(self) -> bool:
-        """Whether a sealed snapshot may be left unused: nothing waits for the room, or for a whole one."""
+        """Returns true if a sealed snapshot may be dropped: no full disk and no damaged one needs it."""
         return self._replica.disk.state is DiskState.FREE and self.damaged.damage is None
 
     def _compacted(self, snapshot: Snapshot) -> None:

@@ -95,9 +95,9 @@ def test_an_old_one_that_gives_a_full_disk_room_is_used_first(disk: DiskState) -
 @pytest.mark.parametrize(
     ("grown_bytes", "followers"),
     [(LOG_BYTES - 1, [3, 400]), (10 * LOG_BYTES, [10, 400]), (10 * LOG_BYTES, [])],
-    ids=["little was written since", "nobody lacks it", "no leader"],
+    ids=["little was written since", "all followers have it", "no leader"],
 )
-def test_one_that_is_not_old_or_that_nobody_is_sent_is_enough(
+def test_one_that_is_not_old_or_is_sent_to_no_follower_is_enough(
     grown_bytes: int, followers: list[int]
 ) -> None:
     def scenario() -> None:

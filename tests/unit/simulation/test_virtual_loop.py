@@ -9,7 +9,7 @@ from overdb_simulation.loop import Process, SpinningError, VirtualLoop
 
 def test_what_is_cancelled_before_a_paused_process_goes_on_never_runs() -> None:
     """As in asyncio, where a handle that is cancelled in the queue is skipped."""
-    loop, process = VirtualLoop(), Process("p")  # type: ignore[abstract]
+    loop, process = VirtualLoop(), Process("p")  # type: ignore[abstract]  # methods that are never called are left out
     ran: list[str] = []
 
     def begin() -> None:
@@ -31,7 +31,7 @@ def test_what_is_cancelled_before_a_paused_process_goes_on_never_runs() -> None:
 
 
 def test_a_paused_process_takes_up_everything_in_its_order() -> None:
-    loop, process = VirtualLoop(), Process("p")  # type: ignore[abstract]
+    loop, process = VirtualLoop(), Process("p")  # type: ignore[abstract]  # methods that are never called are left out
     ran: list[int] = []
     loop.inside(process, lambda: [loop.call_later(0.1 * n, ran.append, n) for n in range(5)])
     process.paused = True
@@ -43,7 +43,7 @@ def test_a_paused_process_takes_up_everything_in_its_order() -> None:
 
 def test_callbacks_that_schedule_one_another_without_end_are_named() -> None:
     """A process that does so takes a whole core, and time stands still in a simulation."""
-    loop = VirtualLoop()  # type: ignore[abstract]
+    loop = VirtualLoop()  # type: ignore[abstract]  # methods that are never called are left out
 
     def again() -> None:
         loop.call_soon(again)

@@ -175,9 +175,8 @@ class _Manifest(NamedTuple):
                 f"{index}-{term}",
                 retired=configuration.retired,
             )
-            if any(file.size < 0 for file in files) or len({file.name for file in files}) < len(
-                files
-            ):
+            names = {file.name for file in files}
+            if len(names) < len(files) or any(file.size < 0 for file in files):
                 raise ValueError("a size below 0, or a name twice")
         except (ValueError, KeyError, TypeError, OverflowError) as error:
             raise CorruptSnapshot(f"the snapshot's manifest cannot be read: {error}") from None
@@ -328,7 +327,7 @@ class Staging:
 
 
 class _IncomingFile:
-    """One file of a stream that comes in, and how much of it is there."""
+    """A file that is being received. Verifies its size and crc32c; ``finish`` makes it durable."""
 
     def __init__(self, path: Path, wanted: FileSum) -> None:
         self._wanted = wanted
