@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from overdb_node.raft.messages import Answer, Append, Offer, OfferAnswer
-from overdb_node.raft.output import EventKind
+from overdb_node.raft.messages import Answer, Append, Chunk, Offer, OfferAnswer
+from overdb_node.raft.output import EventKind, Stage
 from overdb_node.raft.settings import RaftSettings
 from overdb_node.raft.types import DiskState, Entry, EntryKind
 from tests.paper.helpers import Node, Sent, all_of, append, committed_leader, only
@@ -104,10 +104,45 @@ def test_that_a_snapshot_does_not_fit_is_said_until_it_is_not_needed() -> None:
 
 
 def test_one_under_way_goes_on_though_its_bytes_take_the_room() -> None:
-    node = Node("1.1", commit=1)
-    node.receive_settled(2, Offer(1, 3, 5, 1, 1000))
+    node = with_bytes_staged(400)
     node.raft.set_room(DiskState.FREE, 10)
     assert all_of(node.receive_settled(2, Offer(1, 4, 5, 1, 1000)), OfferAnswer)
+
+
+def with_bytes_staged(count: int) -> Node:
+    """A follower with so many bytes of replica 2's snapshot of 1000."""
+    node = Node("1.1", commit=1)
+    node.receive_settled(2, Offer(1, 3, 5, 1, 1000))
+    node.raft.receive(2, Chunk(1, 3, 5, 1, 0, 1000, bytes(count)))
+    node.raft.staged(only_stage(node), count, None)
+    node.settle()
+    return node
+
+
+def only_stage(node: Node) -> Stage:
+    (stage,) = node.raft.take_output().stages
+    return stage
+
+
+def test_bytes_of_another_leader_do_not_take_the_room_of_this_ones() -> None:
+    """They go before the first bytes of the new one come."""
+    node = with_bytes_staged(400)
+    node.raft.set_room(DiskState.FREE, 800)
+    assert only(node.receive_settled(3, Offer(2, 1, 6, 2, 1001)), Answer).disk == DiskState.FULL
+    assert all_of(node.receive_settled(3, Offer(2, 2, 6, 2, 1000)), OfferAnswer)
+
+
+def test_one_that_found_no_room_on_its_way_is_judged_anew() -> None:
+    """Its bytes are gone, and so is what makes it go on: an operator reads what is missing."""
+    node = with_bytes_staged(400)
+    node.raft.receive(2, Chunk(1, 3, 5, 1, 400, 1000, bytes(100)))
+    node.raft.staged(only_stage(node), 0, None)
+    node.settle()
+    node.raft.set_room(DiskState.FREE, 900)
+    assert only(node.receive_settled(2, Offer(1, 5, 5, 1, 1000)), Answer).disk == DiskState.FULL
+    assert node.raft.following.needs_room_bytes == 1000
+    node.raft.set_room(DiskState.FREE, 1000)
+    assert only(node.receive_settled(2, Offer(1, 6, 5, 1, 1000)), OfferAnswer).send_from == 0
 
 
 # --- the leader -------------------------------------------------------------------------------------

@@ -164,8 +164,8 @@ class Following:
             self._answer(leader, ok=True)
             return
         key = _StagingKey(raft.term, leader, offer.index, offer.element_term)
-        room = raft.snapshot_bytes_max
-        if room is not None and offer.size > room and self._staging != key:
+        goes_on = self._staging == key and self._handed_out > 0
+        if not goes_on and not self._has_room(offer):
             self._lack_room(leader, offer)
             return
         self.needs_room_bytes = 0
@@ -185,6 +185,11 @@ class Following:
                 raft.settings.chunk_window_bytes,
             ),
         )
+
+    def _has_room(self, offer: Offer) -> bool:
+        """Whether it fits (1.4). What is staged of another one goes first, so it counts as free."""
+        room = self._raft.snapshot_bytes_max  # half of what is free
+        return room is None or offer.size <= room + self._staged // 2
 
     def _lack_room(self, leader: int, offer: Offer) -> None:
         """Answer as to a heartbeat: alive, and the transfer does not begin (1.4)."""
