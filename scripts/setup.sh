@@ -1,14 +1,27 @@
 #!/usr/bin/env bash
 # Makes .venv and installs what is locked in requirements/: setup.sh run | dev | codegen | bench
-# Needs Python 3.11 or newer (PYTHON names another interpreter), and nothing else.
+# Needs Python 3.11 or newer (PYTHON names the interpreter), and nothing else.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 what=${1:?usage: scripts/setup.sh run | dev | codegen | bench}
-python=${PYTHON:-python3}
+system=/usr/bin/python3
 
 die() {
   echo "setup: $1" >&2
   exit 1
+}
+
+# A Python that somebody compiled without its optimisations (pyenv's default) runs all of this a fifth to a third
+# slower. A distribution's is optimised in other ways than this option.
+is_slow() {
+  [ "$(command -v python3)" != "$system" ] &&
+    python3 -c 'import sys, sysconfig
+options = sysconfig.get_config_var("CONFIG_ARGS") or "--enable-optimizations"
+sys.exit("--enable-optimizations" in options)' 2>/dev/null
+}
+
+is_usable() {
+  "$1" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null
 }
 
 case $what in
@@ -22,6 +35,12 @@ if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ]; then
   exit 0
 fi
 
+python=${PYTHON:-python3}
+if [ -z "${PYTHON:-}" ] && [ ! -x "$environment/bin/python" ] && is_slow && is_usable "$system"; then
+  python=$system
+  echo "setup: python3 ($(command -v python3)) was compiled without optimisations, so $system is taken" \
+    "(PYTHON=python3 takes it all the same)"
+fi
 command -v "$python" >/dev/null || die "there is no '$python': install Python 3.11 or newer, or set PYTHON"
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
   die "$("$python" --version) is too old: install Python 3.11 or newer, or set PYTHON"

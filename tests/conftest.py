@@ -22,8 +22,14 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 SIZES = pytest.StashKey[Sizes]()
 DRAWN = pytest.StashKey[str]()
-# The order in which tests are given to the workers: chains of tests that only one worker can do come first.
-ORDER = ("tests/containers", "tests/integration", "tests/simulation", "tests")
+# The order in which tests are given to the workers: first chains of tests that only one worker can do, then
+# tests that wait for processes, mixed with those that only compute. Those of torture take seconds: not last.
+ORDER = (
+    ("tests/containers",),
+    ("tests/integration", "tests/simulation"),
+    ("tests/unit/torture",),
+    ("tests",),
+)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -95,11 +101,21 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     return Scheduling(config, log) if config.getoption("dist") == "loadgroup" else None
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Order the tests; see ORDER."""
-    items.sort(
-        key=lambda item: next(n for n, start in enumerate(ORDER) if item.nodeid.startswith(start))
-    )
+    rooms = [room for mixed in ORDER for room in mixed]
+    of_room: dict[str, list[pytest.Item]] = {room: [] for room in rooms}
+    for item in items:
+        of_room[next(room for room in rooms if item.nodeid.startswith(room))].append(item)
+    items[:] = []
+    for mixed in ORDER:
+        placed = [
+            (n / len(of_room[room]), item) for room in mixed for n, item in enumerate(of_room[room])
+        ]
+        # Only where a scheduler keeps tests together that share a fixture (``scheduling.py``).
+        if hasattr(config, "workerinput"):
+            placed.sort(key=lambda one: one[0])
+        items += [item for _, item in placed]
 
 
 @pytest.fixture(scope="session")

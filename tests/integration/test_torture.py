@@ -90,8 +90,10 @@ def test_a_cluster_of_its_own_stands_four_kinds_of_faults(tmp_path: Path, sizes:
     assert "killed by SIGKILL" in (kept / "supervisor.log").read_text()
     cluster = json.loads((kept / "data" / "cluster.json").read_text())
     assert all(node["pid"] is None for node in cluster["nodes"])
-    history = (report / "history.jsonl").read_text().splitlines()
-    assert len(history) > 500
+    # Whether the load was enough is the verdict's matter; here all of it must be in the history.
+    history = [json.loads(line) for line in (report / "history.jsonl").read_text().splitlines()]
+    succeeded = sum(line["outcome"] == "ok" for line in history)
+    assert f"<dt>operations that succeeded</dt><dd>{succeeded:,}</dd>" in page
 
 
 def test_a_cluster_of_its_own_stands_a_stranger_at_its_ports(
