@@ -12,15 +12,19 @@ from overdb_node.machine.machine import CLOCK_RECORD, MachineSettings
 from overdb_node.machine.settings import LIMITS
 from overdb_node.machine.types import (
     Acknowledged,
+    Advance,
+    Advanced,
     Code,
     Configure,
     Inquire,
     Outcome,
     Prepare,
     Put,
+    Refused,
     RequestId,
     Resolve,
     TransactionId,
+    Untimely,
     Vote,
     VoteKind,
     Written,
@@ -66,6 +70,20 @@ def test_at_level_0_only_a_version_that_ends_the_group_is_refused() -> None:
     prepared(group)
     refused(group.one(commit(U64_MAX)), Code.DATA_LOSS, str(U64_MAX))
     assert isinstance(group.one(commit(1 << 63)), Acknowledged)  # as the release before does
+
+
+def test_at_level_0_no_advance_ends_the_group_however_far_ahead_it_may_be() -> None:
+    """A key would have got a version that the clock is set back from, and no write be seen behind it."""
+    group = Group(OLD)
+    limits = [
+        U64_MAX if name == "ahead_us_max" else value
+        for name, value in zip(LIMITS, OLD.limits, strict=True)
+    ]
+    assert isinstance(group.one(Configure(tuple(limits), 0)), Acknowledged)
+    refused(group.one(Advance(EXHAUSTED)), Code.INVALID_ARGUMENT, str(EXHAUSTED))
+    assert isinstance(group.one(Advance(1 << 63)), Advanced)  # as the release before does
+    assert isinstance(group.one(Put(b"b", b"1", request(2))), Written)
+    assert max(group.store.versions[b"b"]) <= group.machine.clock < EXHAUSTED
 
 
 def test_a_version_far_ahead_is_taken_when_a_sister_s_clock_is_there() -> None:
@@ -138,6 +156,20 @@ def test_an_id_a_little_ahead_is_refused_by_a_vote_that_is_kept() -> None:
     assert vote.kind is VoteKind.REFUSED
     later = group.one(prepare(id_), stamp=NOW + HOUR)
     assert later == vote
+
+
+def test_a_vote_that_is_repeated_is_the_same_on_a_replica_that_was_restarted() -> None:
+    """An id from ahead is told the group's time at first. What is kept has none."""
+    group = Group()
+    group.entry()
+    id_ = request(1, created=NOW + HOUR)
+    first = group.one(prepare(id_))
+    answers = [first, group.one(prepare(id_))]
+    group.restart()
+    answers.append(group.one(prepare(id_)))
+    refusals = [answer.refusal for answer in answers if isinstance(answer, Vote)]
+    assert [type(refusal) for refusal in refusals] == [Untimely, Refused, Refused]
+    assert refusals[0] == refusals[1] == refusals[2]
 
 
 @pytest.mark.parametrize("name", LIMITS)

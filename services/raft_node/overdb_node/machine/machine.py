@@ -512,11 +512,12 @@ class Machine:
         """Raise the clock, to any version that a group can have issued (PROTOCOL 2.1).
 
         At level 0 the bound is this group's time: a group whose time ran ahead can then not be read together
-        with the others.
+        with the others. How far ahead of it may be any number there, which a Configure has set.
         """
-        latest = self._clock.physical + self._settings.ahead_us_max
-        if self._settings.level >= 1:
-            latest = bounds.ADVANCE_MAX
+        latest = bounds.ADVANCE_MAX
+        if self._settings.level == 0:
+            at_most = self._clock.physical + self._settings.ahead_us_max
+            latest = min(at_most, bounds.VERSION_MAX_AT_LEVEL_0)
         if command.version > latest:
             return Refused(
                 Code.INVALID_ARGUMENT,

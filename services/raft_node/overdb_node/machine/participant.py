@@ -45,6 +45,7 @@ from overdb_node.machine.types import (
     Transact,
     TransactionId,
     Unread,
+    Untimely,
     Vote,
     VoteKind,
     Waits,
@@ -655,7 +656,10 @@ class Participant:
         self._changed[transaction.name] = transaction
 
     def _keep(self, transaction: Transaction, vote: Vote) -> Vote:
+        """Give the vote, and remember it as a restart would read it."""
         transaction.vote = vote
+        if isinstance(vote.refusal, Untimely):
+            transaction.vote = vote._replace(refusal=Refused(*vote.refusal))
         self._touch(transaction)
         return vote
 
