@@ -65,7 +65,7 @@ class NodeSettings(ProcessSettings, Limits):
 
     tick_ms: int = Field(100, ge=5, le=1000, description="resolution of the Raft timers, ms")
     heartbeat_ms: int = Field(
-        100,
+        200,
         ge=10,
         le=1_000,  # a clock that was heard counts for three seconds (PROTOCOL 2.1)
         description="leader's heartbeat, ms",
