@@ -23,11 +23,18 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 SIZES = pytest.StashKey[Sizes]()
 DRAWN = pytest.StashKey[str]()
 # The order in which tests are given to the workers: first chains of tests that only one worker can do, then
-# tests that wait for processes, mixed with those that only compute. Those of torture take seconds: not last.
+# tests that wait for processes and for time-outs, mixed with those that only compute.
 ORDER = (
     ("tests/containers",),
-    ("tests/integration", "tests/simulation"),
-    ("tests/unit/torture",),
+    (
+        "tests/integration",
+        "tests/simulation",
+        "tests/unit/cli",
+        "tests/unit/client",
+        "tests/unit/local",
+        "tests/unit/router",
+        "tests/unit/torture",
+    ),
     ("tests",),
 )
 
