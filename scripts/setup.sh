@@ -11,17 +11,19 @@ die() {
   exit 1
 }
 
-# A Python that somebody compiled without its optimisations (pyenv's default) runs all of this a fifth to a third
-# slower. A distribution's is optimised in other ways than this option.
+# A Python that somebody compiled without its optimisations (pyenv's default) is a tenth to a fifth slower. A
+# distribution's is optimised in other ways than by this option.
 is_slow() {
-  [ "$(command -v python3)" != "$system" ] &&
-    python3 -c 'import sys, sysconfig
+  python3 -c 'import os, sys, sysconfig
 options = sysconfig.get_config_var("CONFIG_ARGS") or "--enable-optimizations"
-sys.exit("--enable-optimizations" in options)' 2>/dev/null
+system = os.path.realpath(sys._base_executable) == os.path.realpath(sys.argv[1])
+sys.exit(system or "--enable-optimizations" in options)' "$system" 2>/dev/null
 }
 
-is_usable() {
-  "$1" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null
+# Whether the system's Python has what is needed, and is of the same version: another one may be meant.
+is_like_it() {
+  "$system" -c 'import sys, venv, ensurepip; sys.exit("%d.%d" % sys.version_info[:2] != sys.argv[1])' \
+    "$(python3 -c 'import sys; print("%d.%d" % sys.version_info[:2])')" 2>/dev/null
 }
 
 case $what in
@@ -36,7 +38,7 @@ if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ]; then
 fi
 
 python=${PYTHON:-python3}
-if [ -z "${PYTHON:-}" ] && [ ! -x "$environment/bin/python" ] && is_slow && is_usable "$system"; then
+if [ -z "${PYTHON:-}" ] && [ ! -x "$environment/bin/python" ] && is_slow && is_like_it; then
   python=$system
   echo "setup: python3 ($(command -v python3)) was compiled without optimisations, so $system is taken" \
     "(PYTHON=python3 takes it all the same)"

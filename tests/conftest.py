@@ -22,8 +22,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 SIZES = pytest.StashKey[Sizes]()
 DRAWN = pytest.StashKey[str]()
-# The order in which tests are given to the workers: first chains of tests that only one worker can do, then
-# tests that wait for processes and for time-outs, mixed with those that only compute.
+# The order in which tests are given to the workers: first the longest chain of tests that only one worker can
+# do, then tests that wait for processes and for time-outs, mixed with those that only compute.
 ORDER = (
     ("tests/containers",),
     (
@@ -83,6 +83,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_configure_node(node: Any) -> None:
     """Of pytest-xdist: called for each worker before it starts."""
     node.workerinput["first_seed"] = node.config.stash[SIZES].first_seed
+    node.workerinput["mixed"] = node.config.getoption("dist") == "loadgroup"
 
 
 def _replay(config: pytest.Config) -> str:
@@ -113,14 +114,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     rooms = [room for mixed in ORDER for room in mixed]
     of_room: dict[str, list[pytest.Item]] = {room: [] for room in rooms}
     for item in items:
-        of_room[next(room for room in rooms if item.nodeid.startswith(room))].append(item)
+        of_room[next(room for room in rooms if item.nodeid.startswith(room + "/"))].append(item)
     items[:] = []
     for mixed in ORDER:
         placed = [
             (n / len(of_room[room]), item) for room in mixed for n, item in enumerate(of_room[room])
         ]
-        # Only where a scheduler keeps tests together that share a fixture (``scheduling.py``).
-        if hasattr(config, "workerinput"):
+        # Only where a scheduler keeps tests together that share a costly fixture (``scheduling.py``).
+        if getattr(config, "workerinput", {}).get("mixed"):
             placed.sort(key=lambda one: one[0])
         items += [item for _, item in placed]
 

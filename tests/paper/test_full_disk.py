@@ -129,7 +129,20 @@ def test_bytes_of_another_leader_do_not_take_the_room_of_this_ones() -> None:
     node = with_bytes_staged(400)
     node.raft.set_room(DiskState.FREE, 800)
     assert only(node.receive_settled(3, Offer(2, 1, 6, 2, 1001)), Answer).disk == DiskState.FULL
-    assert all_of(node.receive_settled(3, Offer(2, 2, 6, 2, 1000)), OfferAnswer)
+    for round_ in (2, 3):  # once accepted, also while its first bytes are awaited
+        assert all_of(node.receive_settled(3, Offer(2, round_, 6, 2, 1000)), OfferAnswer)
+    assert all_of(node.receive_settled(3, Offer(2, 4, 7, 2, 1000)), OfferAnswer), "a newer element"
+
+
+def test_bytes_that_were_dropped_count_until_the_next_look_and_not_behind_it() -> None:
+    node = with_bytes_staged(900)
+    node.raft.set_room(DiskState.FREE, 600)  # 1200 free beside the 900
+    node.raft.receive(2, Chunk(1, 3, 5, 1, 900, 1000, bytes(100)))
+    node.raft.staged(only_stage(node), 0, None)  # all of it is damaged
+    node.settle()
+    assert all_of(node.receive_settled(2, Offer(1, 5, 5, 1, 1000)), OfferAnswer)
+    node.raft.set_room(DiskState.FREE, 999)
+    assert only(node.receive_settled(2, Offer(1, 6, 5, 1, 1000)), Answer).disk == DiskState.FULL
 
 
 def test_one_that_found_no_room_on_its_way_is_judged_anew() -> None:

@@ -68,7 +68,7 @@ class NodeSettings(ProcessSettings, Limits):
         200,
         ge=10,
         le=1_000,  # a clock that was heard counts for three seconds (PROTOCOL 2.1)
-        description="leader's heartbeat, ms",
+        description="leader's heartbeat, ms; by default at most a fifth of the shortest election timeout",
     )
     election_ms_min: int = Field(
         1000, ge=50, le=60_000, description="shortest election timeout, ms"
@@ -215,6 +215,10 @@ class NodeSettings(ProcessSettings, Limits):
             )
         if self.group >= self.groups and (self.says_groups or not self.join):
             raise ValueError(f"group {self.group} does not exist: there are {self.groups} groups")
+        if "heartbeat_ms" not in self.model_fields_set:
+            # Elections that were set shorter than usual leave room for less.
+            shorter = max(self.tick_ms, min(self.heartbeat_ms, self.election_ms_min // 5))
+            object.__setattr__(self, "heartbeat_ms", shorter)  # the model is frozen
         if not self.tick_ms <= self.heartbeat_ms < self.election_ms_min <= self.election_ms_max:
             raise ValueError(
                 "tick_ms <= heartbeat_ms < election_ms_min <= election_ms_max does not hold: "

@@ -287,7 +287,7 @@ class Cluster:
             core_limits=self.core_limits,
             **{
                 "disk_free_bytes_min": 1 << 20,
-                "heartbeat_ms": 100,  # twice as many as by default: more happens in a second
+                "heartbeat_ms": 100,  # twice as many as by default
                 "compare_seconds": self.compare_seconds,
                 **node.limits,
                 **self.overrides,

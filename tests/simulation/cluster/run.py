@@ -95,7 +95,11 @@ class Run:
         self.only = only
         self._leases = Leases(seed, leases)
         self._wanted = workloads  # names of those that are to run; none: some of all
-        self._overrides = overrides
+        # The default, and twice as many: more of them meet what is drawn.
+        self._overrides = {
+            "heartbeat_ms": Random(f"heartbeats {seed}").choice((200, 100)),
+            **overrides,
+        }
         self._invariants = Invariants()
         # By node: its life, what of its state was looked at last, and that look.
         self._looks: dict[Node, tuple[int, tuple[object, ...], Look]] = {}

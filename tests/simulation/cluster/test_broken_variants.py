@@ -76,6 +76,7 @@ class Setting:
             leases=self.leases or None,
             hoards=False if self.lags else self.hoards or None,
             lags=self.lags or None,
+            heartbeat_ms=100,  # what ``KNOWN`` was found with
         ).run()
 
 

@@ -10,7 +10,9 @@ from overdb_simulation.cluster import Cluster
 from overdb_simulation.substitutes import World, substituted
 
 SECONDS = 5.0
-CALLS_PER_SECOND_MAX = 35_000  # of Python functions, of the simulator's as well; usually 27,800
+CALLS_PER_SECOND_MAX = (
+    31_000  # of Python functions, of the simulator's as well; 27,800, and 34,000 at 100 ms
+)
 
 
 def test_an_idle_cluster_makes_few_calls() -> None:

@@ -81,9 +81,12 @@ def test_at_level_0_no_advance_ends_the_group_however_far_ahead_it_may_be() -> N
     ]
     assert isinstance(group.one(Configure(tuple(limits), 0)), Acknowledged)
     refused(group.one(Advance(EXHAUSTED)), Code.INVALID_ARGUMENT, str(EXHAUSTED))
+    refused(group.one(Advance((1 << 63) + 1)), Code.INVALID_ARGUMENT, str(1 << 63))
     assert isinstance(group.one(Advance(1 << 63)), Advanced)  # as the release before does
     assert isinstance(group.one(Put(b"b", b"1", request(2))), Written)
     assert max(group.store.versions[b"b"]) <= group.machine.clock < EXHAUSTED
+    # Counting on from there, no vote comes to what a commit may not say.
+    assert isinstance(group.one(commit(prepared(group).version)), Acknowledged)
 
 
 def test_a_version_far_ahead_is_taken_when_a_sister_s_clock_is_there() -> None:
@@ -159,7 +162,7 @@ def test_an_id_a_little_ahead_is_refused_by_a_vote_that_is_kept() -> None:
 
 
 def test_a_vote_that_is_repeated_is_the_same_on_a_replica_that_was_restarted() -> None:
-    """An id from ahead is told the group's time at first. What is kept has none."""
+    """An id from ahead is told the group's time. What is kept has none, and it is told again."""
     group = Group()
     group.entry()
     id_ = request(1, created=NOW + HOUR)
@@ -168,8 +171,12 @@ def test_a_vote_that_is_repeated_is_the_same_on_a_replica_that_was_restarted() -
     group.restart()
     answers.append(group.one(prepare(id_)))
     refusals = [answer.refusal for answer in answers if isinstance(answer, Vote)]
-    assert [type(refusal) for refusal in refusals] == [Untimely, Refused, Refused]
     assert refusals[0] == refusals[1] == refusals[2]
+    times = [refusal.group_time_us for refusal in refusals if isinstance(refusal, Untimely)]
+    assert times == [NOW, NOW, NOW]
+    later = group.one(prepare(id_), stamp=NOW + HOUR)  # ahead no more
+    assert isinstance(later, Vote)
+    assert type(later.refusal) is Refused
 
 
 @pytest.mark.parametrize("name", LIMITS)

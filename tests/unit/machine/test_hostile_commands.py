@@ -39,14 +39,14 @@ def _replicas(group: int, level: int) -> list[Group]:
     replicas = [Group(settings) for _ in range(3)]
     for replica in replicas:  # as a leader does before anything else
         replica.one(Configure(settings.limits, level))
-        # A forged commit below its vote is done at level 0, as the release before does it.
-        replica.store.versions_grow = level >= 1
     return replicas
 
 
 def _apply(replicas: list[Group], payload: bytes) -> None:
     answers, digests, written = [], [], []
     for replica in replicas:
+        # A forged commit below its vote is done at level 0, as the release before does it.
+        replica.store.versions_grow = replica.machine.level >= 1
         stamp, commands = codec.decode_envelope(payload)
         results = replica.entry(*commands, stamp=stamp)
         assert len(results) == len(commands)

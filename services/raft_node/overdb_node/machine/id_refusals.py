@@ -61,6 +61,10 @@ def told(result: Result) -> str:
     return "a request that was refused"
 
 
+def is_ahead(request: RequestId, physical: int, ahead_us_max: int) -> bool:
+    return max(created_us(request.client_id), request.started_at) > physical + ahead_us_max
+
+
 def ahead(request: RequestId, physical: int, ahead_us_max: int) -> Refused:
     """Its client's clock is ahead of the group's time by too much."""
     latest = max(created_us(request.client_id), request.started_at)

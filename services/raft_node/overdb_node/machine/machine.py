@@ -512,12 +512,13 @@ class Machine:
         """Raise the clock, to any version that a group can have issued (PROTOCOL 2.1).
 
         At level 0 the bound is this group's time: a group whose time ran ahead can then not be read together
-        with the others. How far ahead of it may be any number there, which a Configure has set.
+        with the others. How far ahead of it may be any number there, which a forged Configure has set: beyond
+        what a commit may say it is refused, which the release before did not.
         """
         latest = bounds.ADVANCE_MAX
         if self._settings.level == 0:
             at_most = self._clock.physical + self._settings.ahead_us_max
-            latest = min(at_most, bounds.VERSION_MAX_AT_LEVEL_0)
+            latest = min(at_most, bounds.VERSION_MAX)
         if command.version > latest:
             return Refused(
                 Code.INVALID_ARGUMENT,

@@ -271,13 +271,24 @@ class Participant:
             return Vote(VoteKind.SUPERSEDED, stored.attempt)
         if command.attempt == stored.attempt:
             stored.heard += 1
-            return Waits(_token(stored)) if stored.vote is None else _given(stored.vote)
+            if stored.vote is None:
+                return Waits(_token(stored))
+            return self._timed(_given(stored.vote), command.id)
         if stored.is_committed:
             return self._alarm(
                 f"a newer attempt {command.attempt} of a committed transaction", stored
             )
         self._abort(stored, superseded_by=command.attempt)
         return None
+
+    def _timed(self, answer: Result, request: RequestId) -> Result:
+        """A vote that is repeated, with the group's time where the id is ahead of it: routers go by that."""
+        if not isinstance(answer, Vote) or answer.refusal is None:
+            return answer
+        time = self._clock.physical
+        if id_refusals.is_ahead(request, time, self._settings.ahead_us_max):
+            return answer._replace(refusal=Untimely.at(time, *answer.refusal))
+        return answer
 
     def _foreign_use(self, request: RequestId) -> Result | None:
         """The id belongs to a request inside this group."""

@@ -239,6 +239,7 @@ class Raft:
         """The host says how much room its disk has (PROTOCOL 1.4)."""
         self.disk = disk
         self.snapshot_bytes_max = snapshot_bytes_max
+        self.following.on_look()
 
     def persisted(self, token: int) -> None:
         """Everything handed out up to the Persist with this token is fsynced."""

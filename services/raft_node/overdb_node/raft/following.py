@@ -37,6 +37,8 @@ class Following:
         self._staging: _StagingKey | None = None
         self._staged = 0  # bytes of it that are on disk
         self._handed_out = 0  # bytes of it that the host was given
+        self._on_disk = 0  # bytes that are staged, of whichever snapshot
+        self._on_disk_at_look = 0  # as many when the host looked how much room there is
         # Size of the leader's snapshot that this replica needs and has no room for; 0: there is none.
         self.needs_room_bytes = 0
 
@@ -188,8 +190,12 @@ class Following:
 
     def _has_room(self, offer: Offer) -> bool:
         """Whether it fits (1.4). What is staged of another one goes first, so it counts as free."""
-        room = self._raft.snapshot_bytes_max  # half of what is free
-        return room is None or offer.size <= room + self._staged // 2
+        room = self._raft.snapshot_bytes_max  # half of what was free at the last look
+        return room is None or offer.size <= room + self._on_disk_at_look // 2
+
+    def on_look(self) -> None:
+        """The host has looked how much room there is."""
+        self._on_disk_at_look = self._on_disk
 
     def _lack_room(self, leader: int, offer: Offer) -> None:
         """Answer as to a heartbeat: alive, and the transfer does not begin (1.4)."""
@@ -233,6 +239,7 @@ class Following:
 
     def on_staged(self, stage: Stage, next_offset: int, snapshot: Snapshot | None) -> None:
         raft, key = self._raft, self._staging
+        self._on_disk = next_offset if snapshot is None else 0
         if key != _StagingKey(stage.term, stage.leader, stage.index, stage.element_term):
             return  # another transfer has begun since
         assert key is not None

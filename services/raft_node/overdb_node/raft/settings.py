@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class RaftSettings:
-    """Defaults suit a tick of 50 ms: heartbeats of 100 ms, elections after 1 to 2 s.
+    """Defaults suit a tick of 50 ms: heartbeats of 100 ms, elections after 1 to 2 s (not those of a node).
 
     ``append_bytes_max`` bounds one Append (a single larger entry goes alone), ``inflight_bytes_max``
     what is under way to one follower, ``uncommitted_bytes_max`` what the leader takes in before a

@@ -1,0 +1,30 @@
+"""How often a leader says that it is there, where nobody has set it."""
+
+from __future__ import annotations
+
+import pytest
+
+from overdb_node.settings import NodeSettings
+
+
+def raft_ticks(**settings: int) -> int:
+    """Ticks from one heartbeat to the next."""
+    whole = NodeSettings(node_id=1, members="1=localhost:7410", **settings)  # type: ignore[arg-type]
+    return whole.raft_settings().heartbeat_ticks
+
+
+@pytest.mark.parametrize(
+    ("settings", "ticks"),
+    [
+        ({}, 2),
+        ({"election_ms_min": 300}, 1),
+        ({"election_ms_min": 101, "election_ms_max": 200}, 1),
+        ({"election_ms_min": 500, "tick_ms": 20}, 5),
+        ({"election_ms_min": 5_000, "election_ms_max": 9_000}, 2),
+        ({"election_ms_min": 500, "heartbeat_ms": 400}, 4),
+    ],
+)
+def test_shorter_elections_mean_shorter_heartbeats_unless_they_are_set(
+    settings: dict[str, int], ticks: int
+) -> None:
+    assert raft_ticks(**settings) == ticks
