@@ -18,7 +18,7 @@ def raft_ticks(**settings: int) -> int:
     [
         ({}, 2),
         ({"election_ms_min": 300}, 1),
-        ({"election_ms_min": 101, "election_ms_max": 200}, 1),
+        ({"election_ms_min": 200, "election_ms_max": 400}, 1),
         ({"election_ms_min": 500, "tick_ms": 20}, 5),
         ({"election_ms_min": 5_000, "election_ms_max": 9_000}, 2),
         ({"election_ms_min": 500, "heartbeat_ms": 400}, 4),
