@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from overdb import transaction as asynchronous
+from overdb._copies import Uncopied
 from overdb.operations import KeyValue, Value
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ class Run(Protocol):
     def __call__(self, coroutine: Coroutine[Any, Any, _T]) -> _T: ...
 
 
-class Transaction:
+class Transaction(Uncopied):
     """One transaction of a blocking client; made by :meth:`overdb.sync.Client.transaction`.
 
     What is read, compared and promised, with all limits: :class:`overdb.Transaction`.

@@ -21,6 +21,7 @@ from overdb._call import (
     transact_request,
     transact_result,
 )
+from overdb._copies import Uncopied
 from overdb._endpoints import Routers, parse_endpoints
 from overdb._limits import TIMEOUT_SECONDS_MAX, Limits
 from overdb._tries import RUN_ATTEMPTS, RUN_SECONDS, Tries, outlived
@@ -52,7 +53,7 @@ _VERSION_MAX = 2**64 - 1
 _T = TypeVar("_T")
 
 
-class Client(Administration):
+class Client(Administration, Uncopied):
     """A connection to an OverDB cluster, for asyncio.
 
         async with Client("localhost:7400") as client:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from overdb import _forks
 from overdb import client as asynchronous
+from overdb._copies import Uncopied
 from overdb._limits import Limits
 from overdb._sync_administration import Administration
 from overdb._sync_transaction import Transaction
@@ -107,7 +108,7 @@ def _report(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
 _open: weakref.WeakSet[Client] = weakref.WeakSet()
 
 
-class Client(Administration):
+class Client(Administration, Uncopied):
     """A connection to an OverDB cluster, for blocking code; any number of threads may share it.
 
         with Client("localhost:7400") as client:

@@ -13,6 +13,7 @@ from contextlib import aclosing, contextmanager
 from typing import TYPE_CHECKING
 
 from overdb._call import checked_bytes, checked_range
+from overdb._copies import Uncopied
 from overdb._workspace import Workspace, hidden_by, merged
 from overdb.errors import (
     Aborted,
@@ -39,7 +40,7 @@ _BLAME_AT_ONCE = 16  # keys read in one go to find the one that changed
 _BLAME_KEYS_MAX = 64
 
 
-class Transaction:
+class Transaction(Uncopied):
     """One transaction of a client; made by :meth:`overdb.Client.transaction`, or given by ``run``.
 
     Reads are all at one version of the whole store, taken at the first of them (it covers all that
