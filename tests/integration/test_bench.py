@@ -61,7 +61,8 @@ def _took_their_way(samples: list[dict[str, Any]]) -> None:
     """By the router's own count. Of direct calls it has those whose leader is slow: in a busy hour, many."""
     for sample in samples:
         if sample["system"] == "overdb" or sample["workload"] in OVER_GROUPS:
-            assert sample["routed"] >= sample["begun"], sample
+            # What each caller has begun last may never have been sent.
+            assert sample["routed"] >= sample["begun"] - sample["callers"], sample
         else:
             assert sample["routed"] < sample["begun"], sample
 

@@ -13,6 +13,9 @@ from overdb_simulation import data
 from overdb_simulation.data import SimulatedCheckpoint, SimulatedDataStore
 from overdb_simulation.disk import PowerLoss, SimulatedDisk
 from overdb_simulation.disk_substitutes import SimulatedOS
+from tests.unit.storage.data_rows import pages_take_their_time
+
+__all__ = ["pages_take_their_time"]  # the simulated one has no limit in time
 
 KEYS = [b"a", b"a\0", b"a\0\0", b"a\0\xff", b"a\xff", b"aa", b"\0", b"\xff", b"b", b"b\x01"]
 NAMES = [b"", b"c", b"c/\0", b"c/\x01", b"c/\xff\xff", b"d/"]

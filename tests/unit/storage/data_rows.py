@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import pytest
 from hypothesis import strategies as st
 from rocksdict import WriteBatch
 
@@ -25,6 +26,14 @@ BOUNDS = st.one_of(st.just(b""), KEYS)
 WRITES = st.lists(
     st.tuples(KEYS, st.one_of(st.none(), st.just(b""), st.binary(max_size=8))), max_size=30
 )
+
+
+@pytest.fixture(autouse=True, scope="module")
+def pages_take_their_time() -> Iterator[None]:
+    """On a slow machine a page of a scan would end at another row each time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("overdb_node.storage.data.SCAN_SECONDS_MAX", 3600.0)
+        yield
 
 
 class Rows:

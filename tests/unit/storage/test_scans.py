@@ -240,6 +240,7 @@ def test_a_page_ends_when_its_time_is_over_and_the_next_goes_on(
     ticking = itertools.count()
     clock = SimpleNamespace(monotonic=lambda: next(ticking) * 0.01)
     monkeypatch.setattr("overdb_node.storage.data.time", clock)
+    monkeypatch.setattr("overdb_node.storage.data.SCAN_SECONDS_MAX", 0.02)
     keys = [b"k%04d" % number for number in range(300)]
     store.write([(key, 1, key) for key in keys], [], 1, 1)
     first = page(store, reverse=reverse)
