@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -275,6 +276,70 @@ def test_an_install_over_a_log_that_has_the_entry_keeps_what_is_behind(
     assert (state.hard_state, state.snapshot) == (HARD_STATE, snapshot)
     assert state.entries == entries(31, 36, term=2)
     assert (state.applied, state.value) == ((30, 2), b"2/30")
+
+
+class ClosesWithoutRoom:
+    """A database that cannot write what it has in memory, as RocksDB tells it: it closes all the same."""
+
+    def __init__(self, database: Any) -> None:
+        self._database = database
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._database, name)
+
+    def close(self) -> None:
+        self._database.close()
+        raise Exception(  # what rocksdict raises
+            "IO error: No space left on device: While appending to file: data-1/000020.sst"
+        )
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_an_install_makes_room_where_the_old_data_has_none_to_close(
+    directory: Path, leader: ReplicaStorage, keep: bool
+) -> None:
+    """What its memory has is not needed. Such a replica had two of everything once, and was full for good."""
+    with opened(directory) as storage:
+        storage.log.append(None, entries(11, 30, term=2))
+        apply(storage, 11, 20, 2)
+        snapshot = sent(leader, storage)
+        storage.data._db = ClosesWithoutRoom(storage.data._db)  # type: ignore[assignment]
+        storage.install(snapshot, keep)
+        assert storage.data.newest(b"k") == leader.data.newest(b"k")
+        assert debris(directory) == []
+        storage.log.append(None, [entry(31, 2)])
+        apply(storage, 31, 31, 2)
+        storage.data._db = ClosesWithoutRoom(storage.data._db)  # type: ignore[assignment]  # nor at the end
+    state = state_of(directory)
+    assert (state.snapshot, state.entries) == (snapshot, [entry(31, 2)])
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_an_install_that_fails_behind_the_switch_has_switched(
+    directory: Path, leader: ReplicaStorage, keep: bool
+) -> None:
+    """Whoever uses the storage then, or closes it, has what CURRENT names. It may be run again."""
+
+    class FailedError(Exception):
+        pass
+
+    def step(name: str) -> None:
+        if name == "switched":
+            raise FailedError
+
+    with opened(directory) as storage:
+        storage.log.append(None, entries(11, 30, term=2))
+        snapshot = sent(leader, storage)
+        with pytest.raises(FailedError):
+            storage.install(snapshot, keep, step)
+        assert storage.data_path.name == "data-2"
+        assert storage.data.applied() == (30, 2)
+        storage.install(snapshot, keep)
+        assert debris(directory) == []
+        storage.log.append(None, [entry(31, 2)])
+    state = state_of(directory)
+    assert (state.snapshot, state.entries, state.applied) == (snapshot, [entry(31, 2)], (30, 2))
+    assert debris(directory) == []
 
 
 @pytest.mark.parametrize("keep", [True, False])

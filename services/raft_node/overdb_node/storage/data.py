@@ -29,6 +29,7 @@ from rocksdict import (
 )
 
 from overdb_node.storage.digest import Canonical, ContentDigest
+from overdb_node.storage.errors import means_no_space
 from overdb_node.storage.tables import Tables
 from overdb_node.storage.value_cache import ValueCache
 
@@ -135,7 +136,13 @@ class DataStore:
         if self._digest is not None:
             self._digest.close()
         self.tables.close()
-        self._db.close()
+        try:
+            self._db.close()
+        except Exception as error:
+            # It writes what is in memory before it closes. Without room it closes all the same, and the log
+            # has what is lost, or the snapshot that takes its place.
+            if not means_no_space(error):
+                raise
 
     def flush(self) -> None:
         """Write what is in memory to disk and wait for it. Other threads go on meanwhile."""

@@ -329,16 +329,16 @@ class ReplicaStorage:
             opened_files.callback(opened.close)
             self._switch(_Current(snapshot, current.log if log is self.log else name, data))
             opened_files.pop_all()
+            # All at once: whatever fails from here on finds what CURRENT names.
+            old_data, self.data = self.data, opened
+            old_log, self.log = self.log, log
             step("switched")
-            self.data.close()
-            self.data = opened
-        if log is self.log:
+            old_data.close()
+        if old_log is log:
             log.drop_below(snapshot.index)
         else:
-            self.log.close()
-            self.log = log
-            remove(self._directory / current.log)
-        remove(self._directory / current.data)
+            old_log.close()
+        _remove_replaced(self._directory, self._current)
         self.release_below(snapshot.index)
 
     def _copy_checkpoint(self, name: str, target: Path) -> None:
@@ -417,10 +417,14 @@ def _found(directory: Path, genesis: Snapshot, *, is_new: bool) -> None:
     write_atomically(directory / _CURRENT, _Current(genesis, "log-1", "data-1").encode())
 
 
-def _remove_debris(directory: Path, current: _Current) -> None:
+def _remove_replaced(directory: Path, current: _Current) -> None:
     for path in (*directory.glob("log-*"), *directory.glob("data-*")):
         if path.name not in (current.log, current.data):
             remove(path)
+
+
+def _remove_debris(directory: Path, current: _Current) -> None:
+    _remove_replaced(directory, current)
     for path in directory.glob("*.tmp"):  # of a replacement that was interrupted
         remove(path)
     for path in (directory / _SNAPSHOTS).glob("*"):
