@@ -11,8 +11,8 @@ die() {
   exit 1
 }
 
-# A Python that somebody compiled without its optimisations (pyenv's default) is a tenth to a fifth slower. A
-# distribution's is optimised in other ways than by this option.
+# Succeeds if python3 was compiled without optimisations, as pyenv does by default: it is 10 to 20 % slower.
+# Distributions optimise their Python without this configure option, so the system's never counts as slow.
 is_slow() {
   python3 -c 'import os, sys, sysconfig
 options = sysconfig.get_config_var("CONFIG_ARGS") or "--enable-optimizations"
@@ -20,7 +20,7 @@ system = os.path.realpath(sys._base_executable) == os.path.realpath(sys.argv[1])
 sys.exit(system or "--enable-optimizations" in options)' "$system" 2>/dev/null
 }
 
-# Whether the system's Python has what is needed, and is of the same version: another one may be meant.
+# Succeeds if the system's Python can make environments and has the same minor version as python3.
 is_like_it() {
   "$system" -c 'import sys, venv, ensurepip; sys.exit("%d.%d" % sys.version_info[:2] != sys.argv[1])' \
     "$(python3 -c 'import sys; print("%d.%d" % sys.version_info[:2])')" 2>/dev/null

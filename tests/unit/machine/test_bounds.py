@@ -73,7 +73,7 @@ def test_at_level_0_only_a_version_that_ends_the_group_is_refused() -> None:
 
 
 def test_at_level_0_no_advance_ends_the_group_however_far_ahead_it_may_be() -> None:
-    """A key would have got a version that the clock is set back from, and no write be seen behind it."""
+    """Otherwise a key gets a version above the clock, and later writes to it stay invisible."""
     group = Group(OLD)
     limits = [
         U64_MAX if name == "ahead_us_max" else value
@@ -85,7 +85,7 @@ def test_at_level_0_no_advance_ends_the_group_however_far_ahead_it_may_be() -> N
     assert isinstance(group.one(Advance(1 << 63)), Advanced)  # as the release before does
     assert isinstance(group.one(Put(b"b", b"1", request(2))), Written)
     assert max(group.store.versions[b"b"]) <= group.machine.clock < EXHAUSTED
-    # Counting on from there, no vote comes to what a commit may not say.
+    # Votes that count on from this clock stay below the largest commit timestamp that is accepted.
     assert isinstance(group.one(commit(prepared(group).version)), Acknowledged)
 
 

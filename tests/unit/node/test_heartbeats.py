@@ -1,4 +1,4 @@
-"""How often a leader says that it is there, where nobody has set it."""
+"""The default of the heartbeat interval."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from overdb_node.settings import NodeSettings
 
 def raft_ticks(**settings: int) -> int:
     """Ticks from one heartbeat to the next."""
-    whole = NodeSettings(node_id=1, members="1=localhost:7410", **settings)  # type: ignore[arg-type]
+    whole = NodeSettings.model_validate({"node_id": 1, "members": "1=localhost:7410", **settings})
     return whole.raft_settings().heartbeat_ticks
 
 

@@ -296,20 +296,20 @@ class ClosesWithoutRoom:
 
 @pytest.mark.parametrize("keep", [True, False])
 def test_an_install_makes_room_where_the_old_data_has_none_to_close(
-    directory: Path, leader: ReplicaStorage, keep: bool
+    directory: Path, leader: ReplicaStorage, keep: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What its memory has is not needed. Such a replica had two of everything once, and was full for good."""
+    """The replaced database is not needed. With two copies the disk would stay full until a restart."""
     with opened(directory) as storage:
         storage.log.append(None, entries(11, 30, term=2))
         apply(storage, 11, 20, 2)
         snapshot = sent(leader, storage)
-        storage.data._db = ClosesWithoutRoom(storage.data._db)  # type: ignore[assignment]
+        monkeypatch.setattr(storage.data, "_db", ClosesWithoutRoom(storage.data.database))
         storage.install(snapshot, keep)
         assert storage.data.newest(b"k") == leader.data.newest(b"k")
         assert debris(directory) == []
         storage.log.append(None, [entry(31, 2)])
         apply(storage, 31, 31, 2)
-        storage.data._db = ClosesWithoutRoom(storage.data._db)  # type: ignore[assignment]  # nor at the end
+        monkeypatch.setattr(storage.data, "_db", ClosesWithoutRoom(storage.data.database))
     state = state_of(directory)
     assert (state.snapshot, state.entries) == (snapshot, [entry(31, 2)])
 
@@ -318,7 +318,7 @@ def test_an_install_makes_room_where_the_old_data_has_none_to_close(
 def test_an_install_that_fails_behind_the_switch_has_switched(
     directory: Path, leader: ReplicaStorage, keep: bool
 ) -> None:
-    """Whoever uses the storage then, or closes it, has what CURRENT names. It may be run again."""
+    """Memory matches CURRENT even if a later step fails. The installation can be repeated."""
 
     class FailedError(Exception):
         pass

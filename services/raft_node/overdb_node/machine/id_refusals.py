@@ -62,6 +62,7 @@ def told(result: Result) -> str:
 
 
 def is_ahead(request: RequestId, physical: int, ahead_us_max: int) -> bool:
+    """Return true if the id was created, or the request started, too far ahead of the group's time."""
     return max(created_us(request.client_id), request.started_at) > physical + ahead_us_max
 
 

@@ -512,8 +512,8 @@ class Machine:
         """Raise the clock, to any version that a group can have issued (PROTOCOL 2.1).
 
         At level 0 the bound is this group's time: a group whose time ran ahead can then not be read together
-        with the others. How far ahead of it may be any number there, which a forged Configure has set: beyond
-        what a commit may say it is refused, which the release before did not.
+        with the others. A forged Configure can set any bound at level 0. Versions above the largest commit
+        timestamp are refused all the same, although release 0.1.0 accepts them.
         """
         latest = bounds.ADVANCE_MAX
         if self._settings.level == 0:

@@ -282,7 +282,7 @@ class Participant:
         return None
 
     def _timed(self, answer: Result, request: RequestId) -> Result:
-        """A vote that is repeated, with the group's time where the id is ahead of it: routers go by that."""
+        """Add the group's time to a repeated refusal if the id is ahead of it. Routers need it to wait."""
         if not isinstance(answer, Vote) or answer.refusal is None:
             return answer
         time = self._clock.physical
@@ -667,7 +667,7 @@ class Participant:
         self._changed[transaction.name] = transaction
 
     def _keep(self, transaction: Transaction, vote: Vote) -> Vote:
-        """Give the vote, and remember it as a restart would read it."""
+        """Return the vote, and store it in the form in which a restart reads it."""
         transaction.vote = vote
         if isinstance(vote.refusal, Untimely):
             transaction.vote = vote._replace(refusal=Refused(*vote.refusal))

@@ -8,7 +8,15 @@ from collections.abc import Callable
 
 from overdb_node.machine import id_refusals, kept, packing
 from overdb_node.machine.floors import Floors
-from overdb_node.machine.id_refusals import ahead, created_us, malformed, name_of, reused, told
+from overdb_node.machine.id_refusals import (
+    ahead,
+    created_us,
+    is_ahead,
+    malformed,
+    name_of,
+    reused,
+    told,
+)
 from overdb_node.machine.settings import MachineSettings
 from overdb_node.machine.store import Reader
 from overdb_node.machine.types import Code, Refused, RequestId, Result, TransactionId, Untimely
@@ -123,7 +131,7 @@ class Sessions:
 
     def admit(self, request: RequestId, physical: int) -> Refused | None:
         """Why a request without a stored answer may not run; None: run it, then ``keep``."""
-        client_id, number, started_at, acknowledged_below = request
+        client_id, number, _, acknowledged_below = request
         session = self._sessions.get(client_id)
         if session is not None:
             if number < session.acknowledged_below:
@@ -139,8 +147,6 @@ class Sessions:
         refusal = self._refuse_id(request, physical) or self.refuse_when_full()
         if refusal is not None or session is not None:
             return refusal
-        if started_at > physical + self._settings.ahead_us_max:
-            return ahead(request, physical, self._settings.ahead_us_max)
         self._open(client_id, acknowledged_below)
         self._touched[client_id] = None
         return None
@@ -185,12 +191,10 @@ class Sessions:
         refusal = malformed(request)
         if refusal is not None:
             return refusal
-        client_id, _, started_at, _ = request
         settings = self._settings
-        created = created_us(client_id)
-        if created < self._floors.ids:
+        if created_us(request.client_id) < self._floors.ids:
             return Untimely.at(physical, Code.FAILED_PRECONDITION, self._expired(request, physical))
-        if max(created, started_at) > physical + settings.ahead_us_max:
+        if is_ahead(request, physical, settings.ahead_us_max):
             return ahead(request, physical, settings.ahead_us_max)
         return None
 

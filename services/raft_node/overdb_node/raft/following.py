@@ -189,12 +189,12 @@ class Following:
         )
 
     def _has_room(self, offer: Offer) -> bool:
-        """Whether it fits (1.4). What is staged of another one goes first, so it counts as free."""
+        """Return true if the snapshot fits (1.4). Staged bytes count as free: they are removed first."""
         room = self._raft.snapshot_bytes_max  # half of what was free at the last look
         return room is None or offer.size <= room + self._on_disk_at_look // 2
 
     def on_look(self) -> None:
-        """The host has looked how much room there is."""
+        """Note how much was staged when the host measured the free space."""
         self._on_disk_at_look = self._on_disk
 
     def _lack_room(self, leader: int, offer: Offer) -> None:

@@ -139,8 +139,8 @@ class DataStore:
         try:
             self._db.close()
         except Exception as error:
-            # It writes what is in memory before it closes. Without room it closes all the same, and the log
-            # has what is lost, or the snapshot that takes its place.
+            # RocksDB flushes its memtables before it closes. If the disk is full it closes without the flush.
+            # Nothing is lost: the log, or the snapshot that replaces this database, has the same writes.
             if not means_no_space(error):
                 raise
 

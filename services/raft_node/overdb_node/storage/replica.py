@@ -329,7 +329,7 @@ class ReplicaStorage:
             opened_files.callback(opened.close)
             self._switch(_Current(snapshot, current.log if log is self.log else name, data))
             opened_files.pop_all()
-            # All at once: whatever fails from here on finds what CURRENT names.
+            # Adopt both before a later step can fail: memory then matches CURRENT.
             old_data, self.data = self.data, opened
             old_log, self.log = self.log, log
             step("switched")
